@@ -1,15 +1,7 @@
 // What every update rule shares. Rule headers are the maths alone: they are included inside the anonymous namespace of the
 // translation unit that is compiled once per instruction set, include nothing themselves, and know nothing of storage
-// formats, clipping, threads or blocks. Only + - * / sqrt, comparisons and selects occur, in the order of the NumPy
+// formats, clipping, threads or blocks (types.hpp has what a rule's table row is made of). Only + - * / sqrt, comparisons and selects occur, in the order of the NumPy
 // reference (fusedstep/reference), so that both leave the same bytes.
-
-// How coarsely a state may be stored: a signed first moment, an unsigned second moment, or only in the compute type.
-enum Kind : unsigned char { kSigned, kUnsigned, kExact };
-
-struct State {
-  const char* name;
-  Kind kind;
-};
 
 // What a rule is unless it says otherwise.
 struct Elementwise {
