@@ -1,0 +1,219 @@
+"""The allowed values of every hyper-parameter, in one place.
+
+The optimizer classes, the plain functions and the NumPy reference check with the same table, so that the same
+mistake gives the same message everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+
+__all__ = ["check_hyper", "check_hypers", "check_step"]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Real numbers between two bounds; one named in ``open`` (``"low"``, ``"high"``) is itself excluded."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    open: tuple[str, ...] = ("low", "high")
+
+    def holds(self, value: float) -> bool:
+        """Whether ``value`` lies inside; NaN never does."""
+        above = value > self.low if "low" in self.open else value >= self.low
+        below = value < self.high if "high" in self.open else value <= self.high
+        return above and below
+
+    def __str__(self) -> str:
+        if math.isinf(self.low):
+            return "finite"
+        left = f"{'>' if 'low' in self.open else '>='} {self.low:g}"
+        if math.isinf(self.high):
+            return f"{left} and finite" if "high" in self.open else left
+        return f"{left} and {'<' if 'high' in self.open else '<='} {self.high:g}"
+
+
+FINITE = Interval()
+NON_NEGATIVE = Interval(0.0, open=("high",))
+POSITIVE = Interval(0.0)
+POSITIVE_OR_INFINITE = Interval(0.0, open=("low",))
+WEIGHT = Interval(0.0, 1.0, open=("high",))  # how much of an average is kept
+INNER_WEIGHT = Interval(0.0, 1.0)
+CLOSED_WEIGHT = Interval(0.0, 1.0, open=())
+
+NUMBERS: dict[str, Interval] = {
+    "lr": NON_NEGATIVE,
+    "momentum": NON_NEGATIVE,
+    "dampening": FINITE,
+    "weight_decay": NON_NEGATIVE,
+    "beta": WEIGHT,
+    "alpha": CLOSED_WEIGHT,
+    "asgd.alpha": FINITE,  # there an exponent, not a weight
+    "rho": CLOSED_WEIGHT,
+    "eps": NON_NEGATIVE,
+    "eps_root": NON_NEGATIVE,
+    "lr_decay": NON_NEGATIVE,
+    "initial_accumulator_value": NON_NEGATIVE,
+    "momentum_decay": NON_NEGATIVE,
+    "lambd": NON_NEGATIVE,
+    "t0": FINITE,
+    "trust_coefficient": NON_NEGATIVE,
+    "r": NON_NEGATIVE,
+    "weight_lr_power": NON_NEGATIVE,
+    "warmup_steps": NON_NEGATIVE,
+    "schedule_free_sgd.momentum": INNER_WEIGHT,  # the average is recovered by dividing by it
+    # around the rule
+    "grad_scale": POSITIVE,
+    "max_grad_norm": POSITIVE_OR_INFINITE,
+    "clip_value": POSITIVE_OR_INFINITE,
+    "ema_decay": WEIGHT,
+}
+PAIRS: dict[str, tuple[Interval, Interval]] = {
+    "betas": (WEIGHT, WEIGHT),
+    "schedule_free_adamw.betas": (INNER_WEIGHT, WEIGHT),
+    "etas": (INNER_WEIGHT, Interval(1.0)),
+    "step_sizes": (NON_NEGATIVE, NON_NEGATIVE),
+}
+FLAGS = frozenset(
+    (
+        "nesterov",
+        "bias_correction",
+        "centered",
+        "amsgrad",
+        "decoupled_weight_decay",
+        "maximize",
+        "skip_nonfinite",
+        "zero_grads",
+    )
+)
+OPTIONAL = frozenset(("max_grad_norm", "clip_value", "ema_decay"))
+
+
+def _number(value: Any, interval: Interval, where: str) -> float:
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
+        raise TypeError(f"{where} must be a real number, got {value!r} ({type(value).__name__})")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not interval.holds(number):
+        raise ValueError(f"{where} must be {interval}, got {value!r}")
+    return number
+
+
+def check_hyper(name: str, value: Any, where: str | None = None, *, rule: str = "") -> Any:
+    """Check one hyper-parameter and return it as a plain float, bool or pair of floats.
+
+    Parameters
+    ----------
+    name
+        The hyper-parameter, as in a parameter group: ``"lr"``, ``"betas"``.
+    value
+        What came.
+    where
+        What to call it in messages, ``'param_groups[1]["lr"]'``; the name itself by default.
+    rule
+        The update rule, for the few names whose range depends on it.
+
+    Raises
+    ------
+    TypeError
+        A value of the wrong kind.
+    ValueError
+        A value outside its range; NaN is outside of every range.
+
+    Examples
+    --------
+    >>> check_hyper("lr", 1)
+    1.0
+    >>> check_hyper("betas", [0.9, 1.0])
+    Traceback (most recent call last):
+    ...
+    ValueError: betas[1] must be >= 0 and < 1, got 1.0
+    """
+    where = name if where is None else where
+    if name in FLAGS:
+        if not isinstance(value, (bool, np.bool_)):
+            raise TypeError(f"{where} must be True or False, got {value!r} ({type(value).__name__})")
+        return bool(value)
+    if name in PAIRS:
+        intervals = PAIRS.get(f"{rule}.{name}", PAIRS[name])
+        if not isinstance(value, (Sequence, np.ndarray)) or isinstance(value, str):
+            raise TypeError(f"{where} must be a pair of real numbers, got {value!r} ({type(value).__name__})")
+        if len(value) != len(intervals):
+            raise ValueError(f"{where} must be a pair of real numbers, got {len(value)} of them")
+        return tuple(_number(value[i], interval, f"{where}[{i}]") for i, interval in enumerate(intervals))
+    if name in OPTIONAL and value is None:
+        return None
+    if name not in NUMBERS:
+        raise TypeError(f"unknown hyper-parameter {name!r}")
+    return _number(value, NUMBERS.get(f"{rule}.{name}", NUMBERS[name]), where)
+
+
+def check_hypers(rule: str, values: Mapping[str, Any], where: str = "{}") -> dict[str, Any]:
+    """Check all hyper-parameters of an update rule, each by itself and against each other.
+
+    Parameters
+    ----------
+    rule
+        The update rule, ``"sgd"``.
+    values
+        Hyper-parameters by name.
+    where
+        A format string that gives a name its place in messages: ``'param_groups[0]["{}"]'``.
+
+    Returns
+    -------
+    dict
+        The same names with plain floats, bools and pairs.
+    """
+    checked = {
+        name: check_hyper(name, value, where.format(name), rule=rule) for name, value in values.items()
+    }
+    if (
+        rule == "sgd"
+        and checked.get("nesterov")
+        and (not checked.get("momentum") or checked.get("dampening"))
+    ):
+        raise ValueError(
+            f"{where.format('nesterov')} needs a momentum above 0 and dampening of 0, "
+            f"got momentum={checked.get('momentum')}, dampening={checked.get('dampening')}"
+        )
+    if rule == "lars" and checked.get("nesterov") and not checked.get("momentum"):
+        raise ValueError(
+            f"{where.format('nesterov')} needs a momentum above 0, got momentum={checked.get('momentum')}"
+        )
+    if rule == "rprop" and "step_sizes" in checked and checked["step_sizes"][0] > checked["step_sizes"][1]:
+        raise ValueError(
+            f"{where.format('step_sizes')} must be in ascending order, got {values['step_sizes']!r}"
+        )
+    return checked
+
+
+def check_step(value: Any, where: str = "step") -> int:
+    """Check a step count: the number of the step being taken, from 1.
+
+    Raises
+    ------
+    TypeError
+        Not an integer.
+    ValueError
+        Below 1 or above ``2**63 - 1``.
+    """
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Integral):
+        raise TypeError(f"{where} must be an integer, got {value!r} ({type(value).__name__})")
+    step = int(value)
+    if not 1 <= step < 2**63:
+        raise ValueError(f"{where} must be at least 1 (the first step is 1), got {step}")
+    return step

@@ -1,0 +1,114 @@
+"""Arithmetic of the same bits everywhere: what NumPy and the C library leave to the machine, spelled out."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["clamp", "det_pow", "flush", "larger", "power", "sign", "sum_of_squares"]
+
+Array = NDArray[Any]
+
+BLOCK = 2048  # elements that are summed on their own
+LANES = 16  # running sums within a block: as many doubles as two AVX-512 registers hold
+
+
+def power(base: float, exponent: int) -> float:
+    """``base**exponent`` by square and multiply; the C library's ``pow`` differs between processors in the
+    last bit.
+
+    >>> power(0.5, 10) == 0.5**10
+    True
+    """
+    result = 1.0
+    while exponent:
+        if exponent & 1:
+            result *= base
+        base *= base
+        exponent >>= 1
+    return result
+
+
+def det_pow(base: float, exponent: float) -> float:
+    """``base**exponent`` for ``base >= 0`` and any real exponent, from multiplications and square roots
+    alone.
+
+    The integer part of the exponent goes by square and multiply, the binary digits of its fraction by
+    repeated square roots, which IEEE 754 rounds correctly. For exponents up to 1000 the relative error stays
+    below 1e-12 (below 1e-14 for exponents up to 10).
+
+    >>> det_pow(2.0, 0.5) == math.sqrt(2.0)
+    True
+    """
+    if exponent < 0.0:
+        inverse = det_pow(base, -exponent)
+        return 1.0 / inverse if inverse else math.inf
+    if not exponent < 1e15:  # 0, 1 or infinity by then
+        exponent = 1e15
+    whole = int(exponent)
+    fraction = exponent - whole
+    result = power(base, whole)
+    root = base
+    while fraction > 0.0:
+        root = math.sqrt(root)
+        fraction *= 2.0
+        if fraction >= 1.0:
+            result *= root
+            fraction -= 1.0
+    return result
+
+
+def sum_of_squares(values: Array) -> float:
+    """Sum of squares in double and in a fixed order, whatever the machine's vectors and threads.
+
+    Blocks of 2048 elements; in each, lane ``j`` of 16 adds the squares of the elements ``16*i + j`` for
+    ascending ``i``; the lanes are combined by halves and the blocks' sums added in ascending order.
+
+    Parameters
+    ----------
+    values
+        Numbers of any floating dtype and shape.
+
+    Examples
+    --------
+    >>> sum_of_squares(np.array([3.0, 4.0], dtype=np.float32))
+    25.0
+    """
+    blocks = -(-values.size // BLOCK)
+    padded = np.zeros(blocks * BLOCK)  # a square of zero changes no sum
+    padded[: values.size] = values.reshape(-1)
+    squares = (padded * padded).reshape(blocks, BLOCK // LANES, LANES)
+    lanes = np.zeros((blocks, LANES))
+    for row in range(BLOCK // LANES):
+        lanes += squares[:, row]
+    while lanes.shape[1] > 1:
+        half = lanes.shape[1] // 2
+        lanes = lanes[:, :half] + lanes[:, half:]
+    total = 0.0
+    for block in lanes[:, 0].tolist():  # the built-in sum() compensates for rounding from Python 3.12 on
+        total += block
+    return total
+
+
+def larger(a: Array, b: Array) -> Array:
+    """The larger of two numbers: NaN if either is, ``a`` where they are equal (zeros of two signs)."""
+    return np.where((a >= b) | (a != a), a, b)
+
+
+def clamp(values: Array, low: Any, high: Any) -> Array:
+    """Values cut off at ``low`` and ``high``; NaN stays NaN."""
+    return np.where(values > high, high, np.where(values < low, low, values))
+
+
+def sign(values: Array) -> Array:
+    """1 for positive, -1 for negative values; zeros and NaN stay what they are."""
+    one = values.dtype.type(1)
+    return np.where(values > 0, one, np.where(values < 0, -one, values))
+
+
+def flush(values: Array) -> None:
+    """Set values below the smallest normal number to +0, in place: subnormal states would slow every step."""
+    values[np.abs(values) < np.finfo(values.dtype).tiny] = 0

@@ -1,0 +1,115 @@
+"""Checks of the arrays given to a reference function: all of them before the first byte is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["as_list", "check_array", "check_overlap"]
+
+Array = NDArray[Any]
+
+
+def as_list(value: Any, name: str, count: int | None) -> list[Any]:
+    """The tensors of one argument as a list: ``count`` of them, or a single one where ``count`` is None.
+
+    Raises
+    ------
+    TypeError
+        A single array where lists are in use, or the other way round.
+    ValueError
+        A list of another length than the parameters'.
+    """
+    if count is None:
+        return [value]
+    if not isinstance(value, (list, tuple)):
+        raise TypeError(f"{name} must be a list of {count} arrays, as param is, got {type(value).__name__}")
+    if len(value) != count:
+        raise ValueError(f"{name} must hold {count} arrays, as many as param, got {len(value)}")
+    return list(value)
+
+
+def check_array(
+    value: Any,
+    name: str,
+    dtypes: Sequence[np.dtype[Any]],
+    shape: tuple[int, ...] | None = None,
+    *,
+    expect: str = "",
+    writeable: bool = True,
+) -> Array:
+    """Check one array and return it; nothing is copied or converted.
+
+    Parameters
+    ----------
+    value, name
+        What came, and what to call it.
+    dtypes, expect
+        The dtypes allowed, and how to name them in a message (by default, as they are).
+    shape
+        The shape needed, or None for any.
+    writeable
+        Whether it is going to be written.
+
+    Raises
+    ------
+    TypeError
+        Not an array, another dtype, or not in the machine's byte order.
+    ValueError
+        Another shape, not C-contiguous, not aligned, or read-only.
+    """
+    wanted = expect or " or ".join(str(dtype) for dtype in dtypes)
+    if not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} must be a NumPy array of {wanted}, got {type(value).__name__}")
+    if not value.dtype.isnative:
+        native = f"convert with .astype({value.dtype.name!r})"
+        raise TypeError(f"{name} must be in native byte order, got {value.dtype.str!r}; {native}")
+    if value.dtype not in dtypes:
+        raise TypeError(f"{name} must be {wanted}, got {value.dtype}")
+    if shape is not None and value.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {value.shape}")
+    if not value.flags.c_contiguous:
+        raise ValueError(f"{name} must be C-contiguous; make it so with np.ascontiguousarray")
+    if not value.flags.aligned:
+        raise ValueError(f"{name} must be aligned to its dtype; copy it with .copy()")
+    if writeable and not value.flags.writeable:
+        raise ValueError(f"{name} must be writeable, got a read-only array")
+    return value
+
+
+def check_overlap(arrays: Sequence[tuple[str, Array, bool]]) -> None:
+    """Check that no array that is written shares memory with another one.
+
+    Parameters
+    ----------
+    arrays
+        Name, array, and whether it is written. All are contiguous, so their bounds tell all.
+
+    Raises
+    ------
+    ValueError
+        Two arrays overlap; arrays that are only read may.
+    """
+    ranges = sorted(
+        (array.__array_interface__["data"][0], array.nbytes, index)
+        for index, (_, array, _) in enumerate(arrays)
+        if array.nbytes
+    )
+    any_end, any_index, written_end, written_index = (
+        0,
+        -1,
+        0,
+        -1,
+    )  # how far the arrays seen so far reach, and which does
+    for start, nbytes, index in ranges:
+        name, _, written = arrays[index]
+        end, other = (any_end, any_index) if written else (written_end, written_index)
+        if start < end:
+            raise ValueError(f"{name} overlaps {arrays[other][0]} in memory; each needs memory of its own")
+        if start + nbytes > any_end:
+            any_end, any_index = start + nbytes, index
+        if written and start + nbytes > written_end:
+            written_end, written_index = start + nbytes, index

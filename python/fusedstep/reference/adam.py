@@ -1,0 +1,160 @@
+"""Adam and AdamW."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ._arithmetic import larger, power
+from ._frame import Around, State, Steps, Tensors, rule
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["adam", "adamw"]
+
+STATES = (
+    State("exp_avg", "signed"),
+    State("exp_avg_sq", "unsigned"),
+    State("max_exp_avg_sq", "unsigned", when="amsgrad"),
+)
+
+
+def _descend(
+    param: Any, grad: Any, exp_avg: Any, exp_avg_sq: Any, max_exp_avg_sq: Any, step: Any,
+    lr: float, betas: tuple[float, float], eps: float, eps_root: float, amsgrad: bool,
+) -> None:  # fmt: skip
+    """What Adam and AdamW share: the moments and the step along them."""
+    T = param.dtype.type
+    beta1, beta2 = betas
+    correction1, correction2 = 1.0 - power(beta1, step), 1.0 - power(beta2, step)
+    exp_avg[...] = T(beta1) * exp_avg + T(1.0 - beta1) * grad
+    exp_avg_sq[...] = T(beta2) * exp_avg_sq + T(1.0 - beta2) * (grad * grad)
+    second = exp_avg_sq
+    if amsgrad:
+        max_exp_avg_sq[...] = larger(max_exp_avg_sq, exp_avg_sq)
+        second = max_exp_avg_sq
+    root = np.sqrt(second * T(1.0 / correction2) + T(eps_root)) + T(eps)
+    param[...] = param - T(lr / correction1) * (exp_avg / root)
+
+
+@rule(*STATES)
+def adam(
+    param: Tensors,
+    grad: Tensors,
+    exp_avg: Tensors,
+    exp_avg_sq: Tensors,
+    max_exp_avg_sq: Tensors = None,
+    *,
+    step: Steps,
+    lr: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    eps_root: float = 0.0,
+    weight_decay: float = 0.0,
+    amsgrad: bool = False,
+    **around: Unpack[Around],
+) -> None:
+    r"""One step of Adam, in place, as ``torch.optim.Adam``.
+
+    .. math::
+        g &\leftarrow g + \lambda p \\
+        m &\leftarrow \beta_1 m + (1 - \beta_1) g, \quad \hat m = m / (1 - \beta_1^t) \\
+        v &\leftarrow \beta_2 v + (1 - \beta_2) g^2, \quad \hat v = v / (1 - \beta_2^t) \\
+        p &\leftarrow p - \eta \hat m / (\sqrt{\hat v + \epsilon_{root}} + \epsilon)
+
+    Kingma and Ba (2015), "Adam: a method for stochastic optimization", algorithm 1; AMSGrad, with the largest
+    :math:`v` so far in place of :math:`v`: Reddi et al. (2018), "On the convergence of Adam and beyond",
+    algorithm 2.
+
+    Parameters
+    ----------
+    param, grad
+        Parameter and gradient, or lists of them.
+    exp_avg, exp_avg_sq
+        First moment :math:`m` and second moment :math:`v`, of the parameter's shape.
+    max_exp_avg_sq
+        Largest second moment so far; needed with `amsgrad`.
+    step
+        Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
+    lr
+        Learning rate :math:`\eta`.
+    betas
+        Weights :math:`\beta_1, \beta_2` of the old moments, in [0, 1).
+    eps, eps_root
+        Added to the square root, and to what it is taken of.
+    weight_decay
+        L2 penalty :math:`\lambda`.
+    amsgrad
+        Divide by the largest second moment so far.
+
+    Examples
+    --------
+    >>> p, g, m, v = np.array([1.0, 2.0]), np.array([0.5, -1.0]), np.zeros(2), np.zeros(2)
+    >>> adam(p, g, m, v, step=1, lr=0.1)
+    True
+    >>> p.round(6)
+    array([0.9, 2.1])
+    """
+    if weight_decay:
+        grad = grad + param.dtype.type(weight_decay) * param
+    _descend(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, step, lr, betas, eps, eps_root, amsgrad)
+
+
+@rule(*STATES)
+def adamw(
+    param: Tensors,
+    grad: Tensors,
+    exp_avg: Tensors,
+    exp_avg_sq: Tensors,
+    max_exp_avg_sq: Tensors = None,
+    *,
+    step: Steps,
+    lr: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    eps_root: float = 0.0,
+    weight_decay: float = 1e-2,
+    amsgrad: bool = False,
+    **around: Unpack[Around],
+) -> None:
+    r"""One step of AdamW, in place, as ``torch.optim.AdamW``.
+
+    :math:`p \leftarrow (1 - \eta \lambda) p`, then the step of `adam` with a gradient that knows nothing of
+    the decay.
+
+    Loshchilov and Hutter (2019), "Decoupled weight decay regularization", algorithm 2, with the decay scaled
+    by the learning rate as in torch and optax.
+
+    Parameters
+    ----------
+    param, grad
+        Parameter and gradient, or lists of them.
+    exp_avg, exp_avg_sq
+        First moment :math:`m` and second moment :math:`v`, of the parameter's shape.
+    max_exp_avg_sq
+        Largest second moment so far; needed with `amsgrad`.
+    step
+        Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
+    lr
+        Learning rate :math:`\eta`.
+    betas
+        Weights :math:`\beta_1, \beta_2` of the old moments, in [0, 1).
+    eps, eps_root
+        Added to the square root, and to what it is taken of.
+    weight_decay
+        Decay :math:`\lambda` of the parameter.
+    amsgrad
+        Divide by the largest second moment so far.
+
+    Examples
+    --------
+    >>> p, g, m, v = np.array([1.0, 2.0]), np.array([0.5, -1.0]), np.zeros(2), np.zeros(2)
+    >>> adamw(p, g, m, v, step=1, lr=0.1, weight_decay=0.5)
+    True
+    >>> p.round(6)
+    array([0.85, 2.  ])
+    """
+    param[...] = param * param.dtype.type(1.0 - lr * weight_decay)
+    _descend(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, step, lr, betas, eps, eps_root, amsgrad)

@@ -1,0 +1,99 @@
+"""RMSprop."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ._frame import Around, State, Steps, Tensors, rule
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["rmsprop"]
+
+
+@rule(
+    State("square_avg", "unsigned"),
+    State("momentum_buffer", "signed", when="momentum"),
+    State("grad_avg", "signed", when="centered"),
+)
+def rmsprop(
+    param: Tensors,
+    grad: Tensors,
+    square_avg: Tensors,
+    momentum_buffer: Tensors = None,
+    grad_avg: Tensors = None,
+    *,
+    step: Steps,
+    lr: float = 1e-2,
+    alpha: float = 0.99,
+    eps: float = 1e-8,
+    eps_root: float = 0.0,
+    weight_decay: float = 0.0,
+    momentum: float = 0.0,
+    centered: bool = False,
+    **around: Unpack[Around],
+) -> None:
+    r"""One step of RMSprop, in place, as ``torch.optim.RMSprop``.
+
+    .. math::
+        g &\leftarrow g + \lambda p \\
+        v &\leftarrow \alpha v + (1 - \alpha) g^2 \\
+        m &\leftarrow \alpha m + (1 - \alpha) g, \quad s = \max(v - m^2, 0) \quad (s = v \text{ unless
+        centered}) \\ d &= g / (\sqrt{s + \epsilon_{root}} + \epsilon) \\ b &\leftarrow \mu b + d \quad (b = d
+        \text{ without momentum}) \\ p &\leftarrow p - \eta b
+
+    Tieleman and Hinton (2012), "Neural networks for machine learning", lecture 6.5; centred and with
+    momentum: Graves (2013), "Generating sequences with recurrent neural networks", equations 38 to 41. The
+    variance of the centred form is kept from falling below zero, where torch takes the square root of what
+    rounding left and may find NaN.
+
+    Parameters
+    ----------
+    param, grad
+        Parameter and gradient, or lists of them.
+    square_avg
+        Running mean square :math:`v`, of the parameter's shape.
+    momentum_buffer
+        Velocity :math:`b`; needed with `momentum`.
+    grad_avg
+        Running mean :math:`m`; needed with `centered`.
+    step
+        Number of this step, from 1; it does not enter the formula.
+    lr
+        Learning rate :math:`\eta`.
+    alpha
+        Weight of the old averages, in [0, 1].
+    eps, eps_root
+        Added to the square root, and to what it is taken of.
+    weight_decay
+        L2 penalty :math:`\lambda`.
+    momentum
+        Weight :math:`\mu` of the old velocity.
+    centered
+        Divide by the root of the variance instead of the mean square.
+
+    Examples
+    --------
+    >>> p, g, v = np.array([1.0, 2.0]), np.array([0.5, -1.0]), np.zeros(2)
+    >>> rmsprop(p, g, v, step=1, lr=0.1, alpha=0.75)
+    True
+    >>> p.round(6), v
+    (array([0.8, 2.2]), array([0.0625, 0.25  ]))
+    """
+    T = param.dtype.type
+    if weight_decay:
+        grad = grad + T(weight_decay) * param
+    square_avg[...] = T(alpha) * square_avg + T(1.0 - alpha) * (grad * grad)
+    variance = square_avg
+    if centered:
+        grad_avg[...] = T(alpha) * grad_avg + T(1.0 - alpha) * grad
+        variance = square_avg - grad_avg * grad_avg
+        variance[variance < 0] = 0
+    change = grad / (np.sqrt(variance + T(eps_root)) + T(eps))
+    if momentum:
+        momentum_buffer[...] = T(momentum) * momentum_buffer + change
+        change = momentum_buffer
+    param[...] = param - T(lr) * change
