@@ -125,12 +125,13 @@ def test_bad_use() -> None:
     with pytest.raises(ValueError, match="no average before the first update"):
         _ = average.value
     value = average.update(np.ones(3))
-    for bad, error in [
+    refused: list[tuple[Any, type[Exception]]] = [
         (np.ones(4), ValueError),
         (1.0, ValueError),
         ("a", TypeError),
         (np.ones(3, complex), TypeError),
-    ]:
+    ]
+    for bad, error in refused:
         with pytest.raises(error, match="x must"):
             average.update(bad)
     np.testing.assert_array_equal(average.value, value)

@@ -115,9 +115,7 @@ def test_one_cycle_rises_to_the_peak_and_ends_below_the_start() -> None:
     values = [schedule(t) for t in range(101)]
     assert values[0] == pytest.approx(0.1, rel=1e-15) and max(values) == pytest.approx(1.0, rel=1e-3)
     assert values[100] == schedule(1000) == 0.1 / 100.0
-    assert one_cycle(1.0, 2, 0.1)(0) == pytest.approx(
-        1.0, rel=1e-15
-    )  # no room for a rise
+    assert one_cycle(1.0, 2, 0.1)(0) == pytest.approx(1.0, rel=1e-15)  # no room for a rise
 
 
 def test_join_counts_each_schedule_from_its_boundary() -> None:
