@@ -1,4 +1,4 @@
-"""Draw every schedule of the package into docs/img/schedules.png: ``python docs/plot_schedules.py [FILE]``."""
+"""Draw every schedule of the package: ``python docs/plot_schedules.py [FILE]``."""
 
 from __future__ import annotations
 
