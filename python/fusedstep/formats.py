@@ -1,0 +1,273 @@
+"""How numbers are stored: the NumPy definition of every storage format.
+
+The native code produces the bytes that these functions produce. They use integer operations and correctly rounded
+single float operations only, so the result depends on no CPU, compiler or NumPy version. ``docs/formats.md`` describes
+each format bit by bit.
+
+Values that are not stored in the compute type are decoded to it, changed, and encoded again. All encoders start from
+float32; float64 values are first rounded to float32 (nearest, ties to even), and decoding into float64 is exact.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[Any]
+Bits16: TypeAlias = npt.NDArray[np.uint16]
+Float32: TypeAlias = npt.NDArray[np.float32]
+
+BLOCK_8BIT: Final = 256
+"""Elements that share one scale in the 8-bit formats."""
+
+BLOCK_NOISE: Final = 2048
+"""Elements whose noise comes from one block key; noise may be generated from any multiple of this."""
+
+_NAN32: Final = np.uint32(0x7FC00000)
+_NAN16: Final = {"float16": np.uint16(0x7E00), "bfloat16": np.uint16(0x7FC0)}
+
+
+def bfloat16() -> np.dtype[Any]:
+    """Return the dtype of bfloat16 arrays, ``ml_dtypes.bfloat16``.
+
+    Raises
+    ------
+    ImportError
+        If ``ml_dtypes`` is not installed; the message says how to install it.
+    """
+    try:
+        from ml_dtypes import bfloat16 as scalar
+    except ImportError:
+        raise ImportError(
+            "bfloat16 arrays need the package ml_dtypes: pip install fusedstep[bfloat16]"
+        ) from None
+    return np.dtype(scalar)
+
+
+def is_bfloat16(dtype: npt.DTypeLike) -> bool:
+    """Whether `dtype` is the bfloat16 of ``ml_dtypes``, told without importing it."""
+    return np.dtype(dtype).name == "bfloat16"
+
+
+def _bits(values: Array) -> npt.NDArray[np.uint32]:
+    """Return the bit patterns of `values` after rounding them to float32."""
+    if values.dtype not in (np.float32, np.float64):
+        raise TypeError(f"values: got dtype {values.dtype}, need float32 or float64")
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        return np.ascontiguousarray(values, np.float32).view(np.uint32).reshape(values.shape)
+
+
+def _is_nan(bits: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
+    return (bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
+
+
+# ---------------------------------------------------------------------------------------------------- 16-bit floats
+
+
+def decode_bfloat16(stored: Array) -> Float32:
+    """Return the float32 values of bfloat16 numbers: exact.
+
+    Parameters
+    ----------
+    stored : array of bfloat16, or of uint16 bit patterns
+        Any shape.
+    """
+    return (stored.view(np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+def encode_bfloat16(values: Array, noise: Bits16 | None = None) -> Bits16:
+    """Return the bfloat16 bit patterns of `values`.
+
+    Rounds to nearest, ties to even; or, given `noise`, away from zero with a probability equal to the fraction of the
+    spacing that is dropped. Values beyond the largest bfloat16 become infinite where rounding takes them there, as IEEE 754
+    has it; every NaN becomes ``0x7FC0``.
+
+    Parameters
+    ----------
+    values : array of float32 or float64
+        Any shape.
+    noise : array of uint16, optional
+        One number per element, from :func:`noise`.
+    """
+    bits = _bits(values)
+    if noise is None:
+        added = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+    else:
+        added = noise.astype(np.uint32)
+    rounded = ((bits + added) >> np.uint32(16)).astype(np.uint16)
+    return np.where(_is_nan(bits), _NAN16["bfloat16"], rounded)
+
+
+def decode_float16(stored: Array) -> Float32:
+    """Return the float32 values of IEEE float16 numbers (or of their uint16 bit patterns): exact."""
+    return stored.view(np.float16).astype(np.float32)
+
+
+def encode_float16(values: Array, noise: Bits16 | None = None) -> Bits16:
+    """Return the IEEE float16 bit patterns of `values`.
+
+    Rounds to nearest, ties to even; or, given `noise`, away from zero with a probability equal to the dropped fraction of
+    the spacing, seen to 13 bits (all there are) for normal and 16 bits for subnormal results. Magnitudes of 65520 and
+    above (nearest), and whatever noise carries to 65536, become infinite. Every NaN becomes ``0x7E00``.
+
+    Parameters
+    ----------
+    values : array of float32 or float64
+        Any shape.
+    noise : array of uint16, optional
+        One number per element, from :func:`noise`.
+    """
+    bits = _bits(values)
+    sign = ((bits >> np.uint32(16)) & np.uint32(0x8000)).astype(np.uint16)
+    size = bits & np.uint32(0x7FFFFFFF)
+    finite = np.where(size < np.uint32(0x47800000), size, np.uint32(0x47800000))  # 65536 and above: infinite
+    magnitude = finite.view(np.float32)
+    rebased = finite - np.uint32(112 << 23)  # exponent bias 127 -> 15
+    small = np.minimum(magnitude, np.float32(2.0**-14))
+    if noise is None:
+        normal = (rebased + np.uint32(0xFFF) + ((finite >> np.uint32(13)) & np.uint32(1))) >> np.uint32(13)
+        # 0.5 has the spacing 2**-24 of the subnormals: the addition rounds to it, to nearest and even.
+        subnormal = (small + np.float32(0.5)).view(np.uint32) - np.uint32(0x3F000000)
+    else:
+        wide = noise.astype(np.uint32)
+        normal = (rebased + (wide >> np.uint32(3))) >> np.uint32(13)
+        subnormal = ((small * np.float32(2.0**40)).astype(np.uint32) + wide) >> np.uint32(16)
+    half = np.where(finite < np.uint32(0x38800000), subnormal, normal).astype(np.uint16)
+    return np.where(_is_nan(bits), _NAN16["float16"], half | sign)
+
+
+# ----------------------------------------------------------------------------------------------------- split master
+
+
+def split(values: Array) -> tuple[Bits16, npt.NDArray[np.int16]]:
+    """Split float32 values into a bfloat16 parameter and a 16-bit remainder that restores them exactly.
+
+    The parameter is the value rounded to nearest, ties away from zero, so that the remainder always fits:
+    ``bits = (parameter << 16) + remainder``. A NaN becomes ``(0x7FC0, 0)``.
+
+    Returns
+    -------
+    parameter : array of uint16
+        Bit patterns of bfloat16.
+    remainder : array of int16
+    """
+    bits = _bits(values)
+    bits = np.where(_is_nan(bits), _NAN32, bits)
+    parameter = ((bits + np.uint32(0x8000)) >> np.uint32(16)).astype(np.uint16)
+    return parameter, bits.astype(np.uint16).view(np.int16)
+
+
+def join(parameter: Array, remainder: npt.NDArray[np.int16]) -> Float32:
+    """Return the float32 values that :func:`split` took apart."""
+    high = parameter.view(np.uint16).astype(np.uint32) << np.uint32(16)
+    return (high + remainder.astype(np.int32).view(np.uint32)).view(np.float32)
+
+
+# ------------------------------------------------------------------------------------------------------------ noise
+
+_WEYL64: Final = 0x9E3779B97F4A7C15
+_MASK64: Final = (1 << 64) - 1
+
+
+def _mix(x: int) -> int:
+    """Scramble 64 bits: the finalizer of SplitMix64 (Steele, Lea and Flood 2014, figure 15)."""
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK64
+    return x ^ (x >> 31)
+
+
+def noise_key(seed: int, parameter: int, step: int) -> int:
+    """Return the 64-bit key of the noise of one tensor at one step (unsigned 64-bit numbers all)."""
+    key = 0
+    for word in (seed, parameter, step):
+        key = _mix(((key ^ word) + _WEYL64) & _MASK64)
+    return key
+
+
+def noise(key: int, size: int, start: int = 0) -> Bits16:
+    """Return uniform 16-bit numbers for the elements ``start`` to ``start + size`` of a tensor.
+
+    A counter hashed with the key: every element has its number, whoever computes it and however the tensor is cut.
+
+    Parameters
+    ----------
+    key : int
+        From :func:`noise_key`.
+    size : int
+        How many numbers.
+    start : int
+        The first element's position in the flattened tensor, a multiple of 2048.
+    """
+    if start % BLOCK_NOISE:
+        raise ValueError(f"start: got {start}, need a multiple of {BLOCK_NOISE}")
+    first, count = start // BLOCK_NOISE, -(-size // BLOCK_NOISE)
+    keys = [_mix((key + (block + 1) * _WEYL64) & _MASK64) for block in range(first, first + count)]
+    low, high = np.array(keys, "<u8").reshape(-1, 1).view("<u4").T[:, :, None]
+    x = np.arange(BLOCK_NOISE // 2, dtype=np.uint32) * np.uint32(0x9E3779B9) + low
+    x = (x ^ (x >> np.uint32(15)) ^ high) * np.uint32(0x2C1B3C6D)
+    x ^= x >> np.uint32(16)
+    return x.astype("<u4").view("<u2").astype(np.uint16).reshape(-1)[:size]
+
+
+# ----------------------------------------------------------------------------------------------------- 8-bit blocks
+
+_LEVELS: Final = {True: 127, False: 255}
+_FLUSH: Final = {True: np.uint32((127 - 110) << 23), False: np.uint32(1 << 23)}  # 2**-110, 2**-126
+
+
+def encode_8bit(values: Array, signed: bool) -> tuple[npt.NDArray[np.uint8], Float32, int]:
+    """Return the 8-bit codes and the scales of `values`, and how many blocks were not finite.
+
+    Each 256 consecutive elements (in C order) share one scale, their largest magnitude, which decodes to itself. A block
+    that holds a NaN or an infinity (or, when unsigned, a number with the sign bit set) gets the scale NaN, so that all of
+    it and nothing else decodes to NaN. A signed block below ``2**-110`` and an unsigned one below ``2**-126`` become zero.
+    An unsigned value from ``2**-126`` on never gets the code of zero; a smaller one always does.
+
+    Parameters
+    ----------
+    values : array of float32 or float64
+        Any shape.
+    signed : bool
+        Signed codes (first moments) or unsigned ones (second moments).
+
+    Returns
+    -------
+    codes : array of uint8
+        With the shape of `values`; signed codes are in two's complement.
+    scales : array of float32, shape ``(ceil(size / 256),)``
+    nonfinite : int
+        How many blocks have the scale NaN.
+    """
+    flat = _bits(values).reshape(-1)
+    count = -(-flat.size // BLOCK_8BIT)
+    bits = np.zeros((count, BLOCK_8BIT), np.uint32)
+    bits.reshape(-1)[: flat.size] = flat
+    size = bits & np.uint32(0x7FFFFFFF) if signed else bits
+    top = size.max(axis=1, initial=0)
+    bad, zero = top > np.uint32(0x7F7FFFFF), top < _FLUSH[signed]
+    usable = np.where(bad | zero, np.uint32(0x3F800000), top).view(np.float32)
+    scales = np.where(bad, _NAN32, np.where(zero, np.uint32(0), top)).view(np.float32)
+    inverse = np.float32(2) / usable
+
+    clean = np.where((bad | zero)[:, None], np.uint32(0), size)
+    halved = (clean.view(np.float32) * inverse[:, None]).view(np.uint32) >> np.uint32(1)
+    steps = halved.view(np.float32) * np.float32(_LEVELS[signed] * 2.0**63) + np.float32(1.5 * 2**23)
+    codes = steps.view(np.uint32) & np.uint32(0xFF)
+    if signed:
+        codes = np.where(bits >> np.uint32(31), np.uint32(0) - codes, codes)
+    else:
+        codes = np.where(clean >= np.uint32(1 << 23), np.maximum(codes, np.uint32(1)), np.uint32(0))
+    stored = codes.astype(np.uint8).reshape(-1)[: flat.size].reshape(values.shape)
+    return stored, scales, int(bad.sum())
+
+
+def decode_8bit(codes: npt.NDArray[np.uint8], scales: Float32, signed: bool) -> Float32:
+    """Return the float32 values of 8-bit codes and their scales, in the shape of `codes`."""
+    integers = codes.reshape(-1).view(np.int8 if signed else np.uint8)
+    steps = integers.astype(np.float32) * np.float32(2.0**-63 / _LEVELS[signed])
+    bits = steps.view(np.uint32)
+    doubled = (bits << np.uint32(1)) | (bits & np.uint32(1 << 31))
+    half = np.repeat(scales * np.float32(0.5), BLOCK_8BIT)[: integers.size]
+    return (doubled.view(np.float32) * half).reshape(codes.shape)
