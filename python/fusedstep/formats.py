@@ -43,7 +43,8 @@ def bfloat16() -> np.dtype[Any]:
         raise ImportError(
             "bfloat16 arrays need the package ml_dtypes: pip install fusedstep[bfloat16]"
         ) from None
-    return np.dtype(scalar)
+    dtype: np.dtype[Any] = np.dtype(scalar)
+    return dtype
 
 
 def is_bfloat16(dtype: npt.DTypeLike) -> bool:
@@ -102,7 +103,8 @@ def encode_bfloat16(values: Array, noise: Bits16 | None = None) -> Bits16:
 
 def decode_float16(stored: Array) -> Float32:
     """Return the float32 values of IEEE float16 numbers (or of their uint16 bit patterns): exact."""
-    return stored.view(np.float16).astype(np.float32)
+    with np.errstate(invalid="ignore"):  # signalling NaN
+        return stored.view(np.float16).astype(np.float32)
 
 
 def encode_float16(values: Array, noise: Bits16 | None = None) -> Bits16:
@@ -208,7 +210,8 @@ def noise(key: int, size: int, start: int = 0) -> Bits16:
     x = np.arange(BLOCK_NOISE // 2, dtype=np.uint32) * np.uint32(0x9E3779B9) + low
     x = (x ^ (x >> np.uint32(15)) ^ high) * np.uint32(0x2C1B3C6D)
     x ^= x >> np.uint32(16)
-    return x.astype("<u4").view("<u2").astype(np.uint16).reshape(-1)[:size]
+    halves: Bits16 = x.astype("<u4").view("<u2").astype(np.uint16).reshape(-1)
+    return halves[:size]
 
 
 # ----------------------------------------------------------------------------------------------------- 8-bit blocks
@@ -217,8 +220,8 @@ _LEVELS: Final = {True: 127, False: 255}
 _FLUSH: Final = {True: np.uint32((127 - 110) << 23), False: np.uint32(1 << 23)}  # 2**-110, 2**-126
 
 
-def encode_8bit(values: Array, signed: bool) -> tuple[npt.NDArray[np.uint8], Float32, int]:
-    """Return the 8-bit codes and the scales of `values`, and how many blocks were not finite.
+def encode_8bit(values: Array, signed: bool) -> tuple[npt.NDArray[np.uint8], Float32]:
+    """Return the 8-bit codes and the scales of `values`.
 
     Each 256 consecutive elements (in C order) share one scale, their largest magnitude, which decodes to itself. A block
     that holds a NaN or an infinity (or, when unsigned, a number with the sign bit set) gets the scale NaN, so that all of
@@ -237,8 +240,6 @@ def encode_8bit(values: Array, signed: bool) -> tuple[npt.NDArray[np.uint8], Flo
     codes : array of uint8
         With the shape of `values`; signed codes are in two's complement.
     scales : array of float32, shape ``(ceil(size / 256),)``
-    nonfinite : int
-        How many blocks have the scale NaN.
     """
     flat = _bits(values).reshape(-1)
     count = -(-flat.size // BLOCK_8BIT)
@@ -259,8 +260,7 @@ def encode_8bit(values: Array, signed: bool) -> tuple[npt.NDArray[np.uint8], Flo
         codes = np.where(bits >> np.uint32(31), np.uint32(0) - codes, codes)
     else:
         codes = np.where(clean >= np.uint32(1 << 23), np.maximum(codes, np.uint32(1)), np.uint32(0))
-    stored = codes.astype(np.uint8).reshape(-1)[: flat.size].reshape(values.shape)
-    return stored, scales, int(bad.sum())
+    return codes.astype(np.uint8).reshape(-1)[: flat.size].reshape(values.shape), scales
 
 
 def decode_8bit(codes: npt.NDArray[np.uint8], scales: Float32, signed: bool) -> Float32:
