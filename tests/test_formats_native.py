@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from fusedstep import formats
 
 HARNESS = pathlib.Path(__file__).with_name("formats_harness.cpp")

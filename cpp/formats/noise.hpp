@@ -17,21 +17,25 @@ inline std::uint64_t noise_key(std::uint64_t seed, std::uint64_t parameter, std:
   return mix64((after_parameter ^ step) + kWeyl64);
 }
 
-// Noise of the elements first, first + 1, ... first + n - 1 of the tensor; first is a multiple of 2048. One 32-bit hash serves
-// two elements, its low half the even one. `out` must have room for an even number.
+// Noise of the elements first, first + 1, ... first + n - 1 of the tensor; first is even. One 32-bit hash serves two
+// elements, its low half the even one. `out` must have room for an even number.
 inline void noise_fill(std::uint64_t key, std::uint64_t first, std::uint16_t* out, std::size_t n) {
-  for (std::size_t begin = 0; begin < n; begin += kNoiseBlock) {
-    const std::uint64_t block = mix64(key + (first / kNoiseBlock + begin / kNoiseBlock + 1) * kWeyl64);
+  for (std::size_t begin = 0; begin < n;) {
+    const std::uint64_t place = first + begin;
+    const std::size_t room = static_cast<std::size_t>(kNoiseBlock - place % kNoiseBlock);
+    const std::size_t left = n - begin < room ? n - begin : room;
+    const std::uint64_t block = mix64(key + (place / kNoiseBlock + 1) * kWeyl64);
     const std::uint32_t low = static_cast<std::uint32_t>(block), high = static_cast<std::uint32_t>(block >> 32);
-    const std::size_t left = n - begin < kNoiseBlock ? n - begin : kNoiseBlock;
+    const std::uint32_t from = static_cast<std::uint32_t>(place % kNoiseBlock / 2);
     const std::uint32_t pairs = static_cast<std::uint32_t>((left + 1) / 2);
     std::uint16_t* to = out + begin;
 #pragma omp simd
     for (std::uint32_t i = 0; i < pairs; ++i) {
-      std::uint32_t x = i * 0x9E3779B9u + low;
+      std::uint32_t x = (from + i) * 0x9E3779B9u + low;
       x = (x ^ (x >> 15) ^ high) * 0x2C1B3C6Du;
       x ^= x >> 16;
       std::memcpy(to + 2 * i, &x, sizeof x);
     }
+    begin += left;
   }
 }

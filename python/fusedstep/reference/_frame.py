@@ -32,7 +32,7 @@ from ._arithmetic import clamp, flush, sum_of_squares
 from ._checks import as_list, check_array, check_overlap
 from ._storage import Stored, check_gradient, store_param, store_state
 
-__all__ = ["RULES", "Around", "Rule", "State", "Steps", "Tensors", "rule"]
+__all__ = ["AROUND", "RULES", "Around", "Rule", "State", "Steps", "Tensors", "check_around", "rule"]
 
 P = ParamSpec("P")
 Array = NDArray[Any]
@@ -180,7 +180,9 @@ def rule(*states: State, scalars: Sequence[str] = ()) -> Callable[[Callable[P, N
             bound = plain.bind(*args, **{name: value for name, value in given.items() if name not in AROUND})
             bound.apply_defaults()
             values = check_hypers(about.name, {name: bound.arguments[name] for name in hypers})
-            around = _check_around(around)
+            around = check_around(around)
+            if (around["ema"] is None) != (around["ema_decay"] is None):
+                raise ValueError("ema and ema_decay go together: give both or neither")
             tensors = _check_tensors(about, values, bound.arguments, around)
             with np.errstate(all="ignore"):
                 multiplier = _multiplier(tensors, around)
@@ -204,7 +206,8 @@ def rule(*states: State, scalars: Sequence[str] = ()) -> Callable[[Callable[P, N
     return decorate
 
 
-def _check_around(around: dict[str, Any]) -> dict[str, Any]:
+def check_around(around: dict[str, Any]) -> dict[str, Any]:
+    """Check the options of `AROUND` that hold no arrays."""
     checked = dict(around)
     for name in (
         "maximize",
@@ -223,8 +226,6 @@ def _check_around(around: dict[str, Any]) -> dict[str, Any]:
             raise TypeError(f"{name} must be an integer, got {around[name]!r}")
         if not 0 <= around[name] < 2**64:
             raise ValueError(f"{name} must be from 0 to 2**64 - 1, got {around[name]}")
-    if (around["ema"] is None) != (around["ema_decay"] is None):
-        raise ValueError("ema and ema_decay go together: give both or neither")
     return checked
 
 

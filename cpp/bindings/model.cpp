@@ -1,0 +1,389 @@
+#include "model.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "../dispatch.hpp"
+
+namespace fusedstep {
+namespace {
+
+// Letting other Python threads run costs a lock or two: not worth it for steps of a microsecond.
+constexpr std::size_t kReleaseFrom = 8192;
+
+int find_rule(const std::string& name) {
+    const KernelTable& kernels = active_kernels();
+    for (int r = 0; r < kernels.n_rules; ++r)
+        if (name == kernels.rules[r].name) return r;
+    throw py::value_error("rule: unknown update rule '" + name + "'");
+}
+
+bool is_pair(PyObject* object) { return PyTuple_Check(object) && PyTuple_GET_SIZE(object) == 2; }
+
+// Objects that cannot change while they are the same object.
+bool is_constant(PyObject* value) {
+    if (value == Py_None || PyBool_Check(value) || PyFloat_Check(value) || PyLong_CheckExact(value)) return true;
+    return is_pair(value) && is_constant(PyTuple_GET_ITEM(value, 0)) && is_constant(PyTuple_GET_ITEM(value, 1));
+}
+
+bool same_shape(PyObject* a, PyObject* b) {
+    const auto* x = py::detail::array_proxy(a);
+    const auto* y = py::detail::array_proxy(b);
+    return x->nd == y->nd && std::equal(x->dimensions, x->dimensions + x->nd, y->dimensions);
+}
+
+struct Busy {
+    explicit Busy(bool& flag) : flag_(flag) {
+        if (flag) throw std::runtime_error("step(): this optimizer is already taking a step in another thread");
+        flag = true;
+    }
+    ~Busy() { flag_ = false; }
+    Busy(const Busy&) = delete;
+    Busy& operator=(const Busy&) = delete;
+    bool& flag_;
+};
+
+}  // namespace
+
+Model::Model(const std::string& rule, py::object check, py::object cross_check, bool plain, std::uint64_t first_index)
+    : rule_(find_rule(rule)),
+      plain_(plain),
+      first_index_(first_index),
+      entry_(&active_kernels().rules[rule_]),
+      check_(std::move(check)),
+      cross_check_(std::move(cross_check)) {}
+
+int Model::add_group(py::dict group) {
+    GroupSource source;
+    source.dict = std::move(group);
+    for (int h = 0; h < entry_->n_hypers; ++h) {
+        const std::string name = entry_->hypers[h];
+        const std::size_t dot = name.find('.');
+        const int width = dot == std::string::npos ? 1 : 2;
+        source.values.push_back({py::str(name.substr(0, dot)), {}, false, h, width});
+        h += width - 1;
+    }
+    for (const int slot : {kMaximize, kClipValue, kEmaDecay})
+        source.values.push_back({py::str(slot == kMaximize    ? "maximize"
+                                         : slot == kClipValue ? "clip_value"
+                                                              : "ema_decay"),
+                                 {}, false, slot, 1});
+    for (Value& value : source.values) {
+        PyObject* key = value.key.release().ptr();
+        PyUnicode_InternInPlace(&key);
+        value.key = py::reinterpret_steal<py::str>(key);
+    }
+    groups_.push_back(std::move(source));
+    Group made;
+    made.rule = rule_;
+    engine_.groups.push_back(made);
+    return static_cast<int>(groups_.size()) - 1;
+}
+
+void Model::keep(const py::object& object, const Array& array, const std::string& name) {
+    const char* begin = static_cast<const char*>(array.data);
+    extents_.push_back({begin, begin + array.size * item_size(array.format), name});
+    owned_.push_back(object);
+    if (py::isinstance<py::array>(object)) written_.push_back({object.ptr(), array.data});
+}
+
+Stream Model::state_stream(PyObject* object, const State& state, const Tensor& x, PyObject* param,
+                           const std::string& name) {
+    const std::size_t size = x.size;
+    if (is_pair(object)) {
+        if (state.kind == kExact)
+            throw py::value_error(name + ": got 8-bit codes, needs an array of the parameter's compute type");
+        const py::object codes = py::reinterpret_borrow<py::object>(PyTuple_GET_ITEM(object, 0));
+        const py::object scales = py::reinterpret_borrow<py::object>(PyTuple_GET_ITEM(object, 1));
+        Array values = as_plain(codes.ptr(), "uint8", size, name);
+        const Array factors =
+            as_plain(scales.ptr(), "float32", (size + kQuantBlock - 1) / kQuantBlock, name + " scales");
+        values.format = state.kind == kSigned ? Format::q8_signed : Format::q8_unsigned;
+        keep(codes, values, name);
+        keep(scales, factors, name + " scales");
+        check_shape(codes.ptr(), param, name);
+        return {values.data, factors.data, values.format};
+    }
+    const Array array = as_array(object, true, name);
+    const Format native = x.compute == kDouble ? Format::float64 : Format::float32;
+    const bool fits = array.format == native || (array.format == Format::bfloat16 && state.kind != kExact);
+    if (!fits)
+        throw py::type_error(name + ": got dtype " + dtype_name(array.format) + ", needs " + dtype_name(native) +
+                             (state.kind == kExact ? "" : " or bfloat16"));
+    if (array.size != size)
+        throw py::value_error(name + ": got " + std::to_string(array.size) + " elements, needs " +
+                              std::to_string(size) + " as its parameter has");
+    check_shape(object, param, name);
+    keep(py::reinterpret_borrow<py::object>(object), array, name);
+    return {array.data, nullptr, array.format};
+}
+
+// Arrays that go with a parameter have its shape.
+void Model::check_shape(PyObject* object, PyObject* param, const std::string& name) const {
+    if (!py::isinstance<py::array>(py::handle(object)) || !py::isinstance<py::array>(py::handle(param)) ||
+        same_shape(object, param))
+        return;
+    throw py::value_error(name + ": got shape " + shape_text(object) + ", needs " + shape_text(param) +
+                          ", the shape of its parameter");
+}
+
+void Model::add(int group, py::object param, py::list states, const std::string& path, py::object copy,
+                py::object remainder, bool stochastic, py::object ema, std::uint64_t step,
+                std::vector<double> scalars) {
+    const std::string name = param_name(path);
+    const auto beside = [&](const char* what) { return plain_ ? what + path : name + " " + what; };
+    const Array array = as_array(param.ptr(), true, name);
+    Tensor x;
+    x.size = array.size;
+    x.group = group;
+    x.index = first_index_ + engine_.tensors.size();
+    x.step = step;
+    x.compute = array.format == Format::float64 ? kDouble : kFloat;
+    x.param = {array.data, nullptr, array.format};
+    keep(param, array, copy.is_none() ? name : beside("master"));
+
+    if (!remainder.is_none()) {
+        const Array low = as_plain(remainder.ptr(), "int16", array.size, beside("master"));
+        check_shape(remainder.ptr(), param.ptr(), beside("master"));
+        keep(remainder, {low.data, low.size, Format::bfloat16}, beside("master"));
+        x.param = {array.data, low.data, Format::split};
+    }
+    Format* rounded = &x.param.format;
+    if (!copy.is_none()) {
+        const Array narrow = as_array(copy.ptr(), true, name);
+        check_shape(copy.ptr(), param.ptr(), beside("master"));
+        keep(copy, narrow, name);
+        x.copy = {narrow.data, nullptr, narrow.format};
+        rounded = &x.copy.format;
+    }
+    if (stochastic) {
+        if (*rounded == Format::bfloat16) *rounded = Format::bfloat16_stochastic;
+        if (*rounded == Format::float16) *rounded = Format::float16_stochastic;
+    }
+    for (int s = 0; s < entry_->n_states; ++s) {
+        PyObject* state = PyList_GET_ITEM(states.ptr(), s);
+        if (state == Py_None) continue;
+        x.states[static_cast<std::size_t>(s)] =
+            state_stream(state, entry_->states[s], x, param.ptr(), beside(entry_->states[s].name));
+    }
+    if (!ema.is_none()) {
+        const Array average = as_array(ema.ptr(), true, beside("ema"));
+        if (average.format != (x.compute == kDouble ? Format::float64 : Format::float32))
+            throw py::type_error(beside("ema") + ": got dtype " + dtype_name(average.format) + ", needs " +
+                                 (x.compute == kDouble ? "float64" : "float32"));
+        check_shape(ema.ptr(), param.ptr(), beside("ema"));
+        keep(ema, average, beside("ema"));
+        x.ema = average.data;
+    }
+    for (std::size_t i = 0; i < scalars.size() && i < kMaxScalars; ++i) x.scalars[i] = scalars[i];
+    engine_.tensors.push_back(x);
+    params_.push_back(copy.is_none() ? param : copy);
+    paths_.push_back(path);
+}
+
+void Model::finish() {
+    check_overlap(extents_);
+    extents_.erase(std::remove_if(extents_.begin(), extents_.end(), [](const Extent& e) { return e.begin == e.end; }),
+                   extents_.end());
+    std::sort(extents_.begin(), extents_.end(), [](const Extent& a, const Extent& b) { return a.begin < b.begin; });
+    checked_grads_.assign(engine_.tensors.size(), nullptr);
+    for (std::size_t g = 0; g < groups_.size(); ++g)
+        for (Value& value : groups_[g].values) read_value(g, value);
+    for (std::size_t g = 0; g < groups_.size() && !cross_check_.is_none(); ++g) cross_check_(g);
+    engine_.prepare();
+}
+
+// Reads one value of a group anew.
+void Model::read_value(std::size_t group, Value& value) {
+    PyObject* found = PyDict_GetItemWithError(groups_[group].dict.ptr(), value.key.ptr());
+    if (found == nullptr) {
+        if (PyErr_Occurred()) throw py::error_already_set();
+        throw py::value_error("param_groups[" + std::to_string(group) + "]: has no entry \"" +
+                              value.key.cast<std::string>() + "\"");
+    }
+    const auto source = py::reinterpret_borrow<py::object>(found);
+    const py::object checked = check_.is_none() ? source : check_(group, value.key, source);
+    Group& target = engine_.groups[group];
+    const auto number = [](py::handle x, double none) { return x.is_none() ? none : x.cast<double>(); };
+    if (value.slot == kMaximize) {
+        target.maximize = checked.cast<bool>();
+    } else if (value.slot == kClipValue) {
+        target.clip_value = number(checked, std::numeric_limits<double>::infinity());
+    } else if (value.slot == kEmaDecay) {
+        target.ema_decay = number(checked, 0);
+    } else if (value.width == 2) {
+        const auto pair = py::reinterpret_borrow<py::tuple>(checked);
+        target.hypers[static_cast<std::size_t>(value.slot)] = pair[0].cast<double>();
+        target.hypers[static_cast<std::size_t>(value.slot) + 1] = pair[1].cast<double>();
+    } else {
+        target.hypers[static_cast<std::size_t>(value.slot)] = checked.cast<double>();
+    }
+    value.seen = source;
+    value.constant = is_constant(found);
+}
+
+void Model::read_groups() {
+    for (std::size_t g = 0; g < groups_.size(); ++g) {
+        bool changed = false;
+        PyObject* dict = groups_[g].dict.ptr();
+        for (Value& value : groups_[g].values) {
+            if (value.constant && PyDict_GetItemWithError(dict, value.key.ptr()) == value.seen.ptr()) continue;
+            changed = changed || value.constant;
+            read_value(g, value);
+        }
+        if (changed && !cross_check_.is_none()) cross_check_(g);
+    }
+}
+
+void Model::set_gradient(std::size_t i, PyObject* grad) {
+    Tensor& x = engine_.tensors[i];
+    if (grad == Py_None) {
+        x.grad.data = nullptr;
+        return;
+    }
+    const auto name = [&] { return grad_name(i); };
+    Array array;
+    const bool usable = py::isinstance<py::array>(py::handle(grad)) &&
+                        (py::detail::array_proxy(grad)->flags & kLayout) == kLayout &&
+                        (!options.zero_grads || py::reinterpret_borrow<py::array>(grad).writeable());
+    // The common case without building a name for messages nobody reads.
+    if (usable) {
+        const auto* fields = py::detail::array_proxy(grad);
+        array = {fields->data, x.size, format_of(grad, name)};
+    } else {
+        array = as_array(grad, options.zero_grads, name());
+    }
+    if (array.format == Format::float64 && x.compute == kFloat)
+        throw py::type_error(name() + ": got dtype float64, needs float32, float16 or bfloat16, no wider than " +
+                             param_name(paths_[i]) + " is computed in");
+    PyObject* param = params_[i].ptr();
+    const bool fits = usable && py::isinstance<py::array>(py::handle(param)) ? same_shape(grad, param)
+                                                                             : array.size == x.size;
+    if (!fits)
+        throw py::value_error(name() + ": got shape " + (usable ? shape_text(grad) : std::to_string(array.size)) +
+                              ", needs " + (usable ? shape_text(param) : std::to_string(x.size)) + ", the shape of " +
+                              param_name(paths_[i]));
+    x.grad = {array.size == 0 ? grad : array.data, nullptr, array.format};
+}
+
+// A gradient must not lie in memory that the step writes. Gradients found well before are not looked at again.
+void Model::check_gradient_overlap() {
+    bool moved = false;
+    for (std::size_t i = 0; i < engine_.tensors.size(); ++i) {
+        const Tensor& x = engine_.tensors[i];
+        if (x.grad.data == nullptr || x.size == 0 || x.grad.data == checked_grads_[i]) continue;
+        moved = true;
+        const char* begin = static_cast<const char*>(x.grad.data);
+        const char* end = begin + x.size * item_size(x.grad.format);
+        const auto after = std::upper_bound(extents_.begin(), extents_.end(), begin,
+                                            [](const char* value, const Extent& e) { return value < e.end; });
+        if (after != extents_.end() && after->begin < end)
+            throw py::value_error(grad_name(i) + " and " + after->name +
+                                  " overlap in memory; a gradient needs memory of its own");
+        // Remembered only when its longest reading, as float64, would be free too.
+        checked_grads_[i] = after == extents_.end() || after->begin >= begin + x.size * sizeof(double) ? begin : nullptr;
+    }
+    if (!moved || !options.zero_grads) return;
+    std::vector<Extent> grads;
+    for (std::size_t i = 0; i < engine_.tensors.size(); ++i) {
+        const Tensor& x = engine_.tensors[i];
+        if (x.grad.data == nullptr || x.size == 0) continue;
+        const char* begin = static_cast<const char*>(x.grad.data);
+        grads.push_back({begin, begin + x.size * item_size(x.grad.format), grad_name(i)});
+    }
+    check_overlap(std::move(grads));
+}
+
+void Model::check_still_there() const {
+    for (const Written& w : written_)
+        if (!unchanged(w.object, w.data, true))
+            throw py::value_error("params: an array of this optimizer was made read-only or its memory was replaced "
+                                  "since the optimizer was made");
+}
+
+bool Model::run(double grad_scale) {
+    if (!(grad_scale > 0) || !std::isfinite(grad_scale))
+        throw py::value_error("grad_scale: got " + py::str(py::float_(grad_scale)).cast<std::string>() +
+                              ", needs a finite number above 0");
+    check_still_there();
+    check_gradient_overlap();
+    read_groups();
+    options.grad_scale = grad_scale;
+    if (engine_.elements() < kReleaseFrom) {
+        last = engine_.step(options);
+    } else {
+        const py::gil_scoped_release release;
+        last = engine_.step(options);
+    }
+    if (last.taken) ++steps_taken;
+    if (last.nonfinite_blocks != 0 &&
+        PyErr_WarnFormat(PyExc_RuntimeWarning, 2,
+                         "%llu block(s) of 256 8-bit state values hold an infinity or NaN and read as NaN from now on",
+                         static_cast<unsigned long long>(last.nonfinite_blocks)) < 0)
+        throw py::error_already_set();
+    return last.taken;
+}
+
+void Model::bind(const Tree& tree, py::object grads) {
+    const Busy busy(busy_);
+    tree.flatten(grads.ptr(), "grads", flat_);
+    for (std::size_t i = 0; i < flat_.size(); ++i) set_gradient(i, flat_[i]);
+    check_gradient_overlap();
+    bound_.clear();
+    for (PyObject* grad : flat_) bound_.push_back(py::reinterpret_borrow<py::object>(grad));
+    bound_current_ = true;
+}
+
+bool Model::step_bound(double grad_scale) {
+    if (bound_.size() != engine_.tensors.size() || bound_.empty())
+        throw py::value_error("grads: got None, needs the gradients; only an optimizer that was made with grads= can "
+                              "step without them");
+    const Busy busy(busy_);
+    if (!bound_current_) {
+        for (std::size_t i = 0; i < bound_.size(); ++i) set_gradient(i, bound_[i].ptr());
+        bound_current_ = true;
+    }
+    for (std::size_t i = 0; i < bound_.size(); ++i) {
+        PyObject* grad = bound_[i].ptr();
+        if (py::isinstance<py::array>(py::handle(grad)) && engine_.tensors[i].size != 0 &&
+            !unchanged(grad, engine_.tensors[i].grad.data, options.zero_grads))
+            throw py::value_error(grad_name(i) + ": its memory was replaced or made read-only since it was bound");
+    }
+    return run(grad_scale);
+}
+
+bool Model::step_tree(const Tree& tree, py::object grads, double grad_scale) {
+    const Busy busy(busy_);
+    tree.flatten(grads.ptr(), "grads", flat_);
+    return step_flat(grad_scale);
+}
+
+bool Model::step_list(py::list grads, double grad_scale) {
+    const Busy busy(busy_);
+    if (grads.size() != engine_.tensors.size())
+        throw py::value_error("grads: got " + std::to_string(grads.size()) + " gradients, needs " +
+                              std::to_string(engine_.tensors.size()));
+    flat_.clear();
+    for (const py::handle grad : grads) flat_.push_back(grad.ptr());
+    return step_flat(grad_scale);
+}
+
+bool Model::step_flat(double grad_scale) {
+    bound_current_ = false;
+    for (std::size_t i = 0; i < flat_.size(); ++i) set_gradient(i, flat_[i]);
+    return run(grad_scale);
+}
+
+std::vector<double> Model::get_scalars(std::size_t i) const {
+    const auto& all = engine_.tensors.at(i).scalars;
+    return {all.begin(), all.begin() + entry_->n_scalars};
+}
+
+void Model::set_scalars(std::size_t i, const std::vector<double>& values) {
+    for (int s = 0; s < entry_->n_scalars; ++s)
+        engine_.tensors.at(i).scalars[static_cast<std::size_t>(s)] = values.at(static_cast<std::size_t>(s));
+}
+
+}  // namespace fusedstep

@@ -1,0 +1,111 @@
+// One optimizer's arrays and hyper-parameters as the engine wants them, and the Python objects they come from.
+#pragma once
+#include <pybind11/pybind11.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "../engine.hpp"
+#include "arrays.hpp"
+#include "tree.hpp"
+
+namespace fusedstep {
+
+class Model {
+public:
+    // `check(group, name, value)` returns the value checked, as float, bool, pair of floats or None, with a callable
+    // already called; `cross_check(group)` looks at all of a group's values together. Both raise what a user reads.
+    // None: the values were checked before.
+    //
+    // Messages call the arrays params["W1"] and grads["W1"], with `plain` param[0], grad[0] and exp_avg[0]: the names of
+    // a function's arguments.
+    Model(const std::string& rule, py::object check, py::object cross_check, bool plain, std::uint64_t first_index);
+
+    // The dict is kept and read again at every step. Returns the group's number.
+    int add_group(py::dict group);
+
+    // Adds one parameter. `states` are in the order of the rule's; None for one that the group's options do not use.
+    // An 8-bit state is a pair (codes, scales). `copy` is the 16-bit parameter when `param` is its float32 master,
+    // `remainder` the other half of a split one, `ema` the array of the average.
+    void add(int group, py::object param, py::list states, const std::string& path, py::object copy,
+             py::object remainder, bool stochastic, py::object ema, std::uint64_t step, std::vector<double> scalars);
+
+    // After the last add: checks that nothing overlaps.
+    void finish();
+
+    // Gradients of the structure of `tree`, kept until bind is called again; None leaves its parameter alone.
+    void bind(const Tree& tree, py::object grads);
+
+    // One step with the bound gradients, or with the given ones (flattened by `tree`, or a flat list without it).
+    // Returns whether it was taken.
+    bool step_bound(double grad_scale);
+    bool step_tree(const Tree& tree, py::object grads, double grad_scale);
+    bool step_list(py::list grads, double grad_scale);
+
+    StepOptions options;
+    std::uint64_t steps_taken = 0;
+    StepResult last;
+
+    std::size_t size() const { return engine_.tensors.size(); }
+    std::uint64_t get_step(std::size_t i) const { return engine_.tensors.at(i).step; }
+    void set_step(std::size_t i, std::uint64_t step) { engine_.tensors.at(i).step = step; }
+    std::vector<double> get_scalars(std::size_t i) const;
+    void set_scalars(std::size_t i, const std::vector<double>& values);
+    bool has_bound() const { return !bound_.empty(); }
+
+private:
+    // Values that belong to every rule; the others are numbered as the rule's hyper-parameters.
+    enum Slot { kMaximize = -1, kClipValue = -2, kEmaDecay = -3 };
+
+    // A value of a group as last seen. While the dict holds the same immutable object there is nothing to do.
+    struct Value {
+        py::str key;
+        py::object seen;
+        bool constant = false;
+        int slot = 0;
+        int width = 1;  // 2: a pair
+    };
+    struct GroupSource {
+        py::dict dict;
+        std::vector<Value> values;
+    };
+
+    Stream state_stream(PyObject* object, const State& state, const Tensor& x, PyObject* param, const std::string& name);
+    void check_shape(PyObject* object, PyObject* param, const std::string& name) const;
+    void keep(const py::object& object, const Array& array, const std::string& name);
+    void read_groups();
+    void read_value(std::size_t group, Value& value);
+    void set_gradient(std::size_t i, PyObject* grad);
+    void check_gradient_overlap();
+    void check_still_there() const;
+    bool step_flat(double grad_scale);
+    bool run(double grad_scale);
+
+    std::string grad_name(std::size_t i) const { return (plain_ ? "grad" : "grads") + paths_[i]; }
+    std::string param_name(const std::string& path) const { return (plain_ ? "param" : "params") + path; }
+
+    int rule_;
+    bool plain_;
+    std::uint64_t first_index_;  // of the noise: the number of the first parameter
+    const RuleEntry* entry_;
+    py::object check_, cross_check_;
+    Engine engine_;
+    std::vector<GroupSource> groups_;
+    std::vector<std::string> paths_;
+    std::vector<py::object> params_;          // as given: what gradients are compared with
+    std::vector<py::object> owned_;           // keeps every other array alive
+    struct Written {
+        PyObject* object;
+        void* data;
+    };
+    std::vector<Written> written_;            // arrays that a step writes, to see that they still are what they were
+    std::vector<Extent> extents_;             // the same as ranges of memory; sorted by finish()
+    std::vector<PyObject*> flat_;             // gradients of the current call
+    std::vector<const void*> checked_grads_;  // where gradients were found free of overlap before
+    std::vector<py::object> bound_;
+    bool bound_current_ = false;              // the engine's gradients are the bound ones
+    bool busy_ = false;
+};
+
+}  // namespace fusedstep

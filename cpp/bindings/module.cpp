@@ -1,0 +1,101 @@
+// The extension module: names, docstrings and nothing else.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "../dispatch.hpp"
+#include "../noise.hpp"
+#include "../threads.hpp"
+#include "model.hpp"
+#include "streaming.hpp"
+
+namespace py = pybind11;
+using namespace fusedstep;
+
+namespace {
+
+py::dict build_info() {
+    py::dict info;
+    info["version"] = FUSEDSTEP_VERSION;
+    info["compiler"] = FUSEDSTEP_COMPILER;
+    info["parallel"] = parallel_runtime();
+    py::list isas;
+    for (const Isa& isa : built_isas()) isas.append(py::make_tuple(isa.name, isa.description, isa.supported()));
+    info["isas"] = isas;
+    return info;
+}
+
+py::list rules() {
+    static const char* const kinds[] = {"signed", "unsigned", "exact"};
+    py::list all;
+    const KernelTable& kernels = active_kernels();
+    for (int r = 0; r < kernels.n_rules; ++r) {
+        const RuleEntry& rule = kernels.rules[r];
+        py::list hypers, states, scalars;
+        for (int i = 0; i < rule.n_hypers; ++i) hypers.append(rule.hypers[i]);
+        for (int i = 0; i < rule.n_states; ++i)
+            states.append(py::make_tuple(rule.states[i].name, kinds[rule.states[i].kind]));
+        for (int i = 0; i < rule.n_scalars; ++i) scalars.append(rule.scalars[i]);
+        all.append(py::make_tuple(rule.name, hypers, states, scalars));
+    }
+    return all;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_core, m) {
+    m.doc() = "The native steps of fusedstep.";
+    m.def("build_info", &build_info, "What this build is: version, compiler, parallel runtime, instruction sets.");
+    m.def("rules", &rules, "Every update rule: (name, hyper-parameters, (state, kind) pairs, scalar states).");
+    m.def("isa", [] { return active_kernels().isa; }, "The active instruction set.");
+    m.def("set_isa", &set_isa, py::arg("name"));
+    m.def("available_isas", &available_isas, "What this machine can run, lowest first.");
+    m.def("get_num_threads", &num_threads);
+    m.def("set_num_threads", &set_num_threads, py::arg("n"));
+    m.def("thread_default", [] { return py::make_tuple(default_threads().count, default_threads().source); },
+          "The default number of threads, and where it comes from.");
+    m.def("noise_key", &noise_key, py::arg("seed"), py::arg("tensor"), py::arg("step"));
+    m.def("stream", &stream, py::arg("read_write"), py::arg("read"),
+          "One pass that reads all arrays and writes the first list's: the memory traffic of a step.");
+
+    py::class_<Tree>(m, "Tree")
+        .def(py::init<py::handle, std::string>(), py::arg("object"), py::arg("name"))
+        .def_property_readonly("paths", &Tree::paths)
+        .def_property_readonly("leaves", &Tree::leaves)
+        .def("flatten", [](const Tree& tree, py::object object, const std::string& name) {
+            std::vector<PyObject*> flat;
+            tree.flatten(object.ptr(), name.c_str(), flat);
+            py::list leaves;
+            for (PyObject* leaf : flat) leaves.append(py::handle(leaf));
+            return leaves;
+        }, py::arg("object"), py::arg("name"));
+
+    py::class_<Model>(m, "Model")
+        .def(py::init<const std::string&, py::object, py::object, bool, std::uint64_t>(), py::arg("rule"),
+             py::arg("check"), py::arg("cross_check"), py::arg("plain") = false, py::arg("first_index") = 0)
+        .def("add_group", &Model::add_group, py::arg("group"))
+        .def("add", &Model::add, py::arg("group"), py::arg("param"), py::arg("states"), py::kw_only(),
+             py::arg("path") = "", py::arg("copy") = py::none(), py::arg("remainder") = py::none(),
+             py::arg("stochastic") = false, py::arg("ema") = py::none(), py::arg("step") = 0,
+             py::arg("scalars") = std::vector<double>{})
+        .def("finish", &Model::finish)
+        .def("bind", &Model::bind, py::arg("tree"), py::arg("grads"))
+        .def("step_bound", &Model::step_bound, py::arg("grad_scale"))
+        .def("step_tree", &Model::step_tree, py::arg("tree"), py::arg("grads"), py::arg("grad_scale"))
+        .def("step_list", &Model::step_list, py::arg("grads"), py::arg("grad_scale"))
+        .def("configure",
+             [](Model& model, double max_grad_norm, bool skip_nonfinite, bool zero_grads, std::uint64_t seed) {
+                 model.options.max_grad_norm = max_grad_norm;
+                 model.options.skip_nonfinite = skip_nonfinite;
+                 model.options.zero_grads = zero_grads;
+                 model.options.seed = seed;
+             },
+             py::arg("max_grad_norm"), py::arg("skip_nonfinite"), py::arg("zero_grads"), py::arg("seed"))
+        .def("__len__", &Model::size)
+        .def("get_step", &Model::get_step, py::arg("index"))
+        .def("set_step", &Model::set_step, py::arg("index"), py::arg("step"))
+        .def("get_scalars", &Model::get_scalars, py::arg("index"))
+        .def("set_scalars", &Model::set_scalars, py::arg("index"), py::arg("values"))
+        .def_readwrite("steps_taken", &Model::steps_taken)
+        .def_property_readonly("grad_norm", [](const Model& model) { return model.last.grad_norm; })
+        .def_property_readonly("nonfinite_blocks", [](const Model& model) { return model.last.nonfinite_blocks; });
+}

@@ -1,0 +1,59 @@
+#include "streaming.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <vector>
+
+#include "../dispatch.hpp"
+#include "../threads.hpp"
+#include "arrays.hpp"
+
+namespace fusedstep {
+namespace {
+
+struct Pass {
+    const KernelTable* kernels;
+    std::vector<Array> write, read;
+    std::size_t pieces;
+    std::atomic<float> sink{0};
+};
+
+// Arrays of different lengths are walked at the same relative pace: piece k of each at a time.
+void walk(void* context, int thread, int threads) {
+    Pass& pass = *static_cast<Pass*>(context);
+    const std::size_t first = pass.pieces * static_cast<std::size_t>(thread) / static_cast<std::size_t>(threads);
+    const std::size_t last = pass.pieces * static_cast<std::size_t>(thread + 1) / static_cast<std::size_t>(threads);
+    const auto part = [&](const Array& a, std::size_t k) { return a.size * k / pass.pieces / 16 * 16; };
+    float total = 0;
+    for (std::size_t k = first; k < last; ++k) {
+        for (const Array& a : pass.read)
+            total += pass.kernels->sum(static_cast<const float*>(a.data) + part(a, k), part(a, k + 1) - part(a, k));
+        for (const Array& a : pass.write)
+            pass.kernels->add_one(static_cast<float*>(a.data) + part(a, k), part(a, k + 1) - part(a, k));
+    }
+    pass.sink = total;  // so that the reads are not removed
+}
+
+}  // namespace
+
+void stream(py::list read_write, py::list read) {
+    Pass pass{&active_kernels(), {}, {}, 1, {}};
+    const auto take = [](py::list arrays, bool writeable, const char* name, std::vector<Array>& out) {
+        for (std::size_t i = 0; i < arrays.size(); ++i) {
+            const std::string where = std::string(name) + "[" + std::to_string(i) + "]";
+            out.push_back(as_array(py::object(arrays[i]).ptr(), writeable, where));
+            if (out.back().format != Format::float32)
+                throw py::type_error(where + ": got dtype " + dtype_name(out.back().format) + ", needs float32");
+        }
+    };
+    take(read_write, true, "read_write", pass.write);
+    take(read, false, "read", pass.read);
+    std::size_t longest = 0;
+    for (const std::vector<Array>* arrays : {&pass.write, &pass.read})
+        for (const Array& a : *arrays) longest = std::max(longest, a.size);
+    pass.pieces = std::max<std::size_t>(1, longest / 1024);
+    const py::gil_scoped_release release;
+    parallel(static_cast<int>(std::min<std::size_t>(pass.pieces, static_cast<std::size_t>(num_threads()))), walk, &pass);
+}
+
+}  // namespace fusedstep

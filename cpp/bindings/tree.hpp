@@ -1,0 +1,48 @@
+// Arrays in any nesting of dict, list and tuple, flattened in a fixed order.
+#pragma once
+#include <pybind11/pybind11.h>
+
+#include <string>
+#include <vector>
+
+namespace fusedstep {
+
+namespace py = pybind11;
+
+// The shape of a nesting: made from the parameters, then laid over gradients that must have the same one.
+class Tree {
+public:
+    // Every object that is not a dict, list or tuple is a leaf. `name` stands in messages: "params".
+    Tree(py::handle object, std::string name);
+
+    // The leaves in order: dicts in the order of their keys, lists and tuples in theirs.
+    const std::vector<py::object>& leaves() const { return leaves_; }
+
+    // "[\"W1\"]", "[0][1]" ...: where each leaf is.
+    const std::vector<std::string>& paths() const { return paths_; }
+
+    // The leaves of an object of the same structure, in the same order; None where it holds None in a leaf's or a
+    // whole branch's place. TypeError or ValueError that begins with `name` when the structure differs.
+    void flatten(PyObject* object, const char* name, std::vector<PyObject*>& out) const;
+
+private:
+    enum class Kind { leaf, dict, sequence };
+    struct Node {
+        Kind kind = Kind::leaf;
+        std::vector<py::object> keys;  // of a dict
+        std::vector<Node> children;
+    };
+
+    Node grow(py::handle object, const std::string& path, int depth);
+    void walk(const Node& node, PyObject* object, const char* name, std::size_t& next,
+              std::vector<PyObject*>& out) const;
+    std::size_t skip(const Node& node, std::size_t next, std::vector<PyObject*>& out) const;
+    [[noreturn]] void mismatch(PyObject* object, const char* name, std::size_t leaf, const std::string& needs) const;
+
+    std::string name_;
+    std::vector<py::object> leaves_;
+    std::vector<std::string> paths_;
+    Node root_;
+};
+
+}  // namespace fusedstep

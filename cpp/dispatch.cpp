@@ -1,0 +1,118 @@
+#include "dispatch.hpp"
+
+#include <atomic>
+#include <cstdlib>
+#include <stdexcept>
+
+#if defined(_MSC_VER) && defined(_M_X64)
+#include <immintrin.h>
+#include <intrin.h>
+#endif
+
+namespace fusedstep {
+
+const KernelTable& table_baseline();
+#if defined(FUSEDSTEP_X86)
+const KernelTable& table_avx2();
+const KernelTable& table_avx512();
+#endif
+
+namespace {
+
+bool always() { return true; }
+
+#if defined(FUSEDSTEP_X86)
+#if defined(_MSC_VER) && !defined(__clang__)
+// XCR0 says which registers the operating system saves: AVX needs bits 1 and 2, AVX-512 bits 5 to 7 as well.
+bool saves_registers(unsigned long long mask) {
+    int r[4];
+    __cpuid(r, 1);
+    const bool osxsave = (r[2] & (1 << 27)) != 0;
+    return osxsave && (_xgetbv(0) & mask) == mask;
+}
+bool has_avx2() {
+    int r1[4], r7[4];
+    __cpuid(r1, 1);
+    __cpuidex(r7, 7, 0);
+    return saves_registers(0x6) && (r7[1] & (1 << 5)) != 0 && (r1[2] & (1 << 29)) != 0;
+}
+bool has_avx512() {
+    int r[4];
+    __cpuidex(r, 7, 0);
+    const int f = 1 << 16, dq = 1 << 17, bw = 1 << 30, vl = static_cast<int>(1u << 31);
+    const int all = f | dq | bw | vl;
+    return has_avx2() && saves_registers(0xE6) && (r[1] & all) == all;
+}
+#else
+// GCC's and Clang's own check asks the operating system (XGETBV) too.
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c"); }
+bool has_avx512() {
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+}
+#endif
+#endif
+
+const Isa* find(const std::string& name) {
+    for (const Isa& isa : built_isas())
+        if (name == isa.name) return &isa;
+    return nullptr;
+}
+
+std::string joined(const std::vector<std::string>& names) {
+    std::string text;
+    for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
+    return text;
+}
+
+const Isa& checked(const std::string& name, const char* source) {
+    const Isa* isa = find(name);
+    if (isa != nullptr && isa->supported()) return *isa;
+    throw std::invalid_argument(std::string(source) + ": " +
+                                (isa == nullptr ? "unknown instruction set '" : "this machine cannot run '") + name +
+                                "'; available: " + joined(available_isas()));
+}
+
+const KernelTable* initial() {
+    const char* forced = std::getenv("FUSEDSTEP_ISA");
+    if (forced != nullptr && *forced != '\0') return &checked(forced, "FUSEDSTEP_ISA").table();
+    const Isa* best = nullptr;
+    for (const Isa& isa : built_isas())
+        if (isa.supported()) best = &isa;
+    return &best->table();
+}
+
+std::atomic<const KernelTable*>& active() {
+    static std::atomic<const KernelTable*> table{initial()};
+    return table;
+}
+
+}  // namespace
+
+const std::vector<Isa>& built_isas() {
+    static const std::vector<Isa> all = {
+#if defined(FUSEDSTEP_X86)
+        {"baseline", "SSE2", always, table_baseline},
+        {"avx2", "AVX2, F16C", has_avx2, table_avx2},
+        {"avx512", "AVX-512 F, BW, DQ, VL", has_avx512, table_avx512},
+#elif defined(__aarch64__) || defined(_M_ARM64)
+        {"baseline", "NEON", always, table_baseline},
+#else
+        {"baseline", "the compiler's default", always, table_baseline},
+#endif
+    };
+    return all;
+}
+
+std::vector<std::string> available_isas() {
+    std::vector<std::string> names;
+    for (const Isa& isa : built_isas())
+        if (isa.supported()) names.emplace_back(isa.name);
+    return names;
+}
+
+const KernelTable& active_kernels() { return *active().load(std::memory_order_relaxed); }
+
+void set_isa(const std::string& name) { active().store(&checked(name, "isa").table()); }
+
+}  // namespace fusedstep

@@ -1,0 +1,29 @@
+// Which instruction sets were built, which this CPU and its operating system can run, and which one is active.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "types.hpp"
+
+namespace fusedstep {
+
+struct Isa {
+    const char* name;         // "baseline", "avx2", "avx512"
+    const char* description;  // what the name stands for on this architecture
+    bool (*supported)();
+    const KernelTable& (*table)();
+};
+
+// Everything in this build, lowest first; the first runs on every CPU of the architecture.
+const std::vector<Isa>& built_isas();
+
+// The names of those this machine can run, lowest first.
+std::vector<std::string> available_isas();
+
+// The active kernels: the highest available set, or FUSEDSTEP_ISA, or what set_isa chose.
+const KernelTable& active_kernels();
+
+// Throws std::invalid_argument when the name is unknown or this machine cannot run it.
+void set_isa(const std::string& name);
+
+}  // namespace fusedstep

@@ -1,0 +1,352 @@
+#include "engine.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "dispatch.hpp"
+#include "noise.hpp"
+#include "threads.hpp"
+
+namespace fusedstep {
+namespace {
+
+// What a tensor costs beyond its elements, in elements: a few calls and cache misses.
+constexpr std::uint64_t kTensorCost = 64;
+
+// A thread is worth waking for this many elements; below twice that the caller works alone.
+constexpr std::uint64_t kCostPerThread = 16384;
+
+// Elements decoded at a time: parameter, gradient and states of a piece stay in the L1 cache. Passes that sum take
+// whole blocks.
+constexpr std::size_t kPiece = 1024;
+
+std::size_t width(Format format) {
+    switch (format) {
+        case Format::float64: return 8;
+        case Format::float32: return 4;
+        case Format::q8_signed:
+        case Format::q8_unsigned: return 1;
+        default: return 2;
+    }
+}
+
+Format native(Compute compute) { return compute == kFloat ? Format::float32 : Format::float64; }
+
+template <class Pointer>
+Pointer* advanced(Pointer* data, std::size_t bytes) {
+    return reinterpret_cast<Pointer*>(reinterpret_cast<std::uintptr_t>(data) + bytes);
+}
+
+void* at(const Stream& stream, std::size_t element) { return advanced(stream.data, element * width(stream.format)); }
+
+void* extra_at(const Stream& stream, std::size_t element) {
+    if (stream.extra == nullptr) return nullptr;
+    const bool blocks = stream.format == Format::q8_signed || stream.format == Format::q8_unsigned;
+    return advanced(stream.extra, blocks ? element / kQuantBlock * sizeof(float) : element * sizeof(std::int16_t));
+}
+
+// The streams of one piece in the compute type: where they lie when they are stored so, else decoded into scratch.
+template <std::size_t kLength>
+class Staging {
+public:
+    Staging(const KernelTable& kernels, Compute compute)
+        : kernels_(kernels), compute_(compute), native_(native(compute)) {}
+
+    bool staged(const Stream& stream) const { return stream.format != native_; }
+
+    void* load(const Stream& stream, std::size_t element, std::size_t n, int slot) {
+        if (!staged(stream)) return at(stream, element);
+        void* out = scratch(slot);
+        decode(stream.format)(at(stream, element), extra_at(stream, element), out, n);
+        return out;
+    }
+
+    std::size_t store(const Stream& stream, std::size_t element, std::size_t n, const void* values, Noise noise) const {
+        noise.first = element;
+        return kernels_.encode[static_cast<int>(stream.format)][compute_](values, at(stream, element),
+                                                                          extra_at(stream, element), n, noise);
+    }
+
+    void* scratch(int slot) { return scratch_ + static_cast<std::size_t>(slot) * kLength; }
+
+private:
+    DecodeFn decode(Format format) const { return kernels_.decode[static_cast<int>(format)][compute_]; }
+
+    const KernelTable& kernels_;
+    Compute compute_;
+    Format native_;
+    alignas(64) double scratch_[(2 + kMaxStates) * kLength];
+};
+
+// Puts the gradient of a run in place; returns the multiplier that is left for the rule to apply.
+template <std::size_t kLength>
+double load_gradient(Staging<kLength>& staging, const KernelTable& kernels, const Tensor& x, const Group& group,
+                     double multiplier, std::size_t element, std::size_t n, Run& run) {
+    run.grad = staging.load(x.grad, element, n, 1);
+    if (!std::isfinite(group.clip_value)) return multiplier;
+    void* clipped = staging.scratch(1);
+    kernels.prepare[x.compute](run.grad, multiplier, group.clip_value, clipped, n);
+    run.grad = clipped;
+    return 1;
+}
+
+}  // namespace
+
+struct Engine::Region {
+    Engine& engine;
+    const StepOptions& options;
+    bool gradients_first;
+    StepResult result;
+    std::atomic<std::uint64_t> nonfinite_blocks{0};
+};
+
+void Engine::prepare() {
+    kernels_ = &active_kernels();
+    elements_ = 0;
+    norms_ = false;
+    std::size_t blocks = 0;
+    first_block_.clear();
+    for (const Tensor& x : tensors) {
+        first_block_.push_back(blocks);
+        blocks += (x.size + kBlock - 1) / kBlock;
+        elements_ += x.size;
+        norms_ = norms_ || kernels_->rules[groups[static_cast<std::size_t>(x.group)].rule].norms;
+    }
+    grad_sums_.assign(blocks, {});
+    pair_sums_.assign(norms_ ? blocks : 0, {});
+    constants_.resize(std::max<std::size_t>(1, tensors.size()));
+    constants_of_.assign(tensors.size(), 0);
+    cost_.assign(tensors.size() + 1, 0);
+    active_.assign((tensors.size() + 63) / 64, 0);
+    partition();
+}
+
+// Cumulative costs of the tensors that have a gradient; kept until another set of them has one.
+void Engine::partition() {
+    bool same = cost_.back() != 0;
+    for (std::size_t w = 0; w < active_.size(); ++w) {
+        std::uint64_t word = 0;
+        const std::size_t end = std::min(tensors.size(), w * 64 + 64);
+        for (std::size_t t = w * 64; t < end; ++t)
+            word |= static_cast<std::uint64_t>(tensors[t].grad.data != nullptr) << (t - w * 64);
+        same = same && word == active_[w];
+        active_[w] = word;
+    }
+    if (same) return;
+    for (std::size_t t = 0; t < tensors.size(); ++t)
+        cost_[t + 1] = cost_[t] + (tensors[t].grad.data != nullptr ? tensors[t].size + kTensorCost : 0);
+}
+
+// Where a share of the total cost begins. Tensors are only cut between blocks, so the partial sums and the blocks of
+// the 8-bit formats are the same for any number of threads.
+Engine::Place Engine::place(std::uint64_t cost) const {
+    const auto after = std::upper_bound(cost_.begin(), cost_.end(), cost);
+    if (after == cost_.end()) return {tensors.size(), 0};
+    const auto t = static_cast<std::size_t>(after - cost_.begin()) - 1;
+    const std::uint64_t within = cost - cost_[t];
+    const std::size_t element = within <= kTensorCost ? 0 : (within - kTensorCost) / kBlock * kBlock;
+    return {t, element};
+}
+
+template <class Body>
+void Engine::for_each_run(int thread, int threads, Body&& body) const {
+    const std::uint64_t total = cost_.back();
+    const auto share = [&](int k) { return total / static_cast<unsigned>(threads) * static_cast<unsigned>(k) +
+                                           total % static_cast<unsigned>(threads) * static_cast<unsigned>(k) /
+                                               static_cast<unsigned>(threads); };
+    const Place from = threads == 1 ? Place{0, 0} : place(share(thread));
+    const Place to = thread + 1 == threads ? Place{tensors.size(), 0} : place(share(thread + 1));
+    for (std::size_t t = from.tensor; t <= to.tensor && t < tensors.size(); ++t) {
+        if (tensors[t].grad.data == nullptr) continue;
+        const std::size_t begin = t == from.tensor ? from.element : 0;
+        const std::size_t end = t == to.tensor ? to.element : tensors[t].size;
+        if (begin < end) body(t, begin, end);
+    }
+}
+
+void Engine::sum_gradients(std::size_t t, std::size_t begin, std::size_t end) {
+    const Tensor& x = tensors[t];
+    Staging<kBlock> staging(*kernels_, x.compute);
+    for (std::size_t i = begin; i < end; i += kBlock) {
+        const std::size_t n = std::min(kBlock, end - i);
+        grad_sums_[first_block_[t] + i / kBlock] = kernels_->sum_squares[x.compute](staging.load(x.grad, i, n, 0), n);
+    }
+}
+
+// The constants of every tensor, in double from the hyper-parameters and the step count. Neighbours that agree in all
+// of these share theirs.
+void Engine::derive(const StepOptions& options, double coefficient) {
+    const double scale = 1.0 / options.grad_scale * coefficient;
+    std::uint32_t used = 0;
+    const Tensor* before = nullptr;
+    std::array<double, kMaxScalars> scalars_before{};
+    for (std::size_t t = 0; t < tensors.size(); ++t) {
+        Tensor& x = tensors[t];
+        if (x.grad.data == nullptr) continue;
+        ++x.step;
+        const Group& group = groups[static_cast<std::size_t>(x.group)];
+        const RuleEntry& rule = kernels_->rules[group.rule];
+        const bool shared = before != nullptr && !rule.norms && x.group == before->group && x.step == before->step &&
+                            x.compute == before->compute && x.scalars == scalars_before;
+        if (shared) {
+            x.scalars = before->scalars;
+        } else {
+            scalars_before = x.scalars;
+            Constants& c = constants_[used++];
+            rule.derive[x.compute](group.hypers.data(), x.step, x.scalars.data(), c.bytes);
+            c.multiplier = group.maximize ? -scale : scale;
+            c.variant = rule.variant(group.hypers.data(), x.step);
+        }
+        constants_of_[t] = used - 1;
+        before = &x;
+    }
+}
+
+// First pass of a rule with a trust ratio: two sums of squares per block, nothing written.
+void Engine::sum_directions(std::size_t t, std::size_t begin, std::size_t end) {
+    const Tensor& x = tensors[t];
+    const Group& group = groups[static_cast<std::size_t>(x.group)];
+    const RuleEntry& rule = kernels_->rules[group.rule];
+    if (!rule.norms) return;
+    const Constants& c = constants_[constants_of_[t]];
+    const unsigned used = rule.used_states(c.variant);
+    Staging<kBlock> staging(*kernels_, x.compute);
+    for (std::size_t i = begin; i < end; i += kBlock) {
+        const std::size_t n = std::min(kBlock, end - i);
+        Run run{staging.load(x.param, i, n, 0), nullptr, {}, n};
+        const double multiplier = load_gradient(staging, *kernels_, x, group, c.multiplier, i, n, run);
+        for (int s = 0; s < rule.n_states; ++s)
+            if (used >> s & 1u) run.states[s] = staging.load(x.states[static_cast<std::size_t>(s)], i, n, 2 + s);
+        pair_sums_[first_block_[t] + i / kBlock] = rule.direction[x.compute][c.variant](c.bytes, multiplier, run);
+    }
+}
+
+void Engine::trust() {
+    for (std::size_t t = 0; t < tensors.size(); ++t) {
+        const Tensor& x = tensors[t];
+        const Group& group = groups[static_cast<std::size_t>(x.group)];
+        const RuleEntry& rule = kernels_->rules[group.rule];
+        if (x.grad.data == nullptr || !rule.norms) continue;
+        PairSum sum{0, 0};
+        for (std::size_t b = 0; b < (x.size + kBlock - 1) / kBlock; ++b) {
+            sum.first += pair_sums_[first_block_[t] + b].first;
+            sum.second += pair_sums_[first_block_[t] + b].second;
+        }
+        rule.trust[x.compute](constants_[constants_of_[t]].bytes, group.hypers.data(), sum.first, sum.second);
+    }
+}
+
+// The one pass over memory.
+std::uint64_t Engine::update(std::size_t t, std::size_t begin, std::size_t end, const StepOptions& options) {
+    const Tensor& x = tensors[t];
+    const Group& group = groups[static_cast<std::size_t>(x.group)];
+    const RuleEntry& rule = kernels_->rules[group.rule];
+    const Constants& c = constants_[constants_of_[t]];
+    const unsigned used = rule.used_states(c.variant);
+    const UpdateFn kernel = rule.update[x.compute][c.variant];
+    Staging<kPiece> staging(*kernels_, x.compute);
+
+    bool plain = !staging.staged(x.param) && !staging.staged(x.grad) && x.copy.data == nullptr && x.ema == nullptr &&
+                 !options.zero_grads && !std::isfinite(group.clip_value);
+    for (int s = 0; s < rule.n_states; ++s)
+        plain = plain && !((used >> s & 1u) && staging.staged(x.states[static_cast<std::size_t>(s)]));
+    const std::size_t piece = plain ? end - begin : kPiece;
+
+    const Noise noise{noise_key(options.seed, x.index, x.step), 0};
+    std::uint64_t nonfinite = 0;
+    for (std::size_t i = begin; i < end; i += piece) {
+        const std::size_t n = std::min(piece, end - i);
+        Run run{staging.load(x.param, i, n, 0), nullptr, {}, n};
+        const double multiplier = load_gradient(staging, *kernels_, x, group, c.multiplier, i, n, run);
+        for (int s = 0; s < rule.n_states; ++s)
+            if (used >> s & 1u) run.states[s] = staging.load(x.states[static_cast<std::size_t>(s)], i, n, 2 + s);
+
+        kernel(c.bytes, multiplier, run);
+        if (plain) continue;
+
+        for (int s = 0; s < rule.n_states; ++s) {
+            const Stream& state = x.states[static_cast<std::size_t>(s)];
+            if ((used >> s & 1u) && staging.staged(state)) nonfinite += staging.store(state, i, n, run.states[s], noise);
+        }
+        if (x.copy.data != nullptr) staging.store(x.copy, i, n, run.param, noise);
+        if (staging.staged(x.param)) staging.store(x.param, i, n, run.param, noise);
+        if (x.ema != nullptr) {
+            void* ema = advanced(x.ema, i * width(native(x.compute)));
+            kernels_->average[x.compute](group.ema_decay, run.param, ema, n);
+        }
+        if (options.zero_grads) std::memset(at(x.grad, i), 0, n * width(x.grad.format));
+    }
+    return nonfinite;
+}
+
+void Engine::work(Region& region, int thread, int threads) noexcept {
+    const StepOptions& options = region.options;
+    if (region.gradients_first) {
+        for_each_run(thread, threads, [&](std::size_t t, std::size_t a, std::size_t b) { sum_gradients(t, a, b); });
+        barrier();
+        if (thread == 0) decide(region);
+        barrier();
+        if (!region.result.taken) return;
+    }
+    if (norms_) {
+        for_each_run(thread, threads, [&](std::size_t t, std::size_t a, std::size_t b) { sum_directions(t, a, b); });
+        barrier();
+        if (thread == 0) trust();
+        barrier();
+    }
+    std::uint64_t nonfinite = 0;
+    for_each_run(thread, threads,
+                 [&](std::size_t t, std::size_t a, std::size_t b) { nonfinite += update(t, a, b, options); });
+    if (nonfinite != 0) region.nonfinite_blocks += nonfinite;
+}
+
+// After the first read of the gradients: skip the step, or clip it and derive its constants.
+void Engine::decide(Region& region) {
+    double total = 0;
+    bool finite = true;
+    for (std::size_t t = 0; t < tensors.size(); ++t) {
+        if (tensors[t].grad.data == nullptr) continue;
+        double sum = 0;
+        for (std::size_t b = 0; b < (tensors[t].size + kBlock - 1) / kBlock; ++b) {
+            const BlockSum& block = grad_sums_[first_block_[t] + b];
+            sum += block.sum;
+            finite = finite && block.finite;
+        }
+        total += sum;
+    }
+    const StepOptions& options = region.options;
+    region.result.grad_norm = std::sqrt(total) * (1.0 / options.grad_scale);
+    region.result.taken = finite || !options.skip_nonfinite;
+    if (!region.result.taken) return;
+    double coefficient = 1;
+    if (options.max_grad_norm > 0) {
+        coefficient = options.max_grad_norm / (region.result.grad_norm + 1e-6);
+        if (coefficient > 1) coefficient = 1;
+    }
+    derive(options, coefficient);
+}
+
+StepResult Engine::step(const StepOptions& options) noexcept {
+    kernels_ = &active_kernels();
+    partition();
+    Region region{*this, options, options.max_grad_norm > 0 || options.skip_nonfinite, {}, {}};
+    if (!region.gradients_first) derive(options, 1);
+    const std::uint64_t worth = cost_.back() / kCostPerThread;
+    const int threads = worth < 2 ? 1 : static_cast<int>(std::min<std::uint64_t>(worth, num_threads()));
+    if (threads == 1) {
+        work(region, 0, 1);
+    } else {
+        parallel(
+            threads,
+            [](void* context, int thread, int count) {
+                Region& shared = *static_cast<Region*>(context);
+                shared.engine.work(shared, thread, count);
+            },
+            &region);
+    }
+    region.result.nonfinite_blocks = region.nonfinite_blocks;
+    return region.result;
+}
+
+}  // namespace fusedstep

@@ -1,0 +1,109 @@
+// One optimizer step over a whole model: a list of tensors as one index space, cut into blocks, shared by threads.
+//
+// The engine knows nothing of Python and nothing of arithmetic: the active kernel table does the sums.
+#pragma once
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "types.hpp"
+
+namespace fusedstep {
+
+// Where one array of a tensor lies. `extra` holds the scales (8-bit) or the remainders (split).
+struct Stream {
+    void* data = nullptr;
+    void* extra = nullptr;
+    Format format = Format::float32;
+};
+
+// Hyper-parameters shared by some tensors.
+struct Group {
+    int rule = 0;
+    std::array<double, kMaxHypers> hypers{};
+    bool maximize = false;
+    double clip_value = std::numeric_limits<double>::infinity();
+    double ema_decay = 0;  // used by tensors that have an average
+};
+
+struct Tensor {
+    std::size_t size = 0;  // elements
+    int group = 0;
+    std::uint64_t index = 0;  // its number in the model: a part of the key of the noise
+    std::uint64_t step = 0;   // steps taken
+    Compute compute = kFloat;
+    Stream param;
+    Stream grad;  // data == nullptr: no gradient this time, leave the tensor alone
+    std::array<Stream, kMaxStates> states{};
+    Stream copy;          // a 16-bit copy of a float32 master, written in the same pass; data == nullptr: none
+    void* ema = nullptr;  // average of the parameters, in the compute type
+    std::array<double, kMaxScalars> scalars{};
+};
+
+// What holds for every tensor of one step.
+struct StepOptions {
+    double grad_scale = 1;     // gradients are divided by it
+    double max_grad_norm = 0;  // 0: no clipping by norm
+    bool skip_nonfinite = false;
+    bool zero_grads = false;
+    std::uint64_t seed = 0;  // of the noise of stochastic rounding
+};
+
+struct StepResult {
+    bool taken = true;              // false: a gradient was not finite and the step was skipped
+    double grad_norm = 0;           // of the unscaled gradients; only known with max_grad_norm or skip_nonfinite
+    std::uint64_t nonfinite_blocks = 0;  // 8-bit blocks that held an infinity or NaN
+};
+
+class Engine {
+public:
+    std::vector<Group> groups;
+    std::vector<Tensor> tensors;
+
+    // Call after tensors were added and before the next step.
+    void prepare();
+
+    // Takes one step in place. Everything must have been checked: this neither throws nor allocates.
+    StepResult step(const StepOptions& options) noexcept;
+
+    // Elements in all tensors: what a caller weighs the cost of a step by.
+    std::size_t elements() const { return elements_; }
+
+private:
+    struct alignas(64) Constants {
+        unsigned char bytes[kConstantsBytes];
+        double multiplier;
+        unsigned variant;
+    };
+    struct Place {
+        std::size_t tensor, element;
+    };
+    struct Region;
+
+    void partition();
+    Place place(std::uint64_t cost) const;
+    template <class Body>
+    void for_each_run(int thread, int threads, Body&& body) const;
+    void sum_gradients(std::size_t t, std::size_t begin, std::size_t end);
+    void decide(Region& region);
+    void derive(const StepOptions& options, double coefficient);
+    void sum_directions(std::size_t t, std::size_t begin, std::size_t end);
+    void trust();
+    std::uint64_t update(std::size_t t, std::size_t begin, std::size_t end, const StepOptions& options);
+    void work(Region& region, int thread, int threads) noexcept;
+
+    const KernelTable* kernels_ = nullptr;
+    std::size_t elements_ = 0;
+    bool norms_ = false;                       // some rule has a trust ratio
+    std::vector<std::uint64_t> cost_;          // cumulative, per tensor; size tensors + 1
+    std::vector<std::uint64_t> active_;        // one bit per tensor with a gradient: what cost_ was made for
+    std::vector<std::size_t> first_block_;     // of each tensor in the arrays of partial sums
+    std::vector<BlockSum> grad_sums_;          // per block
+    std::vector<PairSum> pair_sums_;           // per block, only with norms_
+    std::vector<Constants> constants_;         // those in use come first
+    std::vector<std::uint32_t> constants_of_;  // per tensor
+};
+
+}  // namespace fusedstep

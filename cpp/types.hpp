@@ -1,0 +1,106 @@
+// The plain data that the engine and the per-ISA kernels hand each other.
+//
+// This header is compiled into every ISA's translation unit, so it holds declarations only: an inline function here
+// could be emitted with AVX-512 instructions and chosen by the linker for a CPU that has none.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace fusedstep {
+
+// How numbers lie in memory. The two native formats are also the compute types.
+enum class Format : std::uint8_t {
+    float32,
+    float64,
+    float16,
+    bfloat16,
+    float16_stochastic,   // read as float16, written with stochastic rounding
+    bfloat16_stochastic,  // read as bfloat16, written with stochastic rounding
+    split,                // bfloat16 and a signed 16-bit remainder: a float32 in two arrays
+    q8_signed,            // blocks of 256 codes with one float32 scale: first moments
+    q8_unsigned,          // the same for second moments
+};
+constexpr int kFormats = 9;
+
+enum Compute : int { kFloat = 0, kDouble = 1 };
+constexpr int kComputes = 2;
+
+// What a state may be stored as: kSigned and kUnsigned (a second moment) in every format, kExact in the compute type.
+enum StateKind : int { kSigned, kUnsigned, kExact };
+struct State {
+    const char* name;
+    StateKind kind;
+};
+
+constexpr int kMaxStates = 4;
+constexpr int kMaxHypers = 16;
+constexpr int kMaxScalars = 4;
+constexpr std::size_t kConstantsBytes = 192;
+constexpr std::size_t kBlock = 2048;      // elements: the unit of partition and of the partial sums
+constexpr std::size_t kQuantBlock = 256;  // elements that share one scale in the 8-bit formats
+
+// A run of elements in the compute type; states the variant does not use are null.
+struct Run {
+    void* param;
+    const void* grad;
+    void* states[kMaxStates];
+    std::size_t n;
+};
+
+// The sum of squares of one block, and whether every element was finite.
+struct BlockSum {
+    double sum;
+    bool finite;
+};
+
+// Two sums of squares: what the first pass of a rule with a trust ratio gathers from one block.
+struct PairSum {
+    double first, second;
+};
+
+using UpdateFn = void (*)(const void* constants, double multiplier, const Run& run);
+using DirectionFn = PairSum (*)(const void* constants, double multiplier, const Run& run);
+
+struct RuleEntry {
+    const char* name;
+    const char* const* hypers;  // keys of a parameter group, in the order of the array h below ("betas.0")
+    int n_hypers;
+    const State* states;
+    int n_states;
+    const char* const* scalars;  // per-tensor values that the derivation itself advances
+    int n_scalars;
+    bool norms;  // the update needs two norms of the whole tensor first
+    unsigned (*variant)(const double* h, std::uint64_t step);
+    unsigned (*used_states)(unsigned variant);  // bit mask over states
+    void (*derive[kComputes])(const double* h, std::uint64_t step, double* scalars, void* constants);
+    void (*trust[kComputes])(void* constants, const double* h, double first, double second);
+    const UpdateFn* update[kComputes];        // by variant
+    const DirectionFn* direction[kComputes];  // by variant; null without norms
+};
+
+// Where the noise of stochastic rounding stands: the tensor's key of this step, and the run's first element.
+struct Noise {
+    std::uint64_t key;
+    std::uint64_t first;
+};
+
+// decode: storage to compute type; `extra` is the scales of an 8-bit stream or the remainders of a split one.
+// encode: back again; returns how many blocks (8-bit) or elements (float16) could not hold a finite value.
+using DecodeFn = void (*)(const void* data, const void* extra, void* out, std::size_t n);
+using EncodeFn = std::size_t (*)(const void* in, void* data, void* extra, std::size_t n, Noise noise);
+
+struct KernelTable {
+    const char* isa;
+    const RuleEntry* rules;
+    int n_rules;
+    DecodeFn decode[kFormats][kComputes];
+    EncodeFn encode[kFormats][kComputes];
+    BlockSum (*sum_squares[kComputes])(const void* x, std::size_t n);  // n <= kBlock
+    void (*prepare[kComputes])(const void* grad, double multiplier, double clip, void* out, std::size_t n);
+    void (*average[kComputes])(double decay, const void* param, void* ema, std::size_t n);
+    // The memory traffic of a step without its arithmetic: the yardstick of the benchmarks.
+    void (*add_one)(float* x, std::size_t n);
+    float (*sum)(const float* x, std::size_t n);
+};
+
+}  // namespace fusedstep

@@ -1,0 +1,35 @@
+"""One optimizer step over a whole model in one pass over memory, in place, with the same bits on every CPU.
+
+>>> import numpy as np
+>>> import fusedstep as fs
+>>> params = {"W": np.ones((2, 3), np.float32), "b": np.zeros(3, np.float32)}
+>>> opt = fs.Adam(params, lr=0.1)
+>>> opt.step({"W": np.ones((2, 3), np.float32), "b": np.ones(3, np.float32)})
+True
+>>> params["W"][0]
+array([0.9, 0.9, 0.9], dtype=float32)
+"""
+
+from __future__ import annotations
+
+from . import functional, optimizers, reference, schedules
+from ._core import available_isas, get_num_threads, isa, set_isa, set_num_threads
+from ._version import __version__
+from .averages import ExponentialAverage
+from .minibatch import minibatches
+from .optimizers import *  # noqa: F403  (optimizers.__all__ is the list of every optimizer)
+
+__all__ = [
+    "ExponentialAverage",
+    "__version__",
+    "available_isas",
+    "functional",
+    "get_num_threads",
+    "isa",
+    "minibatches",
+    "reference",
+    "schedules",
+    "set_isa",
+    "set_num_threads",
+]
+__all__ += optimizers.__all__

@@ -1,0 +1,156 @@
+"""The native steps as plain functions on arrays: no object, no groups, states held by the caller.
+
+Every function of `fusedstep.reference` is here under the same name, with the same signature and the same bytes as its
+result.
+
+>>> import numpy as np
+>>> import fusedstep as fs
+>>> p, g = np.array([1.0, 2.0]), np.array([0.5, -1.0])
+>>> m, v = np.zeros(2), np.zeros(2)
+>>> fs.functional.adam(p, g, m, v, step=1, lr=0.1)
+True
+>>> p
+array([0.9, 2.1])
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from . import reference
+from ._core import Model
+from ._hyper import check_hypers, check_step
+from .reference import RULES, Rule
+from .reference._frame import AROUND, check_around
+
+__all__ = sorted(RULES)
+
+# Options that hold arrays; all others are checked once and remembered.
+ARRAYS = ("master", "ema")
+
+
+def _checked(rule: str, given: tuple[tuple[str, Any], ...]) -> tuple[dict[str, Any], dict[str, Any], list[bool]]:
+    """The group a native model reads, the options around the rule, and which states the step needs."""
+    about = RULES[rule]
+    options = dict(given)
+    unknown = sorted(options.keys() - about.hypers.keys() - AROUND.keys())
+    if unknown:
+        raise TypeError(f"{rule}() got an unexpected keyword argument {unknown[0]!r}")
+    hypers = check_hypers(rule, {name: options.get(name, value) for name, value in about.hypers.items()})
+    around = check_around({name: options.get(name, value) for name, value in AROUND.items()})
+    group = hypers | {name: around[name] for name in ("maximize", "clip_value", "ema_decay")}
+    used = about.used(hypers)
+    return group, around, [state in used for state in about.states]
+
+
+_remembered = functools.lru_cache(maxsize=256)(_checked)
+
+
+def _native(about: Rule, definition: Callable[..., bool]) -> Callable[..., bool]:
+    states = [state.name for state in about.states]
+    order = ["param", "grad", *states, *about.scalars]
+    taken = {*order, "step", *ARRAYS}
+
+    @functools.wraps(definition)
+    def take_step(*args: Any, **kwargs: Any) -> bool:
+        if len(args) > len(order):
+            raise TypeError(f"{about.name}() takes {len(order)} positional arguments, got {len(args)}")
+        given = dict(zip(order, args, strict=False))
+        twice = given.keys() & kwargs.keys()
+        if twice:
+            raise TypeError(f"{about.name}() got multiple values for argument {min(twice)!r}")
+        given.update(kwargs)
+        for name in ("param", "grad", "step"):
+            if name not in given:
+                raise TypeError(f"{about.name}() missing required argument {name!r}")
+        ema = given.get("ema")
+        options = tuple((name, value) for name, value in given.items() if name not in taken)
+        try:
+            group, around, used = _remembered(about.name, options)
+        except TypeError:  # an option that cannot be hashed, such as a list of betas; or really a wrong one
+            group, around, used = _checked(about.name, options)
+        if (ema is None) != (around["ema_decay"] is None):
+            raise ValueError("ema and ema_decay go together: give both or neither")
+
+        param = given["param"]
+        many = isinstance(param, (list, tuple))
+        count = len(param) if many else 1
+
+        def column(name: str, needed: bool) -> list[Any]:
+            value = given.get(name)
+            if value is None and not needed:
+                return [None] * count
+            if value is None:
+                raise TypeError(f"{name} is needed with these options of {about.name}(), got None")
+            if not many:
+                return [value]
+            if not isinstance(value, (list, tuple)):
+                raise TypeError(f"{name} must be a list of {count} arrays, as param is, got {type(value).__name__}")
+            if len(value) != count:
+                raise ValueError(f"{name} must hold {count} arrays, as many as param, got {len(value)}")
+            return list(value)
+
+        columns = [column(name, use) if use else [None] * count for name, use in zip(states, used, strict=True)]
+        numbers = [column(name, True) for name in about.scalars]
+        masters, averages = column("master", False), column("ema", False)
+        step = given["step"]
+        if isinstance(step, (list, tuple)) and len(step) != count:
+            raise ValueError(f"step must hold {count} numbers, as many as param, got {len(step)}")
+        steps = step if isinstance(step, (list, tuple)) else [step] * count
+        stochastic = around["rounding"] == "stochastic"
+
+        model = Model(about.name, None, None, True, around["first"])
+        model.add_group(group)
+        for i, (array, master) in enumerate(zip(param if many else [param], masters, strict=True)):
+            at = f"[{i}]" if many else ""
+            split = master is not None and getattr(master, "dtype", None) == np.int16
+            whole = master is not None and not split
+            if master is not None:
+                _check_master(array, master, at)
+            model.add(
+                0,
+                master if whole else array,
+                [values[i] for values in columns],
+                path=at,
+                copy=array if whole else None,
+                remainder=master if split else None,
+                stochastic=stochastic and master is None,
+                ema=averages[i],
+                step=check_step(steps[i], "step" + at) - 1,
+                scalars=[_number(values[i], name + at) for name, values in zip(about.scalars, numbers, strict=True)],
+            )
+        model.finish()
+        model.configure(
+            around["max_grad_norm"] or 0.0, around["skip_nonfinite"], around["zero_grads"], around["seed"]
+        )
+        done = model.step_list(column("grad", True), around["grad_scale"])
+        if done and numbers:
+            for i in range(count):
+                for values, value in zip(numbers, model.get_scalars(i), strict=True):
+                    values[i][...] = value
+        return done
+
+    return take_step
+
+
+def _check_master(param: Any, master: Any, at: str) -> None:
+    brief = getattr(getattr(param, "dtype", None), "name", None)
+    if brief not in ("float16", "bfloat16"):
+        raise TypeError(f"master{at} is for float16 and bfloat16 parameters, param{at} is {brief}")
+    name = getattr(getattr(master, "dtype", None), "name", type(master).__name__)
+    if name != "float32" and not (name == "int16" and brief == "bfloat16"):
+        raise TypeError(f"master{at} must be float32" + ", or int16 remainders" * (brief == "bfloat16") + f", got {name}")
+
+
+def _number(value: Any, name: str) -> float:
+    if not isinstance(value, np.ndarray) or value.dtype != np.float64 or value.size != 1 or not value.flags.writeable:
+        raise TypeError(f"{name} must be a writeable float64 array of one element")
+    return float(value.reshape(-1)[0])
+
+
+for _name in __all__:
+    globals()[_name] = _native(RULES[_name], getattr(reference, _name))

@@ -1,0 +1,282 @@
+"""The optimizers: one class per update rule, each with its formula, its hyper-parameters and their defaults."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ._base import Optimizer, Options, Structure
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["SGD", "Adam", "AdamW", "Momentum", "Optimizer", "RMSprop"]
+
+
+class SGD(Optimizer):
+    r"""Stochastic gradient descent, with heavy-ball or Nesterov momentum, as ``torch.optim.SGD``.
+
+    .. math::
+        g &\leftarrow g + \lambda p \\
+        v &\leftarrow \mu v + (1 - \tau) g \quad (v \leftarrow g \text{ in the first step}) \\
+        p &\leftarrow p - \eta v, \quad \text{or with Nesterov } p - \eta (g + \mu v)
+
+    Polyak (1964), "Some methods of speeding up the convergence of iteration methods"; Sutskever et al. (2013), "On the
+    importance of initialization and momentum in deep learning", equations 3 and 4.
+
+    Parameters
+    ----------
+    params
+        Parameters or groups of them (see `Optimizer`).
+    lr
+        Learning rate :math:`\eta`.
+    momentum
+        :math:`\mu`; 0 is plain gradient descent and keeps no state.
+    dampening
+        :math:`\tau`: how little of the gradient enters the velocity.
+    weight_decay
+        L2 penalty :math:`\lambda`.
+    nesterov
+        Step along the velocity as it will be.
+    **options
+        Options of every optimizer (see `Optimizer`).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fusedstep as fs
+    >>> w = np.array([1.0, 2.0])
+    >>> fs.SGD(w, lr=0.1).step(np.array([1.0, -1.0]))
+    True
+    >>> w
+    array([0.9, 2.1])
+    """
+
+    rule = "sgd"
+
+    def __init__(
+        self,
+        params: Structure,
+        lr: float = 1e-3,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        **options: Unpack[Options],
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+        }
+        super().__init__(params, defaults, options)
+
+
+class Momentum(Optimizer):
+    r"""Gradient descent along the exponentially weighted average of the gradients.
+
+    .. math::
+        v \leftarrow \beta v + (1 - \beta) g, \qquad p \leftarrow p - \eta v
+
+    or :math:`p - \eta v / (1 - \beta^t)` with bias correction. `SGD` has the other convention, in which the gradient
+    enters the velocity whole. Ng, "Improving deep neural networks", week 2; Qian (1999), "On the momentum term in
+    gradient descent learning algorithms".
+
+    Parameters
+    ----------
+    params
+        Parameters or groups of them (see `Optimizer`).
+    lr
+        Learning rate :math:`\eta`.
+    beta
+        Weight :math:`\beta` of the old average; it spans about :math:`1 / (1 - \beta)` steps.
+    bias_correction
+        Divide by :math:`1 - \beta^t`, so that the first steps are not too short.
+    weight_decay
+        L2 penalty, added to the gradient.
+    **options
+        Options of every optimizer (see `Optimizer`).
+    """
+
+    rule = "momentum"
+
+    def __init__(
+        self,
+        params: Structure,
+        lr: float = 1e-3,
+        beta: float = 0.9,
+        bias_correction: bool = False,
+        weight_decay: float = 0.0,
+        **options: Unpack[Options],
+    ) -> None:
+        defaults = {"lr": lr, "beta": beta, "bias_correction": bias_correction, "weight_decay": weight_decay}
+        super().__init__(params, defaults, options)
+
+
+class RMSprop(Optimizer):
+    r"""The gradient over the root of its running mean square, as ``torch.optim.RMSprop``.
+
+    .. math::
+        s &\leftarrow \alpha s + (1 - \alpha) g^2 \\
+        p &\leftarrow p - \eta\, g / (\sqrt{s + \epsilon_{root}} + \epsilon)
+
+    Centred, :math:`s` less the square of the mean gradient takes its place; with momentum, the quotient enters a
+    velocity. Tieleman and Hinton (2012), "Neural networks for machine learning", lecture 6.5; Graves (2013),
+    "Generating sequences with recurrent neural networks", equations 38 to 41.
+
+    Parameters
+    ----------
+    params
+        Parameters or groups of them (see `Optimizer`).
+    lr
+        Learning rate :math:`\eta`.
+    alpha
+        Weight :math:`\alpha` of the old mean square.
+    eps
+        Added outside the square root.
+    weight_decay
+        L2 penalty, added to the gradient.
+    momentum
+        Weight of the old velocity; 0 keeps none.
+    centered
+        Divide by an estimate of the standard deviation rather than the root mean square.
+    eps_root
+        Added inside the square root.
+    **options
+        Options of every optimizer (see `Optimizer`).
+    """
+
+    rule = "rmsprop"
+
+    def __init__(
+        self,
+        params: Structure,
+        lr: float = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        momentum: float = 0.0,
+        centered: bool = False,
+        *,
+        eps_root: float = 0.0,
+        **options: Unpack[Options],
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "alpha": alpha,
+            "eps": eps,
+            "eps_root": eps_root,
+            "weight_decay": weight_decay,
+            "momentum": momentum,
+            "centered": centered,
+        }
+        super().__init__(params, defaults, options)
+
+
+class Adam(Optimizer):
+    r"""Adam, as ``torch.optim.Adam``; weight decay is an L2 penalty on the gradient.
+
+    .. math::
+        m &\leftarrow \beta_1 m + (1 - \beta_1) g, \quad \hat m = m / (1 - \beta_1^t) \\
+        v &\leftarrow \beta_2 v + (1 - \beta_2) g^2, \quad \hat v = v / (1 - \beta_2^t) \\
+        p &\leftarrow p - \eta \hat m / (\sqrt{\hat v + \epsilon_{root}} + \epsilon)
+
+    Kingma and Ba (2015), "Adam: a method for stochastic optimization", algorithm 1; AMSGrad: Reddi et al. (2018), "On
+    the convergence of Adam and beyond", algorithm 2.
+
+    Parameters
+    ----------
+    params
+        Parameters or groups of them (see `Optimizer`).
+    lr
+        Learning rate :math:`\eta`.
+    betas
+        Weights :math:`\beta_1, \beta_2` of the old moments.
+    eps
+        Added outside the square root.
+    weight_decay
+        L2 penalty, added to the gradient.
+    amsgrad
+        Divide by the largest second moment so far.
+    eps_root
+        Added inside the square root.
+    **options
+        Options of every optimizer (see `Optimizer`).
+    """
+
+    rule = "adam"
+
+    def __init__(
+        self,
+        params: Structure,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        amsgrad: bool = False,
+        *,
+        eps_root: float = 0.0,
+        **options: Unpack[Options],
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "eps_root": eps_root,
+            "weight_decay": weight_decay,
+            "amsgrad": amsgrad,
+        }
+        super().__init__(params, defaults, options)
+
+
+class AdamW(Optimizer):
+    r"""Adam with decoupled weight decay, as ``torch.optim.AdamW``.
+
+    :math:`p \leftarrow (1 - \eta \lambda) p`, then the step of `Adam` with a gradient that knows nothing of the decay.
+    Loshchilov and Hutter (2019), "Decoupled weight decay regularization", algorithm 2, with the decay scaled by the
+    learning rate as in torch and optax.
+
+    Parameters
+    ----------
+    params
+        Parameters or groups of them (see `Optimizer`).
+    lr
+        Learning rate :math:`\eta`.
+    betas
+        Weights :math:`\beta_1, \beta_2` of the old moments.
+    eps
+        Added outside the square root.
+    weight_decay
+        Decay :math:`\lambda` of the parameter.
+    amsgrad
+        Divide by the largest second moment so far.
+    eps_root
+        Added inside the square root.
+    **options
+        Options of every optimizer (see `Optimizer`).
+    """
+
+    rule = "adamw"
+
+    def __init__(
+        self,
+        params: Structure,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        eps_root: float = 0.0,
+        **options: Unpack[Options],
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "eps_root": eps_root,
+            "weight_decay": weight_decay,
+            "amsgrad": amsgrad,
+        }
+        super().__init__(params, defaults, options)
