@@ -1,0 +1,145 @@
+"""Count the instructions of one small step under callgrind: an overhead that grows shows without a clock.
+
+    python benchmarks/instructions.py [--json FILE]
+
+Steps of one and of several tensors, of few and of more elements, are counted in one process. The slopes are
+the instructions of an element and of a tensor; what is left is the cost of a step as such: the call from
+Python, the checks, the constants, the dispatch. Valgrind shows programs a processor without AVX-512, so
+``avx2`` is counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+STEPS = 200
+ELEMENTS = (1_024, 2_048)
+TENSORS = (10, 20)
+LENGTH = 64
+
+
+def _cases() -> dict[str, Callable[[], object]]:
+    import numpy as np
+
+    import fusedstep as fs
+
+    def arrays(count: int, size: int) -> list[Any]:
+        return [np.full(size, 0.5, np.float32) for _ in range(count)]
+
+    cases: dict[str, Callable[[], object]] = {}
+    for name, count, size in (
+        *((f"elements {size}", 1, size) for size in ELEMENTS),
+        *((f"tensors {count}", count, LENGTH) for count in TENSORS),
+    ):
+        cases[f"{name} bound"] = fs.Adam(arrays(count, size), grads=arrays(count, size)).step
+        passed, grads = fs.Adam(arrays(count, size)), arrays(count, size)
+        cases[f"{name} passed"] = lambda passed=passed, grads=grads: passed.step(grads)
+    return cases
+
+
+def inner() -> None:
+    """Make the counted steps; each getppid marks where a count begins or ends."""
+    cases = _cases()
+    for step in cases.values():
+        for _ in range(3):
+            step()
+        turns = repeat(None, STEPS)
+        os.getppid()
+        for _ in turns:
+            step()
+        os.getppid()
+
+
+def count() -> dict[str, float]:
+    """Return the instructions of one step of every case.
+
+    Raises
+    ------
+    FileNotFoundError
+        Valgrind is not installed.
+    RuntimeError
+        The program did not run under it.
+    """
+    valgrind = shutil.which("valgrind")
+    if valgrind is None:
+        raise FileNotFoundError("valgrind is not installed")
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            valgrind, "--tool=callgrind", "--dump-before=getppid", f"--callgrind-out-file={folder}/counts",
+            sys.executable, str(Path(__file__).resolve()), "--inner",
+        ]  # fmt: skip
+        environment = os.environ | {
+            "FUSEDSTEP_NUM_THREADS": "1",
+            "PYTHONHASHSEED": "0",
+            "OPENBLAS_NUM_THREADS": "1",
+        }
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"the steps failed under valgrind: {done.stderr[-2000:]}")
+        totals: dict[int, int] = {}
+        for file in Path(folder).glob("counts.*"):
+            found = re.search(r"^(?:totals|summary): (\d+)", file.read_text(encoding="utf-8"), re.MULTILINE)
+            if found:
+                totals[int(file.suffix[1:])] = int(found.group(1))
+    ordered = [totals[place] for place in sorted(totals)]
+    names = _names()
+    if len(ordered) < 2 * len(names):
+        raise RuntimeError(f"callgrind wrote {len(ordered)} counts for {2 * len(names)} marks")
+    return {name: ordered[2 * place + 1] / STEPS for place, name in enumerate(names)}
+
+
+def _names() -> list[str]:
+    named = [f"elements {size}" for size in ELEMENTS] + [f"tensors {number}" for number in TENSORS]
+    return [f"{name} {how}" for name in named for how in ("bound", "passed")]
+
+
+def overheads(counts: dict[str, float]) -> dict[str, float]:
+    """Return instructions per element, per tensor beyond its elements, and per step beyond both."""
+    found: dict[str, float] = {}
+    for how in ("bound", "passed"):
+        low, high = (counts[f"elements {size} {how}"] for size in ELEMENTS)
+        element = (high - low) / (ELEMENTS[1] - ELEMENTS[0])
+        few, many = (counts[f"tensors {number} {how}"] for number in TENSORS)
+        tensor = (many - few) / (TENSORS[1] - TENSORS[0]) - LENGTH * element
+        found[f"element, {how}"] = element
+        found[f"tensor, {how}"] = tensor
+        found[f"step, {how}"] = low - ELEMENTS[0] * element - tensor
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Count and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--inner", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--json", default=None)
+    chosen = parser.parse_args(arguments)
+    if chosen.inner:
+        inner()
+        return 0
+    from fusedstep.bench import report
+
+    counts = count()
+    found = overheads(counts)
+    report.show(
+        "instructions a step", ["case", "instructions"], [[n, f"{c:,.0f}"] for n, c in counts.items()]
+    )
+    report.show("of which per", ["part", "instructions"], [[n, f"{c:,.1f}"] for n, c in found.items()])
+    if chosen.json:
+        report.write_json(chosen.json, {"counts": counts, "parts": found})
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

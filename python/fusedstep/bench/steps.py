@@ -1,0 +1,249 @@
+"""What is measured: one step of one rule, dtype, storage and size, checked and then timed.
+
+A result is checked twice before a figure is taken: at a sample size the native step and the reference must
+leave the same bytes; at the timed size every element must hold the bytes of a second computation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import fusedstep as fs
+from fusedstep import _core
+
+from . import arrays
+from .timing import Timing, alternate, runner
+
+__all__ = ["STORAGES", "Case", "Storage", "WrongResult", "measure", "names", "prepare"]
+
+Array = NDArray[Any]
+
+CHECKED_STEPS = 3
+SAMPLE = 4 * 1_024 + 3
+"""Elements of the byte-for-byte comparison with the reference: above the 8-bit threshold, no multiple of a
+block."""
+
+REFERENCE_MOST = 30_000_000
+"""Elements beyond which the NumPy reference is not timed: it would only cost minutes."""
+
+
+class WrongResult(AssertionError):
+    """A step left other bytes than its second computation."""
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How parameters, gradients and states are kept: the optimizer's options, and a dtype that they ask
+    for."""
+
+    options: dict[str, Any] = field(default_factory=dict)
+    dtype: str | None = None
+    periodic: bool = True
+    """Whether equal inputs give equal outputs at every place (noise differs from element to element)."""
+
+
+STORAGES: dict[str, Storage] = {
+    "plain": Storage(),
+    "bfloat16": Storage({"state_format": "bfloat16"}),
+    "8bit": Storage({"state_format": "8bit"}),
+    "master+8bit": Storage({"master": "float32", "state_format": "8bit"}, "bfloat16"),
+    "split+8bit": Storage({"master": "split", "state_format": "8bit"}, "bfloat16"),
+    "stochastic+8bit": Storage(
+        {"rounding": "stochastic", "state_format": "8bit"}, "bfloat16", periodic=False
+    ),
+}
+"""``--formats``: states as float32 (plain), bfloat16 or 8-bit; bfloat16 parameters with a master or with
+noise."""
+
+EXTRA = {"heavyball": ("SGD", {"momentum": 0.9}), "amsgrad": ("Adam", {"amsgrad": True})}
+"""Names in the tables beside the classes' own: options that change what a step moves."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row: a rule's name in the tables, dtype of parameters and gradients, storage, elements."""
+
+    rule: str
+    dtype: str
+    storage: str
+    elements: int
+
+
+def _class(rule: str) -> tuple[type[Any], dict[str, Any]]:
+    name, options = EXTRA.get(rule, (rule, {}))
+    for cls in fs.optimizers.__all__:
+        if cls.lower() == name.lower():
+            return getattr(fs, cls), options
+    raise ValueError(f"rule: got {rule!r}, needs one of {', '.join(names())}")
+
+
+def names() -> list[str]:
+    """Return every name that ``--rules`` takes: the optimizers' in lower case, and those with other
+    options."""
+    found = [cls.lower() for cls in fs.optimizers.__all__ if hasattr(getattr(fs, cls), "rule")]
+    return found + list(EXTRA)
+
+
+def _optimizer(case: Case, params: list[Array], grads: list[Array] | None) -> Any:
+    cls, options = _class(case.rule)
+    return cls(params, grads=grads, **options, **STORAGES[case.storage].options)
+
+
+def _dtype(case: Case) -> Any:
+    if case.dtype in ("bfloat16",):
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(case.dtype)
+
+
+def held(optimizer: Any) -> list[Array]:
+    """Return every array that an optimizer keeps beside the parameters."""
+    return [value for state in optimizer.state for value in state.values() if isinstance(value, np.ndarray)]
+
+
+def _bytes(value: Array) -> Array:
+    """Return the bytes, every NaN made the same one (its payload is nobody's promise)."""
+    flat = np.ascontiguousarray(value).reshape(-1)
+    if flat.dtype.kind in "fV":
+        flat = np.where(flat != flat, np.array(np.nan, flat.dtype), flat)
+    return flat.view(np.uint8)
+
+
+def prepare(case: Case) -> tuple[Any, list[Array], list[Array]]:
+    """Return an optimizer with bound gradients, its parameters and its gradients, filled from the tile."""
+    dtype = _dtype(case)
+    params = [arrays.fill((case.elements,), "param", dtype)]
+    grads = [arrays.fill((case.elements,), "grad", dtype)]
+    return _optimizer(case, params, grads), params, grads
+
+
+def _reference_step(
+    case: Case, optimizer: Any, params: list[Array], grads: list[Array]
+) -> Callable[[], object]:
+    """Return the reference's step on the parameters and the states of ``optimizer``, which makes none
+    itself."""
+    about = fs.reference.RULES[optimizer.rule]
+    function = getattr(fs.reference, about.name)
+    group = optimizer.param_groups[0]
+    hypers = {name: group[name] for name in about.hypers}
+    view = optimizer.state[0]
+    arguments: dict[str, Any] = {}
+    for state in about.used(hypers):
+        scales = view.get(f"{state.name}_scales")
+        arguments[state.name] = [view[state.name] if scales is None else (view[state.name], scales)]
+    arguments |= {name: [np.array(view[name])] for name in about.scalars}
+    around: dict[str, Any] = {"rounding": group["rounding"]}
+    if group["master"] is not None:
+        around["master"] = [view["remainder" if group["master"] == "split" else "master"]]
+    count = 0
+
+    def step() -> None:
+        nonlocal count
+        count += 1
+        function(params, grads, **arguments, step=count, **hypers, **around)
+
+    return step
+
+
+def check_sample(case: Case) -> None:
+    """Compare native and reference byte by byte after a few steps at the sample size.
+
+    Raises
+    ------
+    WrongResult
+        They differ.
+    """
+    small = Case(case.rule, case.dtype, case.storage, SAMPLE)
+    native, params, _ = prepare(small)
+    other, wanted, grads = prepare(small)
+    step = _reference_step(small, other, wanted, grads)
+    for _ in range(CHECKED_STEPS):
+        native.step()
+        step()
+    mine = [*params, *held(native)]
+    theirs = [*wanted, *held(other)]
+    for place, (got, want) in enumerate(zip(mine, theirs, strict=True)):
+        wrong = int(np.count_nonzero(_bytes(got) != _bytes(want)))
+        if wrong:
+            raise WrongResult(f"{small}: {wrong} bytes of array {place} differ from the reference")
+
+
+def check_timed(case: Case, params: list[Array]) -> None:
+    """Compare parameters after a few steps at the timed size, every element, with a second computation.
+
+    For element-wise rules that is the reference on one tile, which every repetition must equal. Where places
+    matter (trust ratios, noise) it is the native step again on one thread and the lowest instruction set.
+
+    Raises
+    ------
+    WrongResult
+        They differ.
+    """
+    if STORAGES[case.storage].periodic and _class(case.rule)[0].rule not in ("lamb", "lars"):
+        tile = Case(case.rule, case.dtype, case.storage, arrays.TILE)
+        other, wanted, grads = prepare(tile)
+        step = _reference_step(tile, other, wanted, grads)
+        for _ in range(CHECKED_STEPS):
+            step()
+        wrong = arrays.differing(params[0], wanted[0])
+    else:
+        threads, isa = fs.get_num_threads(), fs.isa()
+        try:
+            fs.set_num_threads(1)
+            fs.set_isa(fs.available_isas()[0])
+            other, wanted, _ = prepare(case)
+            for _ in range(CHECKED_STEPS):
+                other.step()
+        finally:
+            fs.set_num_threads(threads)
+            fs.set_isa(isa)
+        wrong = int(np.count_nonzero(params[0] != wanted[0]))
+    if wrong:
+        raise WrongResult(f"{case}: {wrong} elements differ from the second computation")
+
+
+def stream(written: int, read: int) -> Callable[[], object]:
+    """Return a pass over float32 arrays that reads and writes ``written`` bytes and reads ``read`` more.
+
+    The written bytes lie in one array for each as long as the read one, as a step's do.
+    """
+    pieces = max(1, round(written / max(read, 1)))
+    writes = [arrays.fill((max(16, written // pieces // 4),), "param", np.float32) for _ in range(pieces)]
+    reads = [arrays.fill((max(16, read // 4),), "grad", np.float32)]
+    return lambda: _core.stream(writes, reads)
+
+
+def measure(case: Case, *, repeats: int = 9, reference: bool = True) -> tuple[dict[str, Timing], int]:
+    """Check one case, then time it.
+
+    Returns
+    -------
+    timings : dict of str to Timing
+        ``native``, ``limit`` (the streaming limit of the same bytes) and, unless too large, ``reference``.
+    moved : int
+        Bytes that a step reads and writes.
+
+    Raises
+    ------
+    WrongResult
+        A result was wrong; nothing was timed.
+    """
+    check_sample(case)
+    optimizer, params, grads = prepare(case)
+    for _ in range(CHECKED_STEPS):
+        optimizer.step()
+    check_timed(case, params)
+    states = sum(array.nbytes for array in held(optimizer))
+    written = sum(array.nbytes for array in params) + states
+    read = sum(array.nbytes for array in grads)
+    runs = {"native": runner(optimizer.step), "limit": runner(stream(written, read))}
+    if reference and case.elements <= REFERENCE_MOST:
+        other, wanted, given = prepare(case)
+        runs["reference"] = runner(_reference_step(case, other, wanted, given))
+    return alternate(runs, repeats=repeats), 2 * written + read
