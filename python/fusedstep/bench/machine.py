@@ -84,10 +84,10 @@ def describe() -> dict[str, Any]:
         "versions": versions,
     }
     if "fusedstep" in sys.modules:
-        package = sys.modules["fusedstep"]
-        if hasattr(package, "isa"):
-            described["isa"] = package.isa()
-            described["threads"] = package.get_num_threads()
+        loaded = sys.modules["fusedstep"]
+        if hasattr(loaded, "isa"):
+            described["isa"] = loaded.isa()
+            described["threads"] = loaded.get_num_threads()
     return described
 
 

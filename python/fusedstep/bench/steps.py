@@ -60,7 +60,10 @@ STORAGES: dict[str, Storage] = {
 """``--formats``: states as float32 (plain), bfloat16 or 8-bit; bfloat16 parameters with a master or with
 noise."""
 
-EXTRA = {"heavyball": ("SGD", {"momentum": 0.9}), "amsgrad": ("Adam", {"amsgrad": True})}
+EXTRA: dict[str, tuple[str, dict[str, Any]]] = {
+    "heavyball": ("SGD", {"momentum": 0.9}),
+    "amsgrad": ("Adam", {"amsgrad": True}),
+}
 """Names in the tables beside the classes' own: options that change what a step moves."""
 
 
@@ -75,7 +78,8 @@ class Case:
 
 
 def _class(rule: str) -> tuple[type[Any], dict[str, Any]]:
-    name, options = EXTRA.get(rule, (rule, {}))
+    nothing: dict[str, Any] = {}
+    name, options = EXTRA.get(rule, (rule, nothing))
     for cls in fs.optimizers.__all__:
         if cls.lower() == name.lower():
             return getattr(fs, cls), options

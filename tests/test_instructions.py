@@ -1,0 +1,58 @@
+"""The overhead of a step as a count of instructions, which no other load on the machine can change."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "instructions.py"
+
+BOUNDS = {
+    "element, bound": 6.0,
+    "tensor, bound": 800.0,
+    "step, bound": 5_000.0,
+    "element, passed": 6.0,
+    "tensor, passed": 1_000.0,
+    "step, passed": 6_000.0,
+}
+"""Instructions of an Adam step in AVX2: a quarter above what was counted when the bound was set."""
+
+
+def _script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("instructions", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.skipif(shutil.which("valgrind") is None, reason="counts instructions under valgrind, not installed")
+def test_instructions_beyond_the_elements_stay_bounded() -> None:
+    instructions = _script()
+    found = instructions.overheads(instructions.count())
+    assert found.keys() == BOUNDS.keys()
+    above = {part: count for part, count in found.items() if not 0 < count <= BOUNDS[part]}
+    assert not above, f"instructions above their bounds {BOUNDS}: {found}"
+
+
+def test_overheads_are_slopes_and_the_rest() -> None:
+    instructions = _script()
+    counts = {
+        f"{what} {how}": 500.0 + 30.0 * tensors + 2.0 * elements
+        for what, tensors, elements in (
+            ("elements 1024", 1, 1024),
+            ("elements 2048", 1, 2048),
+            ("tensors 10", 10, 640),
+            ("tensors 20", 20, 1280),
+        )
+        for how in ("bound", "passed")
+    }
+    found = instructions.overheads(counts)
+    assert found["element, bound"] == pytest.approx(2.0)
+    assert found["tensor, passed"] == pytest.approx(30.0)
+    assert found["step, bound"] == pytest.approx(500.0)
