@@ -152,18 +152,14 @@ def measure(case: str, threads: int, repeats: int) -> list[dict[str, Any]]:
             needed = changed if build is not one_pass else "zero_grads" in options
             runs[way] = runner(step, restore if needed else None)
         timings = alternate(runs, repeats=repeats)
-        report.note(
-            f"{case} {row}: " + ", ".join(f"{n} {report.duration(t.median)}" for n, t in timings.items())
-        )
+        report.note(f"{case} {row}: " + ", ".join(f"{n} {report.duration(t.median)}" for n, t in timings.items()))
         found += [{"case": case, "row": row, "way": way, **t.as_dict()} for way, t in timings.items()]
     return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", default="1e6,1e7,resnet50")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--repeats", type=int, default=7)

@@ -119,9 +119,7 @@ def overheads(counts: dict[str, float]) -> dict[str, float]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Count and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inner", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--json", default=None)
     chosen = parser.parse_args(arguments)
@@ -132,9 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     counts = count()
     found = overheads(counts)
-    report.show(
-        "instructions a step", ["case", "instructions"], [[n, f"{c:,.0f}"] for n, c in counts.items()]
-    )
+    report.show("instructions a step", ["case", "instructions"], [[n, f"{c:,.0f}"] for n, c in counts.items()])
     report.show("of which per", ["part", "instructions"], [[n, f"{c:,.1f}"] for n, c in found.items()])
     if chosen.json:
         report.write_json(chosen.json, {"counts": counts, "parts": found})

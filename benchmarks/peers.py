@@ -16,18 +16,14 @@ import environment
 
 def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Return the parsed command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rules", default="adam,rmsprop,momentum", help="comma-separated, or all")
     parser.add_argument(
         "--cases", default="all", help="comma-separated: network, 1e3 ... 1e8, 1000x1000, resnet50, gpt2"
     )
     parser.add_argument("--peers", default=None, help="names (torch fused) or their first words (torch)")
     parser.add_argument("--dtype", default="float32", choices=("float32", "float64"))
-    parser.add_argument(
-        "--threads", type=int, default=None, help="for everyone, by affinity too (default: all CPUs)"
-    )
+    parser.add_argument("--threads", type=int, default=None, help="for everyone, by affinity too (default: all CPUs)")
     parser.add_argument("--repeats", type=int, default=9, help="turns of each contestant")
     parser.add_argument("--settle", type=float, default=0.03, help="pause before each turn, seconds")
     parser.add_argument("--isolate", action="store_true", help="one process per peer, still taking turns")
@@ -85,9 +81,7 @@ def measure_case(
     if problem is not None:
         problem.params = ()
     timings = alternate(runs, repeats=chosen.repeats, settle=chosen.settle)
-    report.note(
-        f"{rule} {case}: " + ", ".join(f"{n} {report.duration(t.median)}" for n, t in timings.items())
-    )
+    report.note(f"{rule} {case}: " + ", ".join(f"{n} {report.duration(t.median)}" for n, t in timings.items()))
     common = {
         "rule": rule,
         "dtype": chosen.dtype,

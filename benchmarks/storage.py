@@ -55,9 +55,7 @@ def measure(elements: int, threads: int, repeats: int) -> list[dict[str, Any]]:
             kind = ml_dtypes.bfloat16
         if dtype not in grads:
             grads[dtype] = arrays.fill((elements,), "grad", kind)
-        problem = Problem(
-            RULES["adam"], dtype, [arrays.fill((elements,), "param", kind)], [grads[dtype]], threads
-        )
+        problem = Problem(RULES["adam"], dtype, [arrays.fill((elements,), "param", kind)], [grads[dtype]], threads)
         try:
             session = peer.build(problem)
             for _ in range(contest.CHECKED_STEPS):
@@ -84,9 +82,7 @@ def measure(elements: int, threads: int, repeats: int) -> list[dict[str, Any]]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="4194304,1e8")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--repeats", type=int, default=7)
@@ -124,9 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report.write_json(chosen.json, {"machine": described, "results": found})
     if chosen.png:
         title = f"Adam by storage, {threads} threads"
-        picture.bars(
-            chosen.png, title, bars, unit="picoseconds a parameter", caption=machine.summary(described)
-        )
+        picture.bars(chosen.png, title, bars, unit="picoseconds a parameter", caption=machine.summary(described))
     return 0
 
 

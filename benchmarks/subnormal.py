@@ -33,16 +33,12 @@ def contestants(elements: int, threads: int) -> dict[str, Callable[[], object]]:
 
     offered, _ = load(["fusedstep", "torch fused", "numba", "deepspeed"])
     offered = {
-        name: peer
-        for name, peer in offered.items()
-        if name in ("fusedstep", "torch fused", "numba", "deepspeed")
+        name: peer for name, peer in offered.items() if name in ("fusedstep", "torch fused", "numba", "deepspeed")
     }
     steps: dict[str, Callable[[], object]] = {}
     for name, peer in offered.items():
         grad = arrays.fill((elements,), "grad", np.float32)
-        problem = Problem(
-            RULES["adam"], "float32", [arrays.fill((elements,), "param", np.float32)], [grad], threads
-        )
+        problem = Problem(RULES["adam"], "float32", [arrays.fill((elements,), "param", np.float32)], [grad], threads)
         session = peer.build(problem)
         for _ in range(WARM):
             session.step()
@@ -70,9 +66,7 @@ def watch(steps: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Watch, print, draw."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--elements", type=int, default=100_000)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--json", default=None)

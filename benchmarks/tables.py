@@ -48,10 +48,7 @@ def show(document: dict[str, Any]) -> None:
     for group, cases in _groups(document):
         names = list(dict.fromkeys(name for peers in cases.values() for name in peers))
         header = ["case", *names]
-        rows = [
-            [case, *(_spread(peers[n]) if n in peers else "-" for n in names)]
-            for case, peers in cases.items()
-        ]
+        rows = [[case, *(_spread(peers[n]) if n in peers else "-" for n in names)] for case, peers in cases.items()]
         report.show(f"microseconds a step (median ± half the quartile range): {_title(group)}", header, rows)
         others = [name for name in names if name not in (LIMIT, OWN)]
         compared: list[list[str]] = []
@@ -76,11 +73,7 @@ def draw(document: dict[str, Any], folder: Path) -> None:
     caption = machine.summary(document["machine"]) if "machine" in document else ""
     for group, cases in _groups(document):
         rule, dtype, threads, isolated, pages = group
-        stem = (
-            f"{rule}-{dtype}-threads{threads}"
-            + ("-apart" if isolated else "")
-            + ("-own" if pages == "own" else "")
-        )
+        stem = f"{rule}-{dtype}-threads{threads}" + ("-apart" if isolated else "") + ("-own" if pages == "own" else "")
         lines: dict[str, list[tuple[int, float]]] = {}
         for case, peers in cases.items():
             if case in models.MODELS:

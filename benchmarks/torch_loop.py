@@ -84,9 +84,7 @@ WAYS = ("torch fused", "fusedstep", "fusedstep (passed)")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the loops in turns and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--json", default=None)
@@ -104,16 +102,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         losses = [loop.loss for loop in loops.values()]
         if not np.allclose(losses, losses[0], rtol=1e-3):
             raise SystemExit(f"{name}: losses differ after five steps: {losses}")
-        timings = alternate(
-            {way: loop.run for way, loop in loops.items()}, repeats=chosen.repeats, sample=0.1
-        )
+        timings = alternate({way: loop.run for way, loop in loops.items()}, repeats=chosen.repeats, sample=0.1)
         for way, loop in loops.items():
             loop.inside = 0.0
             share = loop.run(timings[way].steps)
             found.append({"model": name, "way": way, "share": loop.inside / share, **timings[way].as_dict()})
-        rows.append(
-            [name, *(f"{f['microseconds']:,.1f} ({100 * f['share']:.0f}%)" for f in found[-len(WAYS) :])]
-        )
+        rows.append([name, *(f"{f['microseconds']:,.1f} ({100 * f['share']:.0f}%)" for f in found[-len(WAYS) :])])
     report.show("microseconds an iteration (share inside the step)", ["model", *WAYS], rows)
     if chosen.json:
         report.write_json(chosen.json, {"machine": machine.describe(), "results": found})

@@ -32,9 +32,7 @@ def _adam(
     return run
 
 
-def _rmsprop(
-    params: list[Array], grads: list[Array], lr: float, alpha: float, eps: float
-) -> Callable[[], None]:
+def _rmsprop(params: list[Array], grads: list[Array], lr: float, alpha: float, eps: float) -> Callable[[], None]:
     squares = [np.zeros_like(param) for param in params]
 
     def run() -> None:

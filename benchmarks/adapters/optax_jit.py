@@ -19,9 +19,7 @@ def _transform(problem: Problem) -> Any:
     made = {
         "adam": lambda: optax.adam(rate, beta1, beta2, hyper["eps"]),
         "adamw": lambda: optax.adamw(rate, beta1, beta2, hyper["eps"], weight_decay=hyper["weight_decay"]),
-        "rmsprop": lambda: optax.rmsprop(
-            rate, hyper["alpha"], hyper["eps"], eps_in_sqrt=False, initial_scale=0.0
-        ),
+        "rmsprop": lambda: optax.rmsprop(rate, hyper["alpha"], hyper["eps"], eps_in_sqrt=False, initial_scale=0.0),
         "momentum": lambda: optax.sgd(rate, hyper["momentum"]),
         "sgd": lambda: optax.sgd(rate),
         "adadelta": lambda: optax.adadelta(rate, hyper["rho"], hyper["eps"]),

@@ -133,9 +133,7 @@ def _pictures(path: str, results: list[dict[str, Any]], caption: str) -> None:
             lines.setdefault(f"fusedstep {row['rule']}", []).append((row["elements"], row["native"]["gbs"]))
             limits.setdefault(row["elements"], []).append(row["limit"]["gbs"])
             if "reference" in row:
-                lines.setdefault(f"reference {row['rule']}", []).append(
-                    (row["elements"], row["reference"]["gbs"])
-                )
+                lines.setdefault(f"reference {row['rule']}", []).append((row["elements"], row["reference"]["gbs"]))
         target = Path(path)
         if len(kinds) > 1:
             target = target.with_name(f"{target.stem}-{dtype}-{kind}{target.suffix}")
@@ -165,9 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         report.note(f"{case}: left out, more memory than is free")
                         continue
                     try:
-                        timings, moved = steps.measure(
-                            case, repeats=chosen.repeats, reference=not chosen.no_reference
-                        )
+                        timings, moved = steps.measure(case, repeats=chosen.repeats, reference=not chosen.no_reference)
                     except steps.WrongResult as error:
                         failures += 1
                         report.note(f"WRONG: {error}")

@@ -151,9 +151,7 @@ def bars(
         if limit and case in limit:
             shown = None if "streaming limit" in labelled else "streaming limit"
             labelled.add("streaming limit")
-            axes.hlines(
-                limit[case], first - 0.6, place - 0.4, color="black", linestyle="--", label=shown, zorder=5
-            )
+            axes.hlines(limit[case], first - 0.6, place - 0.4, color="black", linestyle="--", label=shown, zorder=5)
         place += 1.2
     axes.set_xticks(ticks, list(groups))
     axes.set_yscale("log")

@@ -53,9 +53,7 @@ STORAGES: dict[str, Storage] = {
     "8bit": Storage({"state_format": "8bit"}),
     "master+8bit": Storage({"master": "float32", "state_format": "8bit"}, "bfloat16"),
     "split+8bit": Storage({"master": "split", "state_format": "8bit"}, "bfloat16"),
-    "stochastic+8bit": Storage(
-        {"rounding": "stochastic", "state_format": "8bit"}, "bfloat16", periodic=False
-    ),
+    "stochastic+8bit": Storage({"rounding": "stochastic", "state_format": "8bit"}, "bfloat16", periodic=False),
 }
 """``--formats``: states as float32 (plain), bfloat16 or 8-bit; bfloat16 parameters with a master or with
 noise."""
@@ -127,9 +125,7 @@ def prepare(case: Case) -> tuple[Any, list[Array], list[Array]]:
     return _optimizer(case, params, grads), params, grads
 
 
-def _reference_step(
-    case: Case, optimizer: Any, params: list[Array], grads: list[Array]
-) -> Callable[[], object]:
+def _reference_step(case: Case, optimizer: Any, params: list[Array], grads: list[Array]) -> Callable[[], object]:
     """Return the reference's step on the parameters and the states of ``optimizer``, which makes none
     itself."""
     about = fs.reference.RULES[optimizer.rule]
