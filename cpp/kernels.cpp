@@ -16,13 +16,26 @@ namespace {
 #include "rules/momentum.hpp"
 #include "rules/rmsprop.hpp"
 #include "rules/adam.hpp"
+#include "rules/adagrad.hpp"
+#include "rules/adadelta.hpp"
+#include "rules/adamax.hpp"
+#include "rules/nadam.hpp"
+#include "rules/radam.hpp"
+#include "rules/adabelief.hpp"
+#include "rules/asgd.hpp"
+#include "rules/rprop.hpp"
+#include "rules/lion.hpp"
+#include "rules/lamb.hpp"
+#include "rules/lars.hpp"
+#include "rules/schedule_free.hpp"
 // clang-format on
 #include "formats/formats.hpp"
 
 // Every rule, in the order of their numbers.
 template <class...>
 struct List {};
-using Rules = List<Sgd, Momentum, RmsProp, Adam, AdamW>;
+using Rules = List<Sgd, Momentum, RmsProp, Adam, AdamW, Adagrad, Adadelta, Adamax, NAdam, RAdam, AdaBelief, Asgd, Rprop,
+                   Lion, Lamb, Lars, ScheduleFreeSgd, ScheduleFreeAdamW>;
 
 // 0, 1, ... n - 1 as template arguments.
 template <unsigned... V>

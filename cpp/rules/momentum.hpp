@@ -2,30 +2,30 @@
 // velocity it does not grow with beta), with Adam's bias correction on request.
 // Kingma and Ba, "Adam", ICLR 2015, algorithm 1, its first moment alone.
 struct Momentum : Elementwise {
-  static constexpr const char* kName = "momentum";
-  static constexpr const char* kHypers[] = {"lr", "beta", "weight_decay", "bias_correction"};
-  enum { kLr, kBeta, kWeightDecay, kBiasCorrection };
-  static constexpr State kStates[] = {{"exp_avg", kSigned}};
+    static constexpr const char* kName = "momentum";
+    static constexpr const char* kHypers[] = {"lr", "beta", "weight_decay", "bias_correction"};
+    enum { kLr, kBeta, kWeightDecay, kBiasCorrection };
+    static constexpr State kStates[] = {{"exp_avg", kSigned}};
 
-  enum : unsigned { kWithDecay = 1 };
-  static constexpr unsigned kVariants = 2;
-  static unsigned variant(const double* h, std::uint64_t) { return h[kWeightDecay] != 0.0 ? kWithDecay : 0u; }
-  static constexpr unsigned states(unsigned) { return 1u; }
+    enum : unsigned { kWithDecay = 1 };
+    static constexpr unsigned kVariants = 2;
+    static unsigned variant(const double* h, std::uint64_t) { return h[kWeightDecay] != 0.0 ? kWithDecay : 0u; }
+    static constexpr unsigned states(unsigned) { return 1u; }
 
-  template <class T>
-  struct Constants {
-    T lr, decay, keep, take;
-  };
-  template <class T>
-  static Constants<T> derive(const double* h, std::uint64_t step, double*) {
-    const double correction = h[kBiasCorrection] != 0.0 ? 1.0 - power(h[kBeta], step) : 1.0;
-    return {T(h[kLr] / correction), T(h[kWeightDecay]), T(h[kBeta]), T(1.0 - h[kBeta])};
-  }
+    template <class T>
+    struct Constants {
+        T lr, decay, keep, take;
+    };
+    template <class T>
+    static Constants<T> derive(const double* h, std::uint64_t step, double*) {
+        const double correction = h[kBiasCorrection] != 0.0 ? 1.0 - power(h[kBeta], step) : 1.0;
+        return {T(h[kLr] / correction), T(h[kWeightDecay]), T(h[kBeta]), T(1.0 - h[kBeta])};
+    }
 
-  template <class T, unsigned V>
-  static void update(const Constants<T>& c, T& p, T g, T& m) {
-    if constexpr (V & kWithDecay) g = g + c.decay * p;
-    m = c.keep * m + c.take * g;
-    p = p - c.lr * m;
-  }
+    template <class T, unsigned V>
+    static void update(const Constants<T>& c, T& p, T g, T& m) {
+        if constexpr (V & kWithDecay) g = g + c.decay * p;
+        m = c.keep * m + c.take * g;
+        p = p - c.lr * m;
+    }
 };

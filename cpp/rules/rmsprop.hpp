@@ -1,46 +1,49 @@
-// RMSprop: the gradient over the root of its running mean square, optionally centred and with momentum, as torch.optim.RMSprop.
-// Tieleman and Hinton, "Neural networks for machine learning", lecture 6.5, 2012;
-// Graves, "Generating sequences with recurrent neural networks", 2013, eqs. 38-41 (centred).
+// RMSprop: the gradient over the root of its running mean square, optionally centred and with momentum, as
+// torch.optim.RMSprop. Tieleman and Hinton, "Neural networks for machine learning", lecture 6.5, 2012; Graves,
+// "Generating sequences with recurrent neural networks", 2013, eqs. 38-41 (centred).
 struct RmsProp : Elementwise {
-  static constexpr const char* kName = "rmsprop";
-  static constexpr const char* kHypers[] = {"lr", "alpha", "eps", "eps_root", "weight_decay", "momentum", "centered"};
-  enum { kLr, kAlpha, kEps, kEpsRoot, kWeightDecay, kMomentum, kCentered };
-  static constexpr State kStates[] = {{"square_avg", kUnsigned}, {"momentum_buffer", kSigned}, {"grad_avg", kSigned}};
+    static constexpr const char* kName = "rmsprop";
+    static constexpr const char* kHypers[] = {"lr", "alpha", "eps", "eps_root", "weight_decay", "momentum", "centered"};
+    enum { kLr, kAlpha, kEps, kEpsRoot, kWeightDecay, kMomentum, kCentered };
+    static constexpr State kStates[] = {{"square_avg", kUnsigned}, {"momentum_buffer", kSigned}, {"grad_avg", kSigned}};
 
-  enum : unsigned { kWithDecay = 1, kWithMomentum = 2, kWithCentre = 4 };
-  static constexpr unsigned kVariants = 8;
-  static unsigned variant(const double* h, std::uint64_t) {
-    return (h[kWeightDecay] != 0.0 ? kWithDecay : 0u) | (h[kMomentum] != 0.0 ? kWithMomentum : 0u) |
-           (h[kCentered] != 0.0 ? kWithCentre : 0u);
-  }
-  static constexpr unsigned states(unsigned variant) {
-    return 1u | (variant & kWithMomentum ? 2u : 0u) | (variant & kWithCentre ? 4u : 0u);
-  }
-
-  template <class T>
-  struct Constants {
-    T lr, decay, keep, take, momentum, eps, eps_root;
-  };
-  template <class T>
-  static Constants<T> derive(const double* h, std::uint64_t, double*) {
-    return {T(h[kLr]), T(h[kWeightDecay]), T(h[kAlpha]), T(1.0 - h[kAlpha]), T(h[kMomentum]), T(h[kEps]), T(h[kEpsRoot])};
-  }
-
-  template <class T, unsigned V>
-  static void update(const Constants<T>& c, T& p, T g, T& square, T& velocity, T& mean) {
-    if constexpr (V & kWithDecay) g = g + c.decay * p;
-    square = c.keep * square + c.take * (g * g);
-    T variance = square;
-    if constexpr (V & kWithCentre) {
-      mean = c.keep * mean + c.take * g;
-      variance = square - mean * mean;
-      variance = variance < T(0) ? T(0) : variance;  // rounding alone can make it negative where the gradient is constant
+    enum : unsigned { kWithDecay = 1, kWithMomentum = 2, kWithCentre = 4 };
+    static constexpr unsigned kVariants = 8;
+    static unsigned variant(const double* h, std::uint64_t) {
+        return (h[kWeightDecay] != 0.0 ? kWithDecay : 0u) | (h[kMomentum] != 0.0 ? kWithMomentum : 0u) |
+               (h[kCentered] != 0.0 ? kWithCentre : 0u);
     }
-    T change = g / (std::sqrt(variance + c.eps_root) + c.eps);
-    if constexpr (V & kWithMomentum) {
-      velocity = c.momentum * velocity + change;
-      change = velocity;
+    static constexpr unsigned states(unsigned variant) {
+        return 1u | (variant & kWithMomentum ? 2u : 0u) | (variant & kWithCentre ? 4u : 0u);
     }
-    p = p - c.lr * change;
-  }
+
+    template <class T>
+    struct Constants {
+        T lr, decay, keep, take, momentum, eps, eps_root;
+    };
+    template <class T>
+    static Constants<T> derive(const double* h, std::uint64_t, double*) {
+        return {T(h[kLr]),       T(h[kWeightDecay]), T(h[kAlpha]),  T(1.0 - h[kAlpha]),
+                T(h[kMomentum]), T(h[kEps]),         T(h[kEpsRoot])};
+    }
+
+    template <class T, unsigned V>
+    static void update(const Constants<T>& c, T& p, T g, T& square, T& velocity, T& mean) {
+        if constexpr (V & kWithDecay) g = g + c.decay * p;
+        square = c.keep * square + c.take * (g * g);
+        T variance = square;
+        if constexpr (V & kWithCentre) {
+            mean = c.keep * mean + c.take * g;
+            variance = square - mean * mean;
+            variance = variance < T(0)
+                           ? T(0)
+                           : variance;  // rounding alone can make it negative where the gradient is constant
+        }
+        T change = g / (std::sqrt(variance + c.eps_root) + c.eps);
+        if constexpr (V & kWithMomentum) {
+            velocity = c.momentum * velocity + change;
+            change = velocity;
+        }
+        p = p - c.lr * change;
+    }
 };

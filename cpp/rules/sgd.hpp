@@ -1,37 +1,39 @@
 // Stochastic gradient descent with heavy-ball momentum, as torch.optim.SGD.
 // Polyak, "Some methods of speeding up the convergence of iteration methods", 1964 (momentum);
-// Sutskever et al., "On the importance of initialization and momentum in deep learning", ICML 2013, eqs. 3-4 (Nesterov).
+// Sutskever et al., "On the importance of initialization and momentum in deep learning", ICML 2013, eqs. 3-4
+// (Nesterov).
 struct Sgd : Elementwise {
-  static constexpr const char* kName = "sgd";
-  static constexpr const char* kHypers[] = {"lr", "momentum", "dampening", "weight_decay", "nesterov"};
-  enum { kLr, kMomentum, kDampening, kWeightDecay, kNesterov };
-  static constexpr State kStates[] = {{"momentum_buffer", kSigned}};
+    static constexpr const char* kName = "sgd";
+    static constexpr const char* kHypers[] = {"lr", "momentum", "dampening", "weight_decay", "nesterov"};
+    enum { kLr, kMomentum, kDampening, kWeightDecay, kNesterov };
+    static constexpr State kStates[] = {{"momentum_buffer", kSigned}};
 
-  enum : unsigned { kWithDecay = 1, kWithMomentum = 2, kWithNesterov = 4 };
-  static constexpr unsigned kVariants = 8;
-  static unsigned variant(const double* h, std::uint64_t) {
-    return (h[kWeightDecay] != 0.0 ? kWithDecay : 0u) | (h[kMomentum] != 0.0 ? kWithMomentum : 0u) |
-           (h[kNesterov] != 0.0 ? kWithNesterov : 0u);
-  }
-  static constexpr unsigned states(unsigned variant) { return variant & kWithMomentum ? 1u : 0u; }
-
-  template <class T>
-  struct Constants {
-    T lr, decay, momentum, keep, take;
-  };
-  template <class T>
-  static Constants<T> derive(const double* h, std::uint64_t step, double*) {
-    const bool first = step <= 1;  // the velocity starts as the gradient itself, undampened
-    return {T(h[kLr]), T(h[kWeightDecay]), T(h[kMomentum]), T(first ? 0.0 : h[kMomentum]), T(first ? 1.0 : 1.0 - h[kDampening])};
-  }
-
-  template <class T, unsigned V>
-  static void update(const Constants<T>& c, T& p, T g, T& velocity) {
-    if constexpr (V & kWithDecay) g = g + c.decay * p;
-    if constexpr (V & kWithMomentum) {
-      velocity = c.keep * velocity + c.take * g;
-      g = V & kWithNesterov ? g + c.momentum * velocity : velocity;
+    enum : unsigned { kWithDecay = 1, kWithMomentum = 2, kWithNesterov = 4 };
+    static constexpr unsigned kVariants = 8;
+    static unsigned variant(const double* h, std::uint64_t) {
+        return (h[kWeightDecay] != 0.0 ? kWithDecay : 0u) | (h[kMomentum] != 0.0 ? kWithMomentum : 0u) |
+               (h[kNesterov] != 0.0 ? kWithNesterov : 0u);
     }
-    p = p - c.lr * g;
-  }
+    static constexpr unsigned states(unsigned variant) { return variant & kWithMomentum ? 1u : 0u; }
+
+    template <class T>
+    struct Constants {
+        T lr, decay, momentum, keep, take;
+    };
+    template <class T>
+    static Constants<T> derive(const double* h, std::uint64_t step, double*) {
+        const bool first = step <= 1;  // the velocity starts as the gradient itself, undampened
+        return {T(h[kLr]), T(h[kWeightDecay]), T(h[kMomentum]), T(first ? 0.0 : h[kMomentum]),
+                T(first ? 1.0 : 1.0 - h[kDampening])};
+    }
+
+    template <class T, unsigned V>
+    static void update(const Constants<T>& c, T& p, T g, T& velocity) {
+        if constexpr (V & kWithDecay) g = g + c.decay * p;
+        if constexpr (V & kWithMomentum) {
+            velocity = c.keep * velocity + c.take * g;
+            g = V & kWithNesterov ? g + c.momentum * velocity : velocity;
+        }
+        p = p - c.lr * g;
+    }
 };

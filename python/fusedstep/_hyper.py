@@ -55,7 +55,7 @@ NUMBERS: dict[str, Interval] = {
     "weight_decay": NON_NEGATIVE,
     "beta": WEIGHT,
     "alpha": CLOSED_WEIGHT,
-    "asgd.alpha": FINITE,  # there an exponent, not a weight
+    "asgd.alpha": NON_NEGATIVE,  # there an exponent, not a weight
     "rho": CLOSED_WEIGHT,
     "eps": NON_NEGATIVE,
     "eps_root": NON_NEGATIVE,
@@ -176,26 +176,16 @@ def check_hypers(rule: str, values: Mapping[str, Any], where: str = "{}") -> dic
     dict
         The same names with plain floats, bools and pairs.
     """
-    checked = {
-        name: check_hyper(name, value, where.format(name), rule=rule) for name, value in values.items()
-    }
-    if (
-        rule == "sgd"
-        and checked.get("nesterov")
-        and (not checked.get("momentum") or checked.get("dampening"))
-    ):
+    checked = {name: check_hyper(name, value, where.format(name), rule=rule) for name, value in values.items()}
+    if rule == "sgd" and checked.get("nesterov") and (not checked.get("momentum") or checked.get("dampening")):
         raise ValueError(
             f"{where.format('nesterov')} needs a momentum above 0 and dampening of 0, "
             f"got momentum={checked.get('momentum')}, dampening={checked.get('dampening')}"
         )
     if rule == "lars" and checked.get("nesterov") and not checked.get("momentum"):
-        raise ValueError(
-            f"{where.format('nesterov')} needs a momentum above 0, got momentum={checked.get('momentum')}"
-        )
+        raise ValueError(f"{where.format('nesterov')} needs a momentum above 0, got momentum={checked.get('momentum')}")
     if rule == "rprop" and "step_sizes" in checked and checked["step_sizes"][0] > checked["step_sizes"][1]:
-        raise ValueError(
-            f"{where.format('step_sizes')} must be in ascending order, got {values['step_sizes']!r}"
-        )
+        raise ValueError(f"{where.format('step_sizes')} must be in ascending order, got {values['step_sizes']!r}")
     return checked
 
 

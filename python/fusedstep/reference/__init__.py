@@ -7,8 +7,42 @@ written to be read, not to be fast: `fusedstep.functional` has the same function
 from __future__ import annotations
 
 from ._frame import RULES, Around, Rule, State
+from .adabelief import adabelief
+from .adagrad import adadelta, adagrad
 from .adam import adam, adamw
+from .adamax import adamax
+from .asgd import asgd
+from .lion import lion
+from .nadam import nadam
+from .radam import radam
 from .rmsprop import rmsprop
+from .rprop import rprop
+from .schedule_free import schedule_free_adamw, schedule_free_average, schedule_free_sgd
 from .sgd import momentum, sgd
+from .trust import lamb, lars
 
-__all__ = ["RULES", "Around", "Rule", "State", "adam", "adamw", "momentum", "rmsprop", "sgd"]
+__all__ = [
+    "RULES",
+    "Around",
+    "Rule",
+    "State",
+    "adabelief",
+    "adadelta",
+    "adagrad",
+    "adam",
+    "adamax",
+    "adamw",
+    "asgd",
+    "lamb",
+    "lars",
+    "lion",
+    "momentum",
+    "nadam",
+    "radam",
+    "rmsprop",
+    "rprop",
+    "schedule_free_adamw",
+    "schedule_free_average",
+    "schedule_free_sgd",
+    "sgd",
+]

@@ -163,9 +163,7 @@ def rule(*states: State, scalars: Sequence[str] = ()) -> Callable[[Callable[P, N
 
     def decorate(maths: Callable[P, None]) -> Callable[P, bool]:
         shown = inspect.signature(maths)
-        plain = shown.replace(
-            parameters=[p for p in shown.parameters.values() if p.kind is not p.VAR_KEYWORD]
-        )
+        plain = shown.replace(parameters=[p for p in shown.parameters.values() if p.kind is not p.VAR_KEYWORD])
         arrays = ("param", "grad", *(state.name for state in states), *scalars)
         hypers = {p.name: p.default for p in plain.parameters.values() if p.name not in (*arrays, "step")}
         about = Rule(maths.__name__, states, tuple(scalars), hypers)
@@ -193,8 +191,7 @@ def rule(*states: State, scalars: Sequence[str] = ()) -> Callable[[Callable[P, N
             return True
 
         extra = [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value)
-            for name, value in AROUND.items()
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value) for name, value in AROUND.items()
         ]
         signature = plain.replace(parameters=[*plain.parameters.values(), *extra], return_annotation=bool)
         setattr(take_step, "__signature__", signature)  # noqa: B010  (mypy knows no such attribute)
@@ -270,14 +267,8 @@ def _check_tensors(
             store_state(columns[s.name][i], s.name + at, s.kind, stored) if s.name in used else None
             for s in about.states
         ]
-        numbers = [
-            check_array(columns[name][i], name + at, (np.dtype(np.float64),), ()) for name in about.scalars
-        ]
-        ema = (
-            None
-            if averages[i] is None
-            else check_array(averages[i], "ema" + at, (stored.kind,), stored.array.shape)
-        )
+        numbers = [check_array(columns[name][i], name + at, (np.dtype(np.float64),), ()) for name in about.scalars]
+        ema = None if averages[i] is None else check_array(averages[i], "ema" + at, (stored.kind,), stored.array.shape)
         tensors.append(Tensor(stored, grad, states, numbers, ema, step))
         memory += [*stored.memory, ("grad" + at, grad, around["zero_grads"])]
         memory += [item for state in states if state for item in state.memory]

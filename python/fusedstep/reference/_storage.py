@@ -55,9 +55,7 @@ class Stored:
             return formats.join(flat, self.extra.reshape(-1))
         if self.format.startswith("8bit"):
             assert self.extra is not None
-            return formats.decode_8bit(flat, self.extra, signed=self.format == "8bit-signed").astype(
-                self.kind
-            )
+            return formats.decode_8bit(flat, self.extra, self.format == "8bit-signed").astype(self.kind)
         decode = formats.decode_bfloat16 if self.format == "bfloat16" else formats.decode_float16
         return decode(flat).astype(self.kind)
 
@@ -73,7 +71,7 @@ class Stored:
             flat.view(np.uint16)[...], self.extra.reshape(-1)[...] = formats.split(values)
         elif self.format.startswith("8bit"):
             assert self.extra is not None
-            flat[...], self.extra[...] = formats.encode_8bit(values, signed=self.format == "8bit-signed")
+            flat[...], self.extra[...] = formats.encode_8bit(values, self.format == "8bit-signed")
         else:
             noise = None if self.key is None else formats.noise(formats.noise_key(*self.key), values.size)
             encode = formats.encode_bfloat16 if is_bfloat16(self.array) else formats.encode_float16
@@ -116,9 +114,7 @@ def store_state(value: Any, name: str, kind: str, param: Stored) -> Stored:
         memory = [(f"{name} codes", codes, True), (f"{name} scales", scales, True)]
         return Stored(codes, param.kind, f"8bit-{kind}", scales, memory=memory)
     brief = is_bfloat16(value) and kind != "exact"
-    expect = (
-        str(param.kind) if kind == "exact" else f"{param.kind}, bfloat16, or a pair of 8-bit codes and scales"
-    )
+    expect = str(param.kind) if kind == "exact" else f"{param.kind}, bfloat16, or a pair of 8-bit codes and scales"
     array = check_array(value, name, (value.dtype,) if brief else (param.kind,), shape, expect=expect)
     return Stored(array, param.kind, "bfloat16" if brief else "plain", memory=[(name, array, True)])
 

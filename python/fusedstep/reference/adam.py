@@ -91,6 +91,8 @@ def adam(
 
     Examples
     --------
+    >>> import numpy as np
+    >>> from fusedstep.reference import adam
     >>> p, g, m, v = np.array([1.0, 2.0]), np.array([0.5, -1.0]), np.zeros(2), np.zeros(2)
     >>> adam(p, g, m, v, step=1, lr=0.1)
     True
@@ -150,6 +152,8 @@ def adamw(
 
     Examples
     --------
+    >>> import numpy as np
+    >>> from fusedstep.reference import adamw
     >>> p, g, m, v = np.array([1.0, 2.0]), np.array([0.5, -1.0]), np.zeros(2), np.zeros(2)
     >>> adamw(p, g, m, v, step=1, lr=0.1, weight_decay=0.5)
     True

@@ -77,6 +77,8 @@ def rmsprop(
 
     Examples
     --------
+    >>> import numpy as np
+    >>> from fusedstep.reference import rmsprop
     >>> p, g, v = np.array([1.0, 2.0]), np.array([0.5, -1.0]), np.zeros(2)
     >>> rmsprop(p, g, v, step=1, lr=0.1, alpha=0.75)
     True

@@ -57,6 +57,8 @@ def sgd(
 
     Examples
     --------
+    >>> import numpy as np
+    >>> from fusedstep.reference import sgd
     >>> p, g, v = np.array([1.0, 2.0]), np.array([0.5, -1.0]), np.zeros(2)
     >>> sgd(p, g, v, step=1, lr=0.1, momentum=0.9)
     True
@@ -116,6 +118,8 @@ def momentum(
 
     Examples
     --------
+    >>> import numpy as np
+    >>> from fusedstep.reference import momentum
     >>> p, g, m = np.array([1.0, 2.0]), np.array([0.5, -1.0]), np.zeros(2)
     >>> momentum(p, g, m, step=1, lr=0.1, bias_correction=True)
     True

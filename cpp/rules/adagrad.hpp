@@ -1,0 +1,31 @@
+// Adagrad, as torch.optim.Adagrad.
+// Duchi, Hazan and Singer, "Adaptive subgradient methods for online learning and stochastic optimization", JMLR 12,
+// 2011, figure 1 (diagonal case).
+struct Adagrad : Elementwise {
+    static constexpr const char* kName = "adagrad";
+    static constexpr const char* kHypers[] = {"lr", "lr_decay", "weight_decay", "eps"};
+    enum { kLr, kLrDecay, kWeightDecay, kEps };
+    static constexpr State kStates[] = {
+        {"sum", kExact}};  // it only grows, by ever smaller parts: rounding would stop it
+
+    enum : unsigned { kWithDecay = 1 };
+    static constexpr unsigned kVariants = 2;
+    static unsigned variant(const double* h, std::uint64_t) { return h[kWeightDecay] != 0.0 ? kWithDecay : 0u; }
+    static constexpr unsigned states(unsigned) { return 1u; }
+
+    template <class T>
+    struct Constants {
+        T lr, decay, eps;
+    };
+    template <class T>
+    static Constants<T> derive(const double* h, std::uint64_t step, double*) {
+        return {T(h[kLr] / (1.0 + static_cast<double>(step - 1) * h[kLrDecay])), T(h[kWeightDecay]), T(h[kEps])};
+    }
+
+    template <class T, unsigned V>
+    static void update(const Constants<T>& c, T& p, T g, T& sum) {
+        if constexpr (V & kWithDecay) g = g + c.decay * p;
+        sum = sum + g * g;
+        p = p - c.lr * (g / (std::sqrt(sum) + c.eps));
+    }
+};

@@ -1,0 +1,79 @@
+"""AdaBelief."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ._arithmetic import power
+from ._frame import Around, State, Steps, Tensors, rule
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["adabelief"]
+
+
+@rule(State("exp_avg", "signed"), State("exp_avg_var", "unsigned"))
+def adabelief(
+    param: Tensors,
+    grad: Tensors,
+    exp_avg: Tensors,
+    exp_avg_var: Tensors,
+    *,
+    step: Steps,
+    lr: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-16,
+    eps_root: float = 1e-16,
+    weight_decay: float = 0.0,
+    **around: Unpack[Around],
+) -> None:
+    r"""One step of AdaBelief, in place, as ``optax.adabelief``.
+
+    .. math::
+        p &\leftarrow (1 - \eta \lambda) p \\
+        m &\leftarrow \beta_1 m + (1 - \beta_1) g \\
+        s &\leftarrow \beta_2 s + (1 - \beta_2) (g - m)^2 + \epsilon_{root} \\
+        p &\leftarrow p - \frac{\eta}{1 - \beta_1^t} m / \left( \sqrt{s / (1 - \beta_2^t)} + \epsilon \right)
+
+    Zhuang et al. (2020), "AdaBelief optimizer: adapting stepsizes by the belief in observed gradients",
+    algorithm 2. The algorithm's epsilon enters twice, in the recursion of :math:`s` (`eps_root`, which stays
+    in the state) and beside the square root (`eps`).
+
+    Parameters
+    ----------
+    param, grad
+        Parameter and gradient, or lists of them.
+    exp_avg, exp_avg_var
+        First moment :math:`m`, and second moment :math:`s` around it, of the parameter's shape.
+    step
+        Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
+    lr
+        Learning rate :math:`\eta`.
+    betas
+        Weights :math:`\beta_1, \beta_2` of the old moments, in [0, 1).
+    eps, eps_root
+        Added to the square root, and to the state at every step.
+    weight_decay
+        Decay :math:`\lambda` of the parameter, decoupled from the gradient.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fusedstep.reference import adabelief
+    >>> p, g, m, s = np.array([1.0, 2.0]), np.array([0.5, -1.0]), np.zeros(2), np.zeros(2)
+    >>> adabelief(p, g, m, s, step=1, lr=0.1)
+    True
+    >>> p.round(6)
+    array([0.888889, 2.111111])
+    """
+    T = param.dtype.type
+    beta1, beta2 = betas
+    param[...] = param * T(1.0 - lr * weight_decay)
+    exp_avg[...] = T(beta1) * exp_avg + T(1.0 - beta1) * grad
+    surprise = grad - exp_avg
+    exp_avg_var[...] = T(beta2) * exp_avg_var + T(1.0 - beta2) * (surprise * surprise) + T(eps_root)
+    root = np.sqrt(exp_avg_var * T(1.0 / (1.0 - power(beta2, step)))) + T(eps)
+    param[...] = param - T(lr / (1.0 - power(beta1, step))) * (exp_avg / root)

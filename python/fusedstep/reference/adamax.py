@@ -1,0 +1,76 @@
+"""Adamax."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ._arithmetic import larger, power
+from ._frame import Around, State, Steps, Tensors, rule
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["adamax"]
+
+
+@rule(State("exp_avg", "signed"), State("exp_inf", "unsigned"))
+def adamax(
+    param: Tensors,
+    grad: Tensors,
+    exp_avg: Tensors,
+    exp_inf: Tensors,
+    *,
+    step: Steps,
+    lr: float = 2e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    **around: Unpack[Around],
+) -> None:
+    r"""One step of Adamax, in place, as ``torch.optim.Adamax``.
+
+    .. math::
+        g &\leftarrow g + \lambda p \\
+        m &\leftarrow \beta_1 m + (1 - \beta_1) g \\
+        u &\leftarrow \max(\beta_2 u, |g| + \epsilon) \\
+        p &\leftarrow p - \frac{\eta}{1 - \beta_1^t} m / u
+
+    Kingma and Ba (2015), "Adam: a method for stochastic optimization", algorithm 2. The paper has no epsilon;
+    it keeps the norm from being zero.
+
+    Parameters
+    ----------
+    param, grad
+        Parameter and gradient, or lists of them.
+    exp_avg, exp_inf
+        First moment :math:`m` and weighted largest magnitude :math:`u`, of the parameter's shape.
+    step
+        Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
+    lr
+        Learning rate :math:`\eta`.
+    betas
+        Weights :math:`\beta_1, \beta_2` of the old moment and norm, in [0, 1).
+    eps
+        Added to the gradient's magnitude.
+    weight_decay
+        L2 penalty :math:`\lambda`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fusedstep.reference import adamax
+    >>> p, g, m, u = np.array([1.0, 2.0]), np.array([0.5, -1.0]), np.zeros(2), np.zeros(2)
+    >>> adamax(p, g, m, u, step=1, lr=0.1)
+    True
+    >>> p.round(6)
+    array([0.9, 2.1])
+    """
+    T = param.dtype.type
+    beta1, beta2 = betas
+    if weight_decay:
+        grad = grad + T(weight_decay) * param
+    exp_avg[...] = T(beta1) * exp_avg + T(1.0 - beta1) * grad
+    exp_inf[...] = larger(T(beta2) * exp_inf, np.abs(grad) + T(eps))
+    param[...] = param - T(lr / (1.0 - power(beta1, step))) * (exp_avg / exp_inf)

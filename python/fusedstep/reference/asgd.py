@@ -1,0 +1,81 @@
+"""Averaged stochastic gradient descent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ._arithmetic import det_pow
+from ._frame import Around, State, Steps, Tensors, rule
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["asgd"]
+
+
+@rule(State("ax", "exact"), scalars=("eta", "mu"))
+def asgd(
+    param: Tensors,
+    grad: Tensors,
+    ax: Tensors,
+    eta: Tensors,
+    mu: Tensors,
+    *,
+    step: Steps,
+    lr: float = 1e-2,
+    lambd: float = 1e-4,
+    alpha: float = 0.75,
+    t0: float = 1e6,
+    weight_decay: float = 0.0,
+    **around: Unpack[Around],
+) -> None:
+    r"""One step of averaged stochastic gradient descent, in place, as ``torch.optim.ASGD``.
+
+    .. math::
+        g &\leftarrow g + \lambda p \\
+        p &\leftarrow (1 - \Lambda \eta_t) p - \eta_t g \\
+        \bar p &\leftarrow \bar p + \mu_t (p - \bar p) \quad (\bar p \leftarrow p \text{ while } \mu_t = 1) \\
+        \eta_{t+1} &= \eta / (1 + \Lambda \eta t)^\alpha, \quad \mu_{t+1} = 1 / \max(1, t - t_0)
+
+    Polyak and Juditsky (1992), "Acceleration of stochastic approximation by averaging", equation 3; step size
+    and start of the average as in Bottou (2012), "Stochastic gradient descent tricks", section 5.
+
+    Parameters
+    ----------
+    param, grad
+        Parameter and gradient, or lists of them.
+    ax
+        Average :math:`\bar p` of the parameter, of its shape.
+    eta, mu
+        Step size :math:`\eta_t` and weight :math:`\mu_t` of this step, replaced by those of the next: float64
+        arrays of shape (), `lr` and 1 before the first step.
+    step
+        Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
+    lr
+        Learning rate :math:`\eta`.
+    lambd, alpha
+        Decay :math:`\Lambda`, and the power of its growth in the step size.
+    t0
+        Step after which averaging starts.
+    weight_decay
+        L2 penalty :math:`\lambda`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fusedstep.reference import asgd
+    >>> p, g, ax = np.array([1.0, 2.0]), np.array([0.5, -1.0]), np.zeros(2)
+    >>> eta, mu = np.array(0.1), np.array(1.0)
+    >>> asgd(p, g, ax, eta, mu, step=1, lr=0.1)
+    True
+    >>> p, ax
+    (array([0.94999, 2.09998]), array([0.94999, 2.09998]))
+    """
+    T = param.dtype.type
+    rate, weight = float(eta), float(mu)
+    if weight_decay:
+        grad = grad + T(weight_decay) * param
+    param[...] = param * T(1.0 - lambd * rate) - T(rate) * grad
+    ax[...] = param if T(weight) == T(1.0) else ax + T(weight) * (param - ax)
+    eta[...] = lr / det_pow(1.0 + lambd * lr * step, alpha)
+    mu[...] = 1.0 / max(1.0, step - t0)

@@ -1,0 +1,66 @@
+"""Lion."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ._arithmetic import sign
+from ._frame import Around, State, Steps, Tensors, rule
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["lion"]
+
+
+@rule(State("exp_avg", "signed"))
+def lion(
+    param: Tensors,
+    grad: Tensors,
+    exp_avg: Tensors,
+    *,
+    step: Steps,
+    lr: float = 1e-4,
+    betas: tuple[float, float] = (0.9, 0.99),
+    weight_decay: float = 0.0,
+    **around: Unpack[Around],
+) -> None:
+    r"""One step of Lion, in place, as ``optax.lion``.
+
+    .. math::
+        p &\leftarrow (1 - \eta \lambda) p - \eta \, \mathrm{sign}(\beta_1 m + (1 - \beta_1) g) \\
+        m &\leftarrow \beta_2 m + (1 - \beta_2) g
+
+    Chen et al. (2023), "Symbolic discovery of optimization algorithms", algorithm 2.
+
+    Parameters
+    ----------
+    param, grad
+        Parameter and gradient, or lists of them.
+    exp_avg
+        Moment :math:`m`, of the parameter's shape.
+    step
+        Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
+    lr
+        Learning rate :math:`\eta`.
+    betas
+        Weight :math:`\beta_1` of the moment in the sign, and :math:`\beta_2` of the old moment in the new, in
+        [0, 1).
+    weight_decay
+        Decay :math:`\lambda` of the parameter, decoupled from the gradient.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fusedstep.reference import lion
+    >>> p, g, m = np.array([1.0, 2.0]), np.array([0.5, -1.0]), np.zeros(2)
+    >>> lion(p, g, m, step=1, lr=0.1)
+    True
+    >>> p
+    array([0.9, 2.1])
+    """
+    T = param.dtype.type
+    beta1, beta2 = betas
+    direction = sign(T(beta1) * exp_avg + T(1.0 - beta1) * grad)
+    param[...] = param * T(1.0 - lr * weight_decay) - T(lr) * direction
+    exp_avg[...] = T(beta2) * exp_avg + T(1.0 - beta2) * grad

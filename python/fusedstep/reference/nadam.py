@@ -1,0 +1,94 @@
+"""NAdam."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ._arithmetic import det_pow, power
+from ._frame import Around, State, Steps, Tensors, rule
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["nadam"]
+
+
+@rule(State("exp_avg", "signed"), State("exp_avg_sq", "unsigned"), scalars=("mu_product",))
+def nadam(
+    param: Tensors,
+    grad: Tensors,
+    exp_avg: Tensors,
+    exp_avg_sq: Tensors,
+    mu_product: Tensors,
+    *,
+    step: Steps,
+    lr: float = 2e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    momentum_decay: float = 4e-3,
+    decoupled_weight_decay: bool = False,
+    **around: Unpack[Around],
+) -> None:
+    r"""One step of NAdam, in place, as ``torch.optim.NAdam``.
+
+    .. math::
+        \mu_t &= \beta_1 (1 - \tfrac12 0.96^{t \psi}), \quad \Pi \leftarrow \Pi \mu_t \\
+        g &\leftarrow g + \lambda p \\
+        m &\leftarrow \beta_1 m + (1 - \beta_1) g, \quad v \leftarrow \beta_2 v + (1 - \beta_2) g^2 \\
+        p &\leftarrow p - \eta \left( \frac{1 - \mu_t}{1 - \Pi} g
+            + \frac{\mu_{t+1}}{1 - \Pi \mu_{t+1}} m \right)
+            / \left( \sqrt{v / (1 - \beta_2^t)} + \epsilon \right)
+
+    Dozat (2016), "Incorporating Nesterov momentum into Adam", algorithm 2 with the momentum schedule of
+    Sutskever et al. (2013).
+
+    Parameters
+    ----------
+    param, grad
+        Parameter and gradient, or lists of them.
+    exp_avg, exp_avg_sq
+        First moment :math:`m` and second moment :math:`v`, of the parameter's shape.
+    mu_product
+        Product :math:`\Pi` of the momenta so far: a float64 array of shape (), 1 before the first step.
+    step
+        Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
+    lr
+        Learning rate :math:`\eta`.
+    betas
+        Weights :math:`\beta_1, \beta_2` of the old moments, in [0, 1).
+    eps
+        Added to the square root.
+    weight_decay
+        L2 penalty :math:`\lambda`.
+    momentum_decay
+        Rate :math:`\psi` at which the momentum rises.
+    decoupled_weight_decay
+        Shrink the parameter instead, as `adamw` does.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fusedstep.reference import nadam
+    >>> p, g, m, v = np.array([1.0, 2.0]), np.array([0.5, -1.0]), np.zeros(2), np.zeros(2)
+    >>> mu_product = np.ones(())
+    >>> nadam(p, g, m, v, mu_product, step=1, lr=0.1)
+    True
+    >>> p.round(6), mu_product.round(6)
+    (array([0.894355, 2.105645]), np.float64(0.450073))
+    """
+    T = param.dtype.type
+    beta1, beta2 = betas
+    param[...] = param * T(1.0 - lr * weight_decay if decoupled_weight_decay else 1.0)
+    if weight_decay and not decoupled_weight_decay:
+        grad = grad + T(weight_decay) * param
+    exp_avg[...] = T(beta1) * exp_avg + T(1.0 - beta1) * grad
+    exp_avg_sq[...] = T(beta2) * exp_avg_sq + T(1.0 - beta2) * (grad * grad)
+    mu = beta1 * (1.0 - 0.5 * det_pow(0.96, step * momentum_decay))
+    mu_next = beta1 * (1.0 - 0.5 * det_pow(0.96, (step + 1) * momentum_decay))
+    product = float(mu_product) * mu
+    mu_product[...] = product
+    change = T(lr * (1.0 - mu) / (1.0 - product)) * grad + T(lr * mu_next / (1.0 - product * mu_next)) * exp_avg
+    param[...] = param - change / (np.sqrt(exp_avg_sq * T(1.0 / (1.0 - power(beta2, step)))) + T(eps))

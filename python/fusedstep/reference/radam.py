@@ -1,0 +1,92 @@
+"""Rectified Adam."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ._arithmetic import power
+from ._frame import Around, State, Steps, Tensors, rule
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["radam"]
+
+
+@rule(State("exp_avg", "signed"), State("exp_avg_sq", "unsigned"))
+def radam(
+    param: Tensors,
+    grad: Tensors,
+    exp_avg: Tensors,
+    exp_avg_sq: Tensors,
+    *,
+    step: Steps,
+    lr: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    decoupled_weight_decay: bool = False,
+    **around: Unpack[Around],
+) -> None:
+    r"""One step of rectified Adam, in place, as ``torch.optim.RAdam``.
+
+    .. math::
+        g &\leftarrow g + \lambda p \\
+        m &\leftarrow \beta_1 m + (1 - \beta_1) g, \quad v \leftarrow \beta_2 v + (1 - \beta_2) g^2 \\
+        \rho_\infty &= 2 / (1 - \beta_2) - 1, \quad \rho = \rho_\infty - 2 t \beta_2^t / (1 - \beta_2^t) \\
+        r &= \sqrt{\frac{(\rho - 4)(\rho - 2) \rho_\infty}{(\rho_\infty - 4)(\rho_\infty - 2) \rho}} \\
+        p &\leftarrow p - \frac{\eta}{1 - \beta_1^t} m \cdot r \sqrt{1 - \beta_2^t} / (\sqrt{v} + \epsilon)
+            \quad (p - \frac{\eta}{1 - \beta_1^t} m \text{ while } \rho \le 5)
+
+    Liu et al. (2020), "On the variance of the adaptive learning rate and beyond", algorithm 2, with torch's
+    threshold of 5.
+
+    Parameters
+    ----------
+    param, grad
+        Parameter and gradient, or lists of them.
+    exp_avg, exp_avg_sq
+        First moment :math:`m` and second moment :math:`v`, of the parameter's shape.
+    step
+        Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
+    lr
+        Learning rate :math:`\eta`.
+    betas
+        Weights :math:`\beta_1, \beta_2` of the old moments, in [0, 1).
+    eps
+        Added to the square root.
+    weight_decay
+        L2 penalty :math:`\lambda`.
+    decoupled_weight_decay
+        Shrink the parameter instead, as `adamw` does.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fusedstep.reference import radam
+    >>> p, g, m, v = np.array([1.0, 2.0]), np.array([0.5, -1.0]), np.zeros(2), np.zeros(2)
+    >>> radam(p, g, m, v, step=1, lr=0.1)
+    True
+    >>> p.round(6)
+    array([0.95, 2.1 ])
+    """
+    T = param.dtype.type
+    beta1, beta2 = betas
+    param[...] = param * T(1.0 - lr * weight_decay if decoupled_weight_decay else 1.0)
+    if weight_decay and not decoupled_weight_decay:
+        grad = grad + T(weight_decay) * param
+    exp_avg[...] = T(beta1) * exp_avg + T(1.0 - beta1) * grad
+    exp_avg_sq[...] = T(beta2) * exp_avg_sq + T(1.0 - beta2) * (grad * grad)
+    faded = power(beta2, step)
+    limit = 2.0 / (1.0 - beta2) - 1.0
+    length = limit - 2.0 * step * faded / (1.0 - faded)
+    rate = lr / (1.0 - power(beta1, step))
+    change = exp_avg
+    if length > 5.0:
+        rectification = (length - 4.0) * (length - 2.0) * limit / ((limit - 4.0) * (limit - 2.0) * length)
+        rate = rate * math.sqrt(rectification) * math.sqrt(1.0 - faded)
+        change = exp_avg / (np.sqrt(exp_avg_sq) + T(eps))
+    param[...] = param - T(rate) * change

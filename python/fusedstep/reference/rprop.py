@@ -1,0 +1,72 @@
+"""Resilient backpropagation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ._arithmetic import clamp, sign
+from ._frame import Around, State, Steps, Tensors, rule
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["rprop"]
+
+
+@rule(State("prev", "signed"), State("step_size", "exact"))
+def rprop(
+    param: Tensors,
+    grad: Tensors,
+    prev: Tensors,
+    step_size: Tensors,
+    *,
+    step: Steps,
+    etas: tuple[float, float] = (0.5, 1.2),
+    step_sizes: tuple[float, float] = (1e-6, 50.0),
+    **around: Unpack[Around],
+) -> None:
+    r"""One step of resilient backpropagation, in place, as ``torch.optim.Rprop``.
+
+    .. math::
+        \eta &\leftarrow \eta_+ \eta \text{ if } g g' > 0, \; \eta_- \eta \text{ if } g g' < 0 \\
+        \eta &\leftarrow \min(\max(\eta, \eta_{min}), \eta_{max}) \\
+        g &\leftarrow 0 \text{ if } g g' < 0 \\
+        p &\leftarrow p - \eta \, \mathrm{sign}(g), \quad g' \leftarrow g
+
+    Riedmiller and Braun (1993), "A direct adaptive method for faster backpropagation learning: the RPROP
+    algorithm"; after a change of sign the parameter stays and the gradient is forgotten: Igel and Huesken
+    (2000), "Improving the Rprop learning algorithm", section 2.2.
+
+    Parameters
+    ----------
+    param, grad
+        Parameter and gradient, or lists of them.
+    prev, step_size
+        Previous gradient :math:`g'` (zeros before the first step) and step sizes :math:`\eta` (the learning
+        rate before the first step), of the parameter's shape.
+    step
+        Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
+    etas
+        Factors :math:`\eta_-` in (0, 1) and :math:`\eta_+` above 1.
+    step_sizes
+        Smallest and largest step size.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fusedstep.reference import rprop
+    >>> p, g, prev, size = np.array([1.0, 2.0]), np.array([0.5, -1.0]), np.array([1.0, 1.0]), np.full(2, 0.1)
+    >>> rprop(p, g, prev, size, step=2)
+    True
+    >>> p, size
+    (array([0.88, 2.  ]), array([0.12, 0.05]))
+    """
+    T = param.dtype.type
+    agreement = grad * prev
+    factor = np.where(agreement > 0, T(etas[1]), np.where(agreement < 0, T(etas[0]), T(1.0)))
+    step_size[...] = clamp(step_size * factor, T(step_sizes[0]), T(step_sizes[1]))
+    grad = np.where(agreement < 0, T(0.0), grad)
+    param[...] = param - sign(grad) * step_size
+    prev[...] = grad

@@ -1,0 +1,210 @@
+"""Schedule-free SGD and AdamW."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._arithmetic import det_pow, power
+from ._frame import Around, State, Steps, Tensors, rule
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["schedule_free_adamw", "schedule_free_average", "schedule_free_sgd"]
+
+Array = NDArray[Any]
+
+
+def _weigh(
+    step: int, lr: float, warmup_steps: float, r: float, power: float, lr_max: Any, weight_sum: Any
+) -> tuple[float, float]:
+    """The learning rate after warm-up, and the weight of this step's z in the average."""
+    rate = lr * (step / warmup_steps) if step < warmup_steps else lr
+    largest = max(float(lr_max), rate)
+    count = det_pow(float(step), r) * det_pow(largest, power)
+    total = float(weight_sum) + count
+    lr_max[...], weight_sum[...] = largest, total
+    return rate, count / total if total else 0.0
+
+
+def schedule_free_average(param: Array, z: Array, *, beta: float) -> Array:
+    r"""Where a schedule-free model is evaluated and saved.
+
+    .. math:: x = y + (1 - 1 / \beta) (z - y)
+
+    Parameters
+    ----------
+    param, z
+        The parameter :math:`y` and the state :math:`z`, of one dtype and shape.
+    beta
+        ``momentum`` of `schedule_free_sgd`, ``betas[0]`` of `schedule_free_adamw`.
+
+    Returns
+    -------
+    array
+        A new array; the way back is to keep :math:`y`, since rounding makes the inverse formula inexact.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fusedstep.reference import schedule_free_average
+    >>> schedule_free_average(np.array([1.0, 2.0]), np.array([1.0, 1.0]), beta=0.5)
+    array([1., 3.])
+    """
+    average: Array = param + param.dtype.type(1.0 - 1.0 / beta) * (z - param)
+    return average
+
+
+@rule(State("z", "exact"), scalars=("lr_max", "weight_sum"))
+def schedule_free_sgd(
+    param: Tensors,
+    grad: Tensors,
+    z: Tensors,
+    lr_max: Tensors,
+    weight_sum: Tensors,
+    *,
+    step: Steps,
+    lr: float = 1.0,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    warmup_steps: int = 0,
+    r: float = 0.0,
+    weight_lr_power: float = 2.0,
+    **around: Unpack[Around],
+) -> None:
+    r"""One step of schedule-free SGD, in place; the parameter is :math:`y`, where gradients are taken.
+
+    .. math::
+        \eta_t &= \eta \min(1, t / t_{warmup}), \quad \eta_{max} \leftarrow \max(\eta_t, \eta_{max}) \\
+        w &= t^r \eta_{max}^q, \quad W \leftarrow W + w \\
+        g &\leftarrow g + \lambda y, \quad c = w / W \\
+        y &\leftarrow y + c (z - y) - \eta_t (1 - \beta (1 - c)) g \\
+        z &\leftarrow z - \eta_t g
+
+    Defazio et al. (2024), "The road less scheduled", equations 3 to 5, with the weights of its section 3; in
+    the form of the authors' code, which never writes out the average :math:`x = (y - (1 - \beta) z) / \beta`
+    (`schedule_free_average`).
+
+    Parameters
+    ----------
+    param, grad
+        Parameter and gradient, or lists of them.
+    z
+        Sequence :math:`z` of plain steps, of the parameter's shape; a copy of the parameter before the first
+        step.
+    lr_max, weight_sum
+        Largest learning rate :math:`\eta_{max}` so far, and sum :math:`W` of the weights: float64 arrays of
+        shape (), 0 before the first step.
+    step
+        Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
+    lr
+        Learning rate :math:`\eta`.
+    momentum
+        Interpolation :math:`\beta` between :math:`z` and :math:`x`, in (0, 1).
+    weight_decay
+        L2 penalty :math:`\lambda`.
+    warmup_steps
+        Steps over which the learning rate rises linearly.
+    r, weight_lr_power
+        Powers :math:`r` of the step and :math:`q` of the largest learning rate in a step's weight.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fusedstep.reference import schedule_free_sgd
+    >>> y, g = np.array([1.0, 2.0]), np.array([0.5, -1.0])
+    >>> z, lr_max, weight_sum = y.copy(), np.zeros(()), np.zeros(())
+    >>> schedule_free_sgd(y, g, z, lr_max, weight_sum, step=1, lr=0.1)
+    True
+    >>> y, z
+    (array([0.95, 2.1 ]), array([0.95, 2.1 ]))
+    """
+    T = param.dtype.type
+    rate, weight = _weigh(step, lr, warmup_steps, r, weight_lr_power, lr_max, weight_sum)
+    if weight_decay:
+        grad = grad + T(weight_decay) * param
+    param[...] = param + T(weight) * (z - param) - T(rate * (1.0 - momentum * (1.0 - weight))) * grad
+    z[...] = z - T(rate) * grad
+
+
+@rule(State("z", "exact"), State("exp_avg_sq", "unsigned"), scalars=("lr_max", "weight_sum"))
+def schedule_free_adamw(
+    param: Tensors,
+    grad: Tensors,
+    z: Tensors,
+    exp_avg_sq: Tensors,
+    lr_max: Tensors,
+    weight_sum: Tensors,
+    *,
+    step: Steps,
+    lr: float = 2.5e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    warmup_steps: int = 0,
+    r: float = 0.0,
+    weight_lr_power: float = 2.0,
+    **around: Unpack[Around],
+) -> None:
+    r"""One step of schedule-free AdamW, in place; the parameter is :math:`y`, where gradients are taken.
+
+    .. math::
+        \eta_t &= \eta \min(1, t / t_{warmup}), \quad \eta_{max} \leftarrow \max(\eta_t, \eta_{max}) \\
+        w &= t^r \eta_{max}^q, \quad W \leftarrow W + w \\
+        v &\leftarrow \beta_2 v + (1 - \beta_2) g^2, \quad
+            d = g / (\sqrt{v / (1 - \beta_2^t)} + \epsilon) + \lambda y, \quad c = w / W \\
+        y &\leftarrow y + c (z - y) - \eta_t (1 - \beta_1 (1 - c)) d \\
+        z &\leftarrow z - \eta_t d
+
+    Defazio et al. (2024), "The road less scheduled", algorithm 1, in the form of the authors' code, which
+    never writes out the average :math:`x = (y - (1 - \beta_1) z) / \beta_1` (`schedule_free_average`).
+
+    Parameters
+    ----------
+    param, grad
+        Parameter and gradient, or lists of them.
+    z, exp_avg_sq
+        Sequence :math:`z` of Adam's steps (a copy of the parameter before the first step) and second moment
+        :math:`v`, of the parameter's shape.
+    lr_max, weight_sum
+        Largest learning rate :math:`\eta_{max}` so far, and sum :math:`W` of the weights: float64 arrays of
+        shape (), 0 before the first step.
+    step
+        Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
+    lr
+        Learning rate :math:`\eta`.
+    betas
+        Interpolation :math:`\beta_1` between :math:`z` and :math:`x`, in (0, 1), and weight :math:`\beta_2`
+        of the old second moment, in [0, 1).
+    eps
+        Added to the square root.
+    weight_decay
+        Decay :math:`\lambda`, at :math:`y`.
+    warmup_steps
+        Steps over which the learning rate rises linearly.
+    r, weight_lr_power
+        Powers :math:`r` of the step and :math:`q` of the largest learning rate in a step's weight.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fusedstep.reference import schedule_free_adamw
+    >>> y, g, v = np.array([1.0, 2.0]), np.array([0.5, -1.0]), np.zeros(2)
+    >>> z, lr_max, weight_sum = y.copy(), np.zeros(()), np.zeros(())
+    >>> schedule_free_adamw(y, g, z, v, lr_max, weight_sum, step=1, lr=0.1)
+    True
+    >>> y.round(6), z.round(6)
+    (array([0.9, 2.1]), array([0.9, 2.1]))
+    """
+    T = param.dtype.type
+    beta1, beta2 = betas
+    rate, weight = _weigh(step, lr, warmup_steps, r, weight_lr_power, lr_max, weight_sum)
+    exp_avg_sq[...] = T(beta2) * exp_avg_sq + T(1.0 - beta2) * (grad * grad)
+    change = grad / (np.sqrt(exp_avg_sq * T(1.0 / (1.0 - power(beta2, step)))) + T(eps))
+    if weight_decay:
+        change = change + T(weight_decay) * param
+    param[...] = param + T(weight) * (z - param) - T(rate * (1.0 - beta1 * (1.0 - weight))) * change
+    z[...] = z - T(rate) * change

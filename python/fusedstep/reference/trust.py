@@ -1,0 +1,155 @@
+"""LAMB and LARS: learning rates scaled for each tensor by the ratio of two norms."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ._arithmetic import power, sum_of_squares
+from ._frame import Around, State, Steps, Tensors, rule
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["lamb", "lars"]
+
+
+@rule(State("exp_avg", "signed"), State("exp_avg_sq", "unsigned"))
+def lamb(
+    param: Tensors,
+    grad: Tensors,
+    exp_avg: Tensors,
+    exp_avg_sq: Tensors,
+    *,
+    step: Steps,
+    lr: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-6,
+    eps_root: float = 0.0,
+    weight_decay: float = 0.0,
+    **around: Unpack[Around],
+) -> None:
+    r"""One step of LAMB, in place, as ``optax.lamb``.
+
+    .. math::
+        m &\leftarrow \beta_1 m + (1 - \beta_1) g, \quad \hat m = m / (1 - \beta_1^t) \\
+        v &\leftarrow \beta_2 v + (1 - \beta_2) g^2, \quad \hat v = v / (1 - \beta_2^t) \\
+        d &= \hat m / (\sqrt{\hat v + \epsilon_{root}} + \epsilon) + \lambda p \\
+        p &\leftarrow p - \eta \, \frac{\|p\|}{\|d\|} \, d
+
+    You et al. (2020), "Large batch optimization for deep learning: training BERT in 76 minutes", algorithm 2,
+    with the identity for its function of the norm. The ratio is 1 where one of the norms is zero.
+
+    Parameters
+    ----------
+    param, grad
+        Parameter and gradient, or lists of them.
+    exp_avg, exp_avg_sq
+        First moment :math:`m` and second moment :math:`v`, of the parameter's shape.
+    step
+        Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
+    lr
+        Learning rate :math:`\eta`.
+    betas
+        Weights :math:`\beta_1, \beta_2` of the old moments, in [0, 1).
+    eps, eps_root
+        Added to the square root, and to what it is taken of.
+    weight_decay
+        Decay :math:`\lambda` of the parameter, decoupled from the gradient.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fusedstep.reference import lamb
+    >>> p, g, m, v = np.array([3.0, 4.0]), np.array([0.5, -1.0]), np.zeros(2), np.zeros(2)
+    >>> lamb(p, g, m, v, step=1, lr=0.1)
+    True
+    >>> p.round(5)
+    array([2.64645, 4.35355])
+    """
+    T = param.dtype.type
+    beta1, beta2 = betas
+    correction1, correction2 = 1.0 - power(beta1, step), 1.0 - power(beta2, step)
+    exp_avg[...] = T(beta1) * exp_avg + T(1.0 - beta1) * grad
+    exp_avg_sq[...] = T(beta2) * exp_avg_sq + T(1.0 - beta2) * (grad * grad)
+    root = np.sqrt(exp_avg_sq * T(1.0 / correction2) + T(eps_root)) + T(eps)
+    direction = exp_avg * T(1.0 / correction1) / root
+    if weight_decay:
+        direction = direction + T(weight_decay) * param
+    param_norm, norm = math.sqrt(sum_of_squares(param)), math.sqrt(sum_of_squares(direction))
+    ratio = param_norm / norm if param_norm and norm else 1.0
+    param[...] = param - T(lr * ratio) * direction
+
+
+@rule(State("momentum_buffer", "signed", when="momentum"))
+def lars(
+    param: Tensors,
+    grad: Tensors,
+    momentum_buffer: Tensors = None,
+    *,
+    step: Steps,
+    lr: float = 1e-3,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    trust_coefficient: float = 1e-3,
+    eps: float = 0.0,
+    nesterov: bool = False,
+    **around: Unpack[Around],
+) -> None:
+    r"""One step of LARS, in place.
+
+    .. math::
+        \kappa &= \theta \|p\| / (\|g\| + \lambda \|p\| + \epsilon) \\
+        v &\leftarrow \mu v + \eta \kappa (g + \lambda p) \\
+        p &\leftarrow p - v \quad (p - \eta \kappa (g + \lambda p) - \mu v \text{ with nesterov})
+
+    You, Gitman and Ginsburg (2017), "Large batch training of convolutional networks", equation 6 and
+    algorithm 1. The ratio :math:`\kappa` is 1 where one of the norms is zero. The learning rate enters the
+    velocity, as in the paper. ``optax.lars`` takes the norm of :math:`g + \lambda p` instead of the sum of
+    the norms; without decay both are the same.
+
+    Parameters
+    ----------
+    param, grad
+        Parameter and gradient, or lists of them.
+    momentum_buffer
+        Velocity :math:`v`, of the parameter's shape; needed with `momentum`.
+    step
+        Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
+    lr
+        Learning rate :math:`\eta`.
+    momentum
+        Weight :math:`\mu` of the old velocity.
+    weight_decay
+        L2 penalty :math:`\lambda`.
+    trust_coefficient
+        Factor :math:`\theta` of the ratio of the norms.
+    eps
+        Added to the denominator of the ratio.
+    nesterov
+        Look ahead along the velocity; needs momentum.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fusedstep.reference import lars
+    >>> p, g, v = np.array([3.0, 4.0]), np.array([0.6, -0.8]), np.zeros(2)
+    >>> lars(p, g, v, step=1, lr=0.1, trust_coefficient=0.5)
+    True
+    >>> p
+    array([2.85, 4.2 ])
+    """
+    T = param.dtype.type
+    param_norm, norm = math.sqrt(sum_of_squares(param)), math.sqrt(sum_of_squares(grad))
+    ratio = 1.0
+    if param_norm and norm:
+        ratio = trust_coefficient * param_norm / (norm + weight_decay * param_norm + eps)
+    if weight_decay:
+        grad = grad + T(weight_decay) * param
+    change = T(lr * ratio) * grad
+    if momentum:
+        momentum_buffer[...] = T(momentum) * momentum_buffer + change
+        change = change + T(momentum) * momentum_buffer if nesterov else momentum_buffer
+    param[...] = param - change
