@@ -30,7 +30,7 @@ int from_environment(const char* name) {
     if (text == nullptr) return 0;
     char* end = nullptr;
     const long n = std::strtol(text, &end, 10);
-    return end != text && (*end == '\0' || *end == ',') && n > 0 && n <= 4096 ? static_cast<int>(n) : 0;
+    return end != text && (*end == '\0' || *end == ',') && n > 0 && n <= kMaxThreads ? static_cast<int>(n) : 0;
 }
 
 int cpus_of_affinity() {
@@ -110,7 +110,8 @@ int num_threads() {
 }
 
 void set_num_threads(int n) {
-    if (n < 1) throw std::invalid_argument("n: got " + std::to_string(n) + ", needs a number of threads of at least 1");
+    if (n < 1 || n > kMaxThreads)
+        throw std::invalid_argument("n: needs a number of threads from 1 to " + std::to_string(kMaxThreads));
     chosen = n;
 }
 

@@ -6,7 +6,8 @@ namespace fusedstep {
 
 // The number of threads of a step: what set_num_threads chose, else the default below.
 int num_threads();
-void set_num_threads(int n);  // n >= 1; std::invalid_argument otherwise
+constexpr int kMaxThreads = 4096;
+void set_num_threads(int n);  // 1 to kMaxThreads; std::invalid_argument otherwise
 
 // FUSEDSTEP_NUM_THREADS, else OMP_NUM_THREADS, else the CPUs this process may use (affinity mask and cgroup quota).
 // `source` says which of them it was.

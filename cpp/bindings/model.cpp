@@ -191,7 +191,7 @@ void Model::finish() {
     checked_grads_.assign(engine_.tensors.size(), nullptr);
     for (std::size_t g = 0; g < groups_.size(); ++g)
         for (Value& value : groups_[g].values) read_value(g, value);
-    for (std::size_t g = 0; g < groups_.size() && !cross_check_.is_none(); ++g) cross_check_(g);
+    for (std::size_t g = 0; g < groups_.size(); ++g) settle(g);
     engine_.prepare();
 }
 
@@ -206,6 +206,7 @@ void Model::read_value(std::size_t group, Value& value) {
     const auto source = py::reinterpret_borrow<py::object>(found);
     const py::object checked = check_.is_none() ? source : check_(group, value.key, source);
     Group& target = engine_.groups[group];
+    const std::array<double, kMaxHypers> before = target.hypers;
     const auto number = [](py::handle x, double none) { return x.is_none() ? none : x.cast<double>(); };
     if (value.slot == kMaximize) {
         target.maximize = checked.cast<bool>();
@@ -220,21 +221,47 @@ void Model::read_value(std::size_t group, Value& value) {
     } else {
         target.hypers[static_cast<std::size_t>(value.slot)] = checked.cast<double>();
     }
+    // The learning rate is the one value that goes with any other.
+    for (std::size_t h = 0; h < before.size(); ++h)
+        groups_[group].unsettled = groups_[group].unsettled ||
+                                   (target.hypers[h] != before[h] && std::strcmp(entry_->hypers[h], "lr") != 0);
+    if (value.slot == kEmaDecay && checked.is_none() == groups_[group].averaged) {
+        groups_[group].averaged = !checked.is_none();
+        groups_[group].unsettled = true;
+    }
     value.seen = source;
     value.constant = is_constant(found);
 }
 
 void Model::read_groups() {
     for (std::size_t g = 0; g < groups_.size(); ++g) {
-        bool changed = false;
         PyObject* dict = groups_[g].dict.ptr();
         for (Value& value : groups_[g].values) {
             if (value.constant && PyDict_GetItemWithError(dict, value.key.ptr()) == value.seen.ptr()) continue;
-            changed = changed || value.constant;
             read_value(g, value);
         }
-        if (changed && !cross_check_.is_none()) cross_check_(g);
+        if (groups_[g].unsettled) settle(g);
     }
+}
+
+// A group's values together, and the states they call for: until they fit, every step looks again.
+void Model::settle(std::size_t group) {
+    const std::string where = "param_groups[" + std::to_string(group) + "]";
+    if (!cross_check_.is_none()) cross_check_(group);
+    const Group& g = engine_.groups[group];
+    const unsigned used = entry_->used_states(entry_->variant(g.hypers.data(), 1));
+    for (const Tensor& x : engine_.tensors) {
+        if (static_cast<std::size_t>(x.group) != group || x.size == 0) continue;
+        if (!plain_ && (x.ema != nullptr) != groups_[group].averaged)
+            throw py::value_error(where + "[\"ema_decay\"]: got " + (x.ema != nullptr ? "None" : "a number") +
+                                  ", but this optimizer was made with" + (x.ema != nullptr ? "" : "out") +
+                                  " averages of the parameters; make a new one");
+        for (int s = 0; s < entry_->n_states; ++s)
+            if ((used >> s & 1u) && x.states[static_cast<std::size_t>(s)].data == nullptr)
+                throw py::value_error(where + ": its options now call for the state \"" + entry_->states[s].name +
+                                      "\", which this optimizer was made without; make a new one with them");
+    }
+    groups_[group].unsettled = false;
 }
 
 void Model::set_gradient(std::size_t i, PyObject* grad) {
@@ -303,14 +330,18 @@ void Model::check_still_there() const {
                                   "since the optimizer was made");
 }
 
-bool Model::run(double grad_scale) {
+// Everything that may run a caller's code (a schedule's), before any pointer is taken from the caller's gradients.
+void Model::begin(double grad_scale) {
     if (!(grad_scale > 0) || !std::isfinite(grad_scale))
         throw py::value_error("grad_scale: got " + py::str(py::float_(grad_scale)).cast<std::string>() +
                               ", needs a finite number above 0");
+    options.grad_scale = grad_scale;
+    read_groups();
+}
+
+bool Model::run() {
     check_still_there();
     check_gradient_overlap();
-    read_groups();
-    options.grad_scale = grad_scale;
     if (engine_.elements() < kReleaseFrom) {
         last = engine_.step(options);
     } else {
@@ -329,6 +360,7 @@ bool Model::run(double grad_scale) {
 void Model::bind(const Tree& tree, py::object grads) {
     const Busy busy(busy_);
     tree.flatten(grads.ptr(), "grads", flat_);
+    bound_current_ = false;
     for (std::size_t i = 0; i < flat_.size(); ++i) set_gradient(i, flat_[i]);
     check_gradient_overlap();
     bound_.clear();
@@ -341,6 +373,7 @@ bool Model::step_bound(double grad_scale) {
         throw py::value_error("grads: got None, needs the gradients; only an optimizer that was made with grads= can "
                               "step without them");
     const Busy busy(busy_);
+    begin(grad_scale);
     if (!bound_current_) {
         for (std::size_t i = 0; i < bound_.size(); ++i) set_gradient(i, bound_[i].ptr());
         bound_current_ = true;
@@ -351,13 +384,14 @@ bool Model::step_bound(double grad_scale) {
             !unchanged(grad, engine_.tensors[i].grad.data, options.zero_grads))
             throw py::value_error(grad_name(i) + ": its memory was replaced or made read-only since it was bound");
     }
-    return run(grad_scale);
+    return run();
 }
 
 bool Model::step_tree(const Tree& tree, py::object grads, double grad_scale) {
     const Busy busy(busy_);
+    begin(grad_scale);
     tree.flatten(grads.ptr(), "grads", flat_);
-    return step_flat(grad_scale);
+    return step_flat();
 }
 
 bool Model::step_list(py::list grads, double grad_scale) {
@@ -365,15 +399,25 @@ bool Model::step_list(py::list grads, double grad_scale) {
     if (grads.size() != engine_.tensors.size())
         throw py::value_error("grads: got " + std::to_string(grads.size()) + " gradients, needs " +
                               std::to_string(engine_.tensors.size()));
+    begin(grad_scale);
     flat_.clear();
     for (const py::handle grad : grads) flat_.push_back(grad.ptr());
-    return step_flat(grad_scale);
+    return step_flat();
 }
 
-bool Model::step_flat(double grad_scale) {
+bool Model::step_flat() {
     bound_current_ = false;
     for (std::size_t i = 0; i < flat_.size(); ++i) set_gradient(i, flat_[i]);
-    return run(grad_scale);
+    return run();
+}
+
+void Model::configure(double max_grad_norm, bool skip_nonfinite, bool zero_grads, std::uint64_t seed) {
+    options.max_grad_norm = max_grad_norm;
+    options.skip_nonfinite = skip_nonfinite;
+    // Gradients that are written must not overlap each other: look at all of them again.
+    if (zero_grads && !options.zero_grads) std::fill(checked_grads_.begin(), checked_grads_.end(), nullptr);
+    options.zero_grads = zero_grads;
+    options.seed = seed;
 }
 
 std::vector<double> Model::get_scalars(std::size_t i) const {

@@ -43,6 +43,8 @@ public:
     bool step_tree(const Tree& tree, py::object grads, double grad_scale);
     bool step_list(py::list grads, double grad_scale);
 
+    void configure(double max_grad_norm, bool skip_nonfinite, bool zero_grads, std::uint64_t seed);
+
     StepOptions options;
     std::uint64_t steps_taken = 0;
     StepResult last;
@@ -69,18 +71,22 @@ private:
     struct GroupSource {
         py::dict dict;
         std::vector<Value> values;
+        bool averaged = false;  // ema_decay is a number
+        bool unsettled = true;  // values changed and have not been looked at together since
     };
 
     Stream state_stream(PyObject* object, const State& state, const Tensor& x, PyObject* param, const std::string& name);
     void check_shape(PyObject* object, PyObject* param, const std::string& name) const;
     void keep(const py::object& object, const Array& array, const std::string& name);
     void read_groups();
+    void settle(std::size_t group);
     void read_value(std::size_t group, Value& value);
     void set_gradient(std::size_t i, PyObject* grad);
     void check_gradient_overlap();
     void check_still_there() const;
-    bool step_flat(double grad_scale);
-    bool run(double grad_scale);
+    void begin(double grad_scale);
+    bool step_flat();
+    bool run();
 
     std::string grad_name(std::size_t i) const { return (plain_ ? "grad" : "grads") + paths_[i]; }
     std::string param_name(const std::string& path) const { return (plain_ ? "param" : "params") + path; }

@@ -40,6 +40,26 @@ py::list rules() {
     return all;
 }
 
+std::string received(py::handle object) {
+    return py::repr(object).cast<std::string>() + " (" + py::str(py::type::handle_of(object).attr("__name__")).cast<std::string>() + ")";
+}
+
+void choose_isa(py::object name) {
+    if (!py::isinstance<py::str>(name)) throw py::type_error("name: got " + received(name) + ", needs a string");
+    set_isa(name.cast<std::string>());
+}
+
+void choose_threads(py::object n) {
+    if (PyBool_Check(n.ptr()) || PyIndex_Check(n.ptr()) == 0)
+        throw py::type_error("n: got " + received(n) + ", needs an integer");
+    int overflow = 0;
+    const long count = PyLong_AsLongAndOverflow(n.ptr(), &overflow);
+    if (PyErr_Occurred()) throw py::error_already_set();
+    if (overflow != 0 || count < 1 || count > kMaxThreads)
+        throw py::value_error("n: got " + py::str(n).cast<std::string>() + ", needs 1 to " + std::to_string(kMaxThreads));
+    set_num_threads(static_cast<int>(count));
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_core, m) {
@@ -47,10 +67,10 @@ PYBIND11_MODULE(_core, m) {
     m.def("build_info", &build_info, "What this build is: version, compiler, parallel runtime, instruction sets.");
     m.def("rules", &rules, "Every update rule: (name, hyper-parameters, (state, kind) pairs, scalar states).");
     m.def("isa", [] { return active_kernels().isa; }, "The active instruction set.");
-    m.def("set_isa", &set_isa, py::arg("name"));
+    m.def("set_isa", &choose_isa, py::arg("name"));
     m.def("available_isas", &available_isas, "What this machine can run, lowest first.");
     m.def("get_num_threads", &num_threads);
-    m.def("set_num_threads", &set_num_threads, py::arg("n"));
+    m.def("set_num_threads", &choose_threads, py::arg("n"));
     m.def("thread_default", [] { return py::make_tuple(default_threads().count, default_threads().source); },
           "The default number of threads, and where it comes from.");
     m.def("noise_key", &noise_key, py::arg("seed"), py::arg("tensor"), py::arg("step"));
@@ -82,13 +102,7 @@ PYBIND11_MODULE(_core, m) {
         .def("step_bound", &Model::step_bound, py::arg("grad_scale"))
         .def("step_tree", &Model::step_tree, py::arg("tree"), py::arg("grads"), py::arg("grad_scale"))
         .def("step_list", &Model::step_list, py::arg("grads"), py::arg("grad_scale"))
-        .def("configure",
-             [](Model& model, double max_grad_norm, bool skip_nonfinite, bool zero_grads, std::uint64_t seed) {
-                 model.options.max_grad_norm = max_grad_norm;
-                 model.options.skip_nonfinite = skip_nonfinite;
-                 model.options.zero_grads = zero_grads;
-                 model.options.seed = seed;
-             },
+        .def("configure", &Model::configure,
              py::arg("max_grad_norm"), py::arg("skip_nonfinite"), py::arg("zero_grads"), py::arg("seed"))
         .def("__len__", &Model::size)
         .def("get_step", &Model::get_step, py::arg("index"))

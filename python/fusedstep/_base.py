@@ -160,6 +160,11 @@ class Optimizer:
     def _make_slot(self, param: Any, where: str, number: int, group: dict[str, Any]) -> Slot:
         if not isinstance(param, np.ndarray):
             raise TypeError(f"{where}: got {type(param).__name__}, needs a NumPy array")
+        if param.dtype not in (np.float32, np.float64, np.float16) and not formats.is_bfloat16(param.dtype):
+            raise TypeError(
+                f"{where}: got dtype {param.dtype}, needs float32, float64, float16 or bfloat16 (ml_dtypes) in this "
+                "machine's byte order; array.astype(numpy.float32) converts"
+            )
         path = f"[{number}]" * self._grouped + where.partition('["params"]' if self._grouped else "params")[2]
         slot = Slot(param, path, number)
         brief = param.dtype == np.float16 or formats.is_bfloat16(param.dtype)
@@ -278,6 +283,8 @@ class Optimizer:
             Nothing has changed.
         """
         model = self._model
+        if type(grad_scale) is not float:
+            grad_scale = check_hyper("grad_scale", grad_scale)
         if grads is None:
             taken = model.step_bound(grad_scale)
         else:
@@ -442,7 +449,7 @@ class Optimizer:
         TypeError, ValueError
             It is of another model or optimizer, or holds values that do not fit. Nothing has changed.
         """
-        _saving.load(self, state_dict)
+        _saving.load(self, state_dict, _check_settings)
 
     def __getstate__(self) -> dict[str, Any]:
         kept = {k: v for k, v in self.__dict__.items() if k not in ("_model", "_tree")}
@@ -509,7 +516,8 @@ def _rebuilt(structure: Structure, leaves: Any) -> Structure:
     if isinstance(structure, dict):
         return {key: _rebuilt(value, leaves) for key, value in structure.items()}
     if isinstance(structure, (list, tuple)):
-        return type(structure)([_rebuilt(value, leaves) for value in structure])
+        entries = [_rebuilt(value, leaves) for value in structure]
+        return type(structure)(*entries) if hasattr(structure, "_fields") else type(structure)(entries)
     return next(leaves)
 
 

@@ -107,7 +107,7 @@ def _number(value: Any, interval: Interval, where: str) -> float:
         number = math.inf
     if not interval.holds(number):
         raise ValueError(f"{where} must be {interval}, got {value!r}")
-    return number
+    return number + 0.0  # -0 becomes +0: equal values must leave equal bytes
 
 
 def check_hyper(name: str, value: Any, where: str | None = None, *, rule: str = "") -> Any:

@@ -47,7 +47,14 @@ def _checked(rule: str, given: tuple[tuple[str, Any], ...]) -> tuple[dict[str, A
     return group, around, [state in used for state in about.states]
 
 
-_remembered = functools.lru_cache(maxsize=256)(_checked)
+@functools.lru_cache(maxsize=256)
+def _remembered(rule: str, given: tuple[tuple[str, Any], ...], kinds: tuple[Any, ...]) -> Any:
+    return _checked(rule, given)
+
+
+def _kind(value: Any) -> Any:
+    """What tells apart values that are equal: 1, 1.0 and True."""
+    return tuple(map(type, value)) if type(value) is tuple else type(value)
 
 
 def _native(about: Rule, definition: Callable[..., bool]) -> Callable[..., bool]:
@@ -70,7 +77,7 @@ def _native(about: Rule, definition: Callable[..., bool]) -> Callable[..., bool]
         ema = given.get("ema")
         options = tuple((name, value) for name, value in given.items() if name not in taken)
         try:
-            group, around, used = _remembered(about.name, options)
+            group, around, used = _remembered(about.name, options, tuple(_kind(value) for _, value in options))
         except TypeError:  # an option that cannot be hashed, such as a list of betas; or really a wrong one
             group, around, used = _checked(about.name, options)
         if (ema is None) != (around["ema_decay"] is None):
@@ -98,9 +105,9 @@ def _native(about: Rule, definition: Callable[..., bool]) -> Callable[..., bool]
         numbers = [column(name, True) for name in about.scalars]
         masters, averages = column("master", False), column("ema", False)
         step = given["step"]
-        if isinstance(step, (list, tuple)) and len(step) != count:
+        if many and isinstance(step, (list, tuple)) and len(step) != count:
             raise ValueError(f"step must hold {count} numbers, as many as param, got {len(step)}")
-        steps = step if isinstance(step, (list, tuple)) else [step] * count
+        steps = step if many and isinstance(step, (list, tuple)) else [step] * count
         stochastic = around["rounding"] == "stochastic"
 
         model = Model(about.name, None, None, True, around["first"])
@@ -127,7 +134,11 @@ def _native(about: Rule, definition: Callable[..., bool]) -> Callable[..., bool]
         model.configure(
             around["max_grad_norm"] or 0.0, around["skip_nonfinite"], around["zero_grads"], around["seed"]
         )
-        done = model.step_list(column("grad", True), around["grad_scale"])
+        gradients = column("grad", True)
+        for i, gradient in enumerate(gradients):
+            if gradient is None:
+                raise TypeError(f"grad[{i}] must be a NumPy array, got NoneType")
+        done = model.step_list(gradients, around["grad_scale"])
         if done and numbers:
             for i in range(count):
                 for values, value in zip(numbers, model.get_scalars(i), strict=True):
