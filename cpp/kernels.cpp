@@ -28,6 +28,7 @@ namespace {
 #include "rules/lamb.hpp"
 #include "rules/lars.hpp"
 #include "rules/schedule_free.hpp"
+#include "rules/sparse_adam.hpp"
 // clang-format on
 #include "formats/formats.hpp"
 
@@ -35,7 +36,7 @@ namespace {
 template <class...>
 struct List {};
 using Rules = List<Sgd, Momentum, RmsProp, Adam, AdamW, Adagrad, Adadelta, Adamax, NAdam, RAdam, AdaBelief, Asgd, Rprop,
-                   Lion, Lamb, Lars, ScheduleFreeSgd, ScheduleFreeAdamW>;
+                   Lion, Lamb, Lars, ScheduleFreeSgd, ScheduleFreeAdamW, SparseAdam>;
 
 // 0, 1, ... n - 1 as template arguments.
 template <unsigned... V>

@@ -205,5 +205,5 @@ def check_step(value: Any, where: str = "step") -> int:
         raise TypeError(f"{where} must be an integer, got {value!r} ({type(value).__name__})")
     step = int(value)
     if not 1 <= step < 2**63:
-        raise ValueError(f"{where} must be at least 1 (the first step is 1), got {step}")
+        raise ValueError(f"{where} must be from 1 (the first step) to 2**63 - 1, got {step}")
     return step

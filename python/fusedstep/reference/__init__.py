@@ -19,6 +19,7 @@ from .rmsprop import rmsprop
 from .rprop import rprop
 from .schedule_free import schedule_free_adamw, schedule_free_average, schedule_free_sgd
 from .sgd import momentum, sgd
+from .sparse import sparse_adam
 from .trust import lamb, lars
 
 __all__ = [
@@ -45,4 +46,5 @@ __all__ = [
     "schedule_free_average",
     "schedule_free_sgd",
     "sgd",
+    "sparse_adam",
 ]

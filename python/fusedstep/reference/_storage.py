@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..sparse import SparseRows
 from ._checks import check_array
 
-__all__ = ["Stored", "check_gradient", "compute_type", "store_param", "store_state"]
+__all__ = ["Stored", "check_gradient", "check_rows", "compute_type", "store_param", "store_state"]
 
 Array = NDArray[Any]
 
@@ -58,6 +59,17 @@ class Stored:
             return formats.decode_8bit(flat, self.extra, self.format == "8bit-signed").astype(self.kind)
         decode = formats.decode_bfloat16 if self.format == "bfloat16" else formats.decode_float16
         return decode(flat).astype(self.kind)
+
+    def take(self, rows: Array) -> Stored:
+        """Some rows, as an array of their own."""
+        extra = None if self.extra is None else self.extra[rows]
+        return Stored(self.array[rows], self.kind, self.format, extra, self.key)
+
+    def put(self, rows: Array, part: Stored) -> None:
+        """Put back what `take` took."""
+        self.array[rows] = part.array
+        if self.extra is not None:
+            self.extra[rows] = part.extra
 
     def encode(self, values: Array) -> None:
         """Store changed numbers; nothing to do where `decode` gave the memory itself."""
@@ -119,7 +131,9 @@ def store_state(value: Any, name: str, kind: str, param: Stored) -> Stored:
     return Stored(array, param.kind, "bfloat16" if brief else "plain", memory=[(name, array, True)])
 
 
-def check_gradient(value: Any, name: str, param: Stored, writeable: bool) -> Array:
+def check_gradient(
+    value: Any, name: str, param: Stored, writeable: bool, shape: tuple[int, ...] | None = None
+) -> Array:
     """Check one gradient: any format no wider than the compute type, so that decoding it is exact."""
     allowed: list[np.dtype[Any]] = [FLOAT32, FLOAT16, *([FLOAT64] if param.kind == FLOAT64 else [])]
     expect = " or ".join(["float64"] * (param.kind == FLOAT64) + ["float32, float16 or bfloat16"])
@@ -127,7 +141,23 @@ def check_gradient(value: Any, name: str, param: Stored, writeable: bool) -> Arr
         value,
         name,
         [value.dtype] if is_bfloat16(value) else allowed,
-        param.array.shape,
+        param.array.shape if shape is None else shape,
         expect=expect,
         writeable=writeable,
     )
+
+
+def check_rows(grad: SparseRows, name: str, param: Stored, writeable: bool) -> Array:
+    """Check a gradient of some rows and return its values."""
+    shape = param.array.shape
+    if not shape:
+        raise ValueError(f"{name}: SparseRows need a parameter with rows, got one of shape ()")
+    integers = (np.dtype(np.int32), np.dtype(np.int64))
+    indices = check_array(grad.indices, f"{name}.indices", integers, writeable=False)
+    if indices.ndim != 1:
+        raise ValueError(f"{name}.indices must have one axis, got shape {indices.shape}")
+    wrong = np.flatnonzero((indices < 0) | (indices >= shape[0]))
+    if wrong.size:
+        at = int(wrong[0])
+        raise ValueError(f"{name}.indices[{at}] must be from 0 to {shape[0] - 1}, got {indices[at]}")
+    return check_gradient(grad.values, f"{name}.values", param, writeable, (len(indices), *shape[1:]))

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["momentum", "sgd"]
 
 
-@rule(State("momentum_buffer", "signed", when="momentum"))
+@rule(State("momentum_buffer", "signed", when="momentum"), rows_without=("momentum", "weight_decay"))
 def sgd(
     param: Tensors,
     grad: Tensors,

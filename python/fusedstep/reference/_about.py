@@ -1,0 +1,149 @@
+"""What a rule is, and the options that all of them share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypedDict
+
+import numpy as np
+
+from .._hyper import check_hyper
+
+__all__ = ["AROUND", "AROUND_DOC", "RULES", "Around", "Rule", "State", "Steps", "Tensors", "check_around"]
+
+Tensors = Any  # an array or a list of arrays; the maths inside sees one flat array of the compute type
+Steps = Any  # an int or a list of ints; the maths inside sees an int
+
+
+@dataclass(frozen=True)
+class State:
+    """One state of a rule: its name, how coarsely it may be stored, the option that calls for it if any."""
+
+    name: str
+    kind: Literal["signed", "unsigned", "exact"]
+    when: str = ""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What there is to know about a rule.
+
+    Attributes
+    ----------
+    name
+        Of the function, and of the native rule.
+    states, scalars
+        What is kept per element, and the names of what is kept per tensor.
+    hypers
+        Hyper-parameters and their defaults.
+    rows_without
+        Options that must be off for a gradient of some rows alone; None where there is no such form.
+    """
+
+    name: str
+    states: tuple[State, ...]
+    scalars: tuple[str, ...]
+    hypers: dict[str, Any] = field(compare=False)
+    rows_without: tuple[str, ...] | None = None
+
+    def used(self, hypers: dict[str, Any]) -> tuple[State, ...]:
+        """The states that a step with these hyper-parameters needs."""
+        return tuple(state for state in self.states if not state.when or hypers[state.when])
+
+
+RULES: dict[str, Rule] = {}
+
+
+class Around(TypedDict, total=False):
+    """Options that every rule shares, with the frame's meaning (see the module)."""
+
+    maximize: bool
+    grad_scale: float
+    max_grad_norm: float | None
+    clip_value: float | None
+    skip_nonfinite: bool
+    master: Tensors
+    rounding: Literal["nearest", "stochastic"]
+    seed: int
+    first: int
+    ema: Tensors
+    ema_decay: float | None
+    zero_grads: bool
+
+
+AROUND: dict[str, Any] = {
+    "maximize": False,
+    "grad_scale": 1.0,
+    "max_grad_norm": None,
+    "clip_value": None,
+    "skip_nonfinite": False,
+    "master": None,
+    "rounding": "nearest",
+    "seed": 0,
+    "first": 0,
+    "ema": None,
+    "ema_decay": None,
+    "zero_grads": False,
+}
+
+AROUND_DOC = """
+    Other Parameters
+    ----------------
+    maximize : bool
+        Ascend instead of descend.
+    grad_scale : float
+        Gradients are divided by it first.
+    max_grad_norm : float, optional
+        Gradients of all tensors together are scaled down to this norm.
+    clip_value : float, optional
+        Each gradient element is cut off at plus and minus this value, after the scaling.
+    skip_nonfinite : bool
+        Change nothing when a gradient holds an infinity or NaN.
+    master : array or list of arrays, optional
+        For 16-bit parameters: float32 copies that are the truth, or int16 remainders of bfloat16 parameters.
+    rounding : {"nearest", "stochastic"}
+        How 16-bit parameters without a master are rounded.
+    seed, first : int
+        Key of the noise of stochastic rounding, and the number of the first tensor in it.
+    ema : array or list of arrays, optional
+        Exponential moving averages of the parameters, in the compute type.
+    ema_decay : float, optional
+        Weight of the old average, in [0, 1).
+    zero_grads : bool
+        Set the gradients to zero afterwards.
+
+    Returns
+    -------
+    bool
+        True when the step was taken, False when `skip_nonfinite` skipped it.
+
+    Raises
+    ------
+    TypeError
+        An argument of the wrong kind or dtype.
+    ValueError
+        A wrong value, shape or layout, lists of unequal length, arrays that overlap. Nothing has changed.
+"""
+
+
+def check_around(around: dict[str, Any]) -> dict[str, Any]:
+    """Check the options of `AROUND` that hold no arrays."""
+    checked = dict(around)
+    for name in (
+        "maximize",
+        "grad_scale",
+        "max_grad_norm",
+        "clip_value",
+        "skip_nonfinite",
+        "ema_decay",
+        "zero_grads",
+    ):
+        checked[name] = check_hyper(name, around[name])
+    if around["rounding"] not in ("nearest", "stochastic"):
+        raise ValueError(f"rounding must be 'nearest' or 'stochastic', got {around['rounding']!r}")
+    for name in ("seed", "first"):
+        if isinstance(around[name], bool) or not isinstance(around[name], (int, np.integer)):
+            raise TypeError(f"{name} must be an integer, got {around[name]!r}")
+        if not 0 <= around[name] < 2**64:
+            raise ValueError(f"{name} must be from 0 to 2**64 - 1, got {around[name]}")
+    return checked

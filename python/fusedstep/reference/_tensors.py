@@ -1,0 +1,118 @@
+"""The arrays of one call, checked together: nothing is written before all of them have passed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._hyper import check_step
+from ..sparse import SparseRows
+from ._about import RULES, Rule
+from ._checks import as_list, check_array, check_overlap
+from ._storage import Stored, check_gradient, check_rows, store_param, store_state
+
+__all__ = ["Tensor", "check_tensors"]
+
+Array = NDArray[Any]
+
+
+@dataclass
+class Tensor:
+    """One parameter with all that belongs to it, checked and ready to be decoded."""
+
+    param: Stored
+    grad: Array
+    states: list[Stored | None]
+    scalars: list[Array]
+    ema: Array | None
+    step: int
+    given: Array  # the gradient's memory; `grad` is a copy where rows were added up
+    rows: Array | None  # those that have a gradient, ascending; None: all
+
+
+def check_tensors(
+    about: Rule, hypers: dict[str, Any], arguments: dict[str, Any], around: dict[str, Any]
+) -> list[Tensor]:
+    """Check a rule's arguments and sort them by tensor.
+
+    Parameters
+    ----------
+    about, hypers
+        The rule and its checked hyper-parameters.
+    arguments
+        ``"param"``, ``"grad"``, ``"step"``, states and scalars: single ones or lists.
+    around
+        The options around the rule, checked but for ``"master"`` and ``"ema"``.
+    """
+    param = arguments["param"]
+    many = isinstance(param, (list, tuple))
+    count = len(param) if many else None
+    every = range(len(param) if many else 1)
+    used = {state.name for state in about.used(hypers)}
+
+    def column(name: str, value: Any, needed: bool = True) -> list[Any]:
+        if value is None and not needed:
+            return [None for _ in every]
+        if value is None:
+            when = next((state.when for state in about.states if state.name == name), "")
+            raise TypeError(f"{name} is needed" + (f" with {when}={hypers[when]}" if when else ""))
+        return as_list(value, name, count)
+
+    columns = {"param": column("param", param), "grad": column("grad", arguments["grad"])}
+    for state in about.states:
+        columns[state.name] = column(
+            state.name, arguments[state.name] if state.name in used else None, state.name in used
+        )
+    for name in about.scalars:
+        columns[name] = column(name, arguments[name])
+    masters = column("master", around["master"], False)
+    averages = column("ema", around["ema"], False)
+    steps = arguments["step"]
+    steps = as_list(steps, "step", count) if isinstance(steps, (list, tuple)) else [steps for _ in every]
+
+    tensors: list[Tensor] = []
+    memory: list[tuple[str, Array, bool]] = []
+    for i in every:
+        at = f"[{i}]" if many else ""
+        step = check_step(steps[i], "step" + at)
+        key = (int(around["seed"]), int(around["first"]) + i, step)
+        stored = store_param(columns["param"][i], "param" + at, masters[i], around["rounding"], key)
+        grad, rows = columns["grad"][i], None
+        if isinstance(grad, SparseRows):
+            _check_rows_form(about, hypers, around, "grad" + at)
+            given = check_rows(grad, "grad" + at, stored, around["zero_grads"])
+            rows, grad = grad.summed(stored.kind)
+            memory.append((f"grad{at}.indices", columns["grad"][i].indices, False))
+        else:
+            given = grad = check_gradient(grad, "grad" + at, stored, around["zero_grads"])
+        states = [
+            store_state(columns[s.name][i], s.name + at, s.kind, stored) if s.name in used else None
+            for s in about.states
+        ]
+        numbers = [check_array(columns[name][i], name + at, (np.dtype(np.float64),), ()) for name in about.scalars]
+        ema = None if averages[i] is None else check_array(averages[i], "ema" + at, (stored.kind,), stored.array.shape)
+        if rows is not None and any(state is not None and state.format.startswith("8bit") for state in states):
+            raise TypeError(f"grad{at}: states of 8 bits have no form for SparseRows; a block may span several rows")
+        tensors.append(Tensor(stored, grad, states, numbers, ema, step, given, rows))
+        memory += [*stored.memory, ("grad" + at, given, around["zero_grads"])]
+        memory += [item for state in states if state for item in state.memory]
+        memory += [(name + at, number, True) for name, number in zip(about.scalars, numbers, strict=True)]
+        memory += [] if ema is None else [("ema" + at, ema, True)]
+    check_overlap(memory)
+    return tensors
+
+
+def _check_rows_form(about: Rule, hypers: dict[str, Any], around: dict[str, Any], name: str) -> None:
+    if about.rows_without is None:
+        able = ", ".join(sorted(rule.name for rule in RULES.values() if rule.rows_without is not None))
+        raise TypeError(f"{name}: {about.name} has no form for SparseRows; those that have are {able}")
+    for option in about.rows_without:
+        if hypers[option]:
+            raise ValueError(f"{name}: SparseRows need {option}=0, got {hypers[option]}: it would change every row")
+    if around["ema"] is not None:
+        raise ValueError(f"{name}: SparseRows need ema=None: an average changes in every row")
+    if around["rounding"] != "nearest":
+        raise ValueError(f"{name}: SparseRows need rounding='nearest', got {around['rounding']!r}")

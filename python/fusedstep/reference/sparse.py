@@ -1,0 +1,76 @@
+"""Adam for gradients of some rows of a table."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ._arithmetic import power
+from ._frame import Around, State, Steps, Tensors, rule
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["sparse_adam"]
+
+
+@rule(State("exp_avg", "signed"), State("exp_avg_sq", "unsigned"), rows_without=())
+def sparse_adam(
+    param: Tensors,
+    grad: Tensors,
+    exp_avg: Tensors,
+    exp_avg_sq: Tensors,
+    *,
+    step: Steps,
+    lr: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    **around: Unpack[Around],
+) -> None:
+    r"""One step of Adam on the rows that have a gradient, in place, as ``torch.optim.SparseAdam``.
+
+    .. math::
+        m &\leftarrow \beta_1 m + (1 - \beta_1) g \\
+        v &\leftarrow \beta_2 v + (1 - \beta_2) g^2 \\
+        p &\leftarrow p - \eta \frac{\sqrt{1 - \beta_2^t}}{1 - \beta_1^t} \, m / (\sqrt{v} + \epsilon)
+
+    The other rows of the parameter and of both moments stay as they are. Kingma and Ba (2015), "Adam: a method for
+    stochastic optimization", in the order of computation at the end of section 2, which leaves epsilon unscaled.
+
+    Parameters
+    ----------
+    param, grad
+        Parameter, and gradient as `SparseRows` (or as an array: then all rows have one), or lists of them.
+    exp_avg, exp_avg_sq
+        First moment :math:`m` and second moment :math:`v`, of the parameter's shape.
+    step
+        Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
+    lr
+        Learning rate :math:`\eta`.
+    betas
+        Weights :math:`\beta_1, \beta_2` of the old moments, in [0, 1).
+    eps
+        Added to the square root.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fusedstep.reference import sparse_adam
+    >>> from fusedstep.sparse import SparseRows
+    >>> p, m, v = np.ones((4, 2)), np.zeros((4, 2)), np.zeros((4, 2))
+    >>> sparse_adam(p, SparseRows(np.array([2]), np.array([[0.5, -1.0]])), m, v, step=1, lr=0.1)
+    True
+    >>> p.round(4)
+    array([[1. , 1. ],
+           [1. , 1. ],
+           [0.9, 1.1],
+           [1. , 1. ]])
+    """
+    T = param.dtype.type
+    beta1, beta2 = betas
+    correction1, correction2 = 1.0 - power(beta1, step), 1.0 - power(beta2, step)
+    exp_avg[...] = T(beta1) * exp_avg + T(1.0 - beta1) * grad
+    exp_avg_sq[...] = T(beta2) * exp_avg_sq + T(1.0 - beta2) * (grad * grad)
+    param[...] = param - T(lr * math.sqrt(correction2) / correction1) * (exp_avg / (np.sqrt(exp_avg_sq) + T(eps)))

@@ -1,0 +1,172 @@
+"""Bad arguments of the reference: the error names them, and nothing has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fusedstep import reference
+
+Array = NDArray[Any]
+
+
+def arguments() -> dict[str, Any]:
+    """Good arguments of two tensors."""
+    rng = np.random.default_rng(0)
+    names = ("param", "grad", "exp_avg", "exp_avg_sq")
+    return {name: [rng.random((2, 3), dtype=np.float32), rng.random(5, dtype=np.float32)] for name in names}
+
+
+def replaced(name: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    def change(given: dict[str, Any]) -> None:
+        given[name][1] = value(given) if callable(value) else value
+
+    return change
+
+
+def read_only(given: dict[str, Any]) -> Array:
+    array = np.zeros(5, dtype=np.float32)
+    array.flags.writeable = False
+    return array
+
+
+def misaligned(given: dict[str, Any]) -> Array:
+    return np.zeros(21, dtype=np.uint8)[1:].view(np.float32)
+
+
+CASES: list[tuple[str, Callable[[dict[str, Any]], None], type[Exception], str]] = [
+    ("a list is no array", replaced("param", [1.0]), TypeError, r"param\[1\] must be a NumPy array"),
+    ("integers", replaced("param", np.zeros(5, dtype=int)), TypeError, r"param\[1\] must be float32, .*got int64"),
+    (
+        "masked",
+        replaced("param", np.ma.MaskedArray(np.zeros(5, dtype=np.float32))),
+        TypeError,
+        r"param\[1\] must be a NumPy array.*MaskedArray",
+    ),
+    ("None", replaced("grad", None), TypeError, r"grad\[1\] must be a NumPy array.*NoneType"),
+    ("wide gradient", replaced("grad", np.zeros(5)), TypeError, r"grad\[1\] must be float32.*got float64"),
+    ("wide state", replaced("exp_avg", np.zeros(5)), TypeError, r"exp_avg\[1\] must be float32.*got float64"),
+    (
+        "byte order",
+        replaced("param", np.zeros(5, dtype=np.dtype(np.float32).newbyteorder())),
+        TypeError,
+        r"param\[1\] must be in native byte order.*astype\('float32'\)",
+    ),
+    (
+        "shape",
+        replaced("grad", np.zeros(6, dtype=np.float32)),
+        ValueError,
+        r"grad\[1\] must have shape \(5,\), got \(6,\)",
+    ),
+    (
+        "layout",
+        replaced("exp_avg", np.zeros(10, dtype=np.float32)[::2]),
+        ValueError,
+        r"exp_avg\[1\] must be C-contiguous.*ascontiguousarray",
+    ),
+    ("alignment", replaced("param", misaligned), ValueError, r"param\[1\] must be aligned"),
+    ("read-only", replaced("param", read_only), ValueError, r"param\[1\] must be writeable"),
+    (
+        "a parameter twice",
+        lambda given: given.update(
+            param=[given["param"][1]] * 2,
+            grad=[given["grad"][1]] * 2,
+            exp_avg=[np.zeros(5, dtype=np.float32) for _ in range(2)],
+            exp_avg_sq=[np.zeros(5, dtype=np.float32) for _ in range(2)],
+        ),
+        ValueError,
+        r"param\[1\] overlaps param\[0\]",
+    ),
+    (
+        "a state on a gradient",
+        replaced("exp_avg_sq", lambda given: given["grad"][1]),
+        ValueError,
+        r"overlaps (exp_avg_sq|grad)\[1\]",
+    ),
+    (
+        "half an overlap",
+        replaced("exp_avg", lambda given: given["param"][0].reshape(-1)[1:]),
+        ValueError,
+        r"(exp_avg\[1\]|param\[0\]) overlaps",
+    ),
+    ("too few", lambda given: given["grad"].pop(), ValueError, r"grad must hold 2 arrays, as many as param, got 1"),
+    ("a single state", lambda given: given.update(exp_avg=given["exp_avg"][0]), TypeError, r"exp_avg must be a list"),
+    ("no state", lambda given: given.update(exp_avg=None), TypeError, r"exp_avg is needed"),
+    (
+        "state of an option",
+        lambda given: given.update(amsgrad=True),
+        TypeError,
+        r"max_exp_avg_sq is needed with amsgrad",
+    ),
+    ("steps", lambda given: given.update(step=[1]), ValueError, r"step must hold 2"),
+    ("step 0", lambda given: given.update(step=[1, 0]), ValueError, r"step\[1\] must be from 1"),
+    ("step", lambda given: given.update(step=1.5), TypeError, r"step(\[0\])? must be an integer"),
+    ("hyper-parameter", lambda given: given.update(lr=-1.0), ValueError, r"lr must be >= 0"),
+    ("betas", lambda given: given.update(betas=(0.9, 1.0)), ValueError, r"betas\[1\] must be"),
+    ("rounding", lambda given: given.update(rounding="up"), ValueError, r"rounding must be 'nearest' or 'stochastic'"),
+    ("seed", lambda given: given.update(seed=1.5), TypeError, r"seed must be an integer"),
+    ("negative seed", lambda given: given.update(seed=-1), ValueError, r"seed must be from 0"),
+    ("decay without average", lambda given: given.update(ema_decay=0.9), ValueError, r"ema and ema_decay go together"),
+    (
+        "master of float32",
+        lambda given: given.update(master=[np.zeros((2, 3), dtype=np.float32), np.zeros(5, dtype=np.float32)]),
+        TypeError,
+        r"master\[0\] is for float16 and bfloat16 parameters",
+    ),
+    (
+        "8-bit scales",
+        replaced("exp_avg", (np.zeros(5, dtype=np.uint8), np.zeros(2, dtype=np.float32))),
+        ValueError,
+        r"exp_avg\[1\] scales must have shape \(1,\)",
+    ),
+    (
+        "unknown",
+        lambda given: given.update(learning_rate=0.1),
+        TypeError,
+        r"unexpected keyword argument 'learning_rate'",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "message"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+def test_errors_change_nothing(change: Callable[[dict[str, Any]], Any], error: type[Exception], message: str) -> None:
+    given = arguments()
+    change(given)
+    every = [a for value in given.values() if isinstance(value, list) for a in value if isinstance(a, np.ndarray)]
+    before = [array.copy() for array in every]
+    with pytest.raises(error, match=message):
+        reference.adam(**({"step": 1} | given))
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(every, before, strict=True))
+
+
+def test_a_missing_step() -> None:
+    with pytest.raises(TypeError, match="step"):
+        reference.sgd(np.zeros(2), np.zeros(2))  # type: ignore[call-arg]
+
+
+def test_a_state_that_must_be_exact() -> None:
+    param, grad = np.zeros(300, dtype=np.float32), np.zeros(300, dtype=np.float32)
+    codes = (np.zeros(300, dtype=np.uint8), np.zeros(2, dtype=np.float32))
+    with pytest.raises(TypeError, match="sum must be float32: it cannot be stored in 8 bits"):
+        reference.adagrad(param, grad, codes, step=1)
+    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+    with pytest.raises(TypeError, match="sum must be float32, got bfloat16"):
+        reference.adagrad(param, grad, np.zeros(300, dtype=bfloat16), step=1)
+
+
+def test_gradients_may_share_memory() -> None:
+    params = [np.zeros(4), np.ones(4)]
+    grad = np.ones(4)
+    reference.sgd(params, [grad, grad], step=1, lr=1.0)
+    np.testing.assert_array_equal(params, [[-1] * 4, [0] * 4])
+    with pytest.raises(ValueError, match=r"grad\[1\] overlaps grad\[0\]"):
+        reference.sgd(params, [grad, grad], step=1, zero_grads=True)
+
+
+def test_neighbours_do_not_overlap() -> None:
+    block = np.zeros(30)
+    reference.sgd([block[:10], block[20:]], [block[10:20]] * 2, step=1)
