@@ -1,10 +1,11 @@
 // Adamax, as torch.optim.Adamax.
 // Kingma and Ba, "Adam: a method for stochastic optimization", ICLR 2015, algorithm 2; eps, which the paper does not
-// have, is added to the gradient's magnitude, so that the norm is never zero.
+// have, is added to the gradient's magnitude, so that the norm is never zero; eps_norm is added to the norm itself, as
+// Keras has it.
 struct Adamax : Elementwise {
     static constexpr const char* kName = "adamax";
-    static constexpr const char* kHypers[] = {"lr", "betas.0", "betas.1", "eps", "weight_decay"};
-    enum { kLr, kBeta1, kBeta2, kEps, kWeightDecay };
+    static constexpr const char* kHypers[] = {"lr", "betas.0", "betas.1", "eps", "weight_decay", "eps_norm"};
+    enum { kLr, kBeta1, kBeta2, kEps, kWeightDecay, kEpsNorm };
     static constexpr State kStates[] = {{"exp_avg", kSigned}, {"exp_inf", kUnsigned}};
 
     enum : unsigned { kWithDecay = 1 };
@@ -14,7 +15,7 @@ struct Adamax : Elementwise {
 
     template <class T>
     struct Constants {
-        T lr, decay, keep1, take1, keep2, eps;
+        T lr, decay, keep1, take1, keep2, eps, eps_norm;
     };
     template <class T>
     static Constants<T> derive(const double* h, std::uint64_t step, double*) {
@@ -23,7 +24,8 @@ struct Adamax : Elementwise {
                 T(h[kBeta1]),
                 T(1.0 - h[kBeta1]),
                 T(h[kBeta2]),
-                T(h[kEps])};
+                T(h[kEps]),
+                T(h[kEpsNorm])};
     }
 
     template <class T, unsigned V>
@@ -31,6 +33,6 @@ struct Adamax : Elementwise {
         if constexpr (V & kWithDecay) g = g + c.decay * p;
         m = c.keep1 * m + c.take1 * g;
         norm = larger(c.keep2 * norm, std::fabs(g) + c.eps);
-        p = p - c.lr * (m / norm);
+        p = p - c.lr * (m / (norm + c.eps_norm));
     }
 };

@@ -1,10 +1,12 @@
 // RMSprop: the gradient over the root of its running mean square, optionally centred and with momentum, as
 // torch.optim.RMSprop. Tieleman and Hinton, "Neural networks for machine learning", lecture 6.5, 2012; Graves,
-// "Generating sequences with recurrent neural networks", 2013, eqs. 38-41 (centred).
+// "Generating sequences with recurrent neural networks", 2013, eqs. 38-41 (centred; with the learning rate inside the
+// velocity, as Keras has it too).
 struct RmsProp : Elementwise {
     static constexpr const char* kName = "rmsprop";
-    static constexpr const char* kHypers[] = {"lr", "alpha", "eps", "eps_root", "weight_decay", "momentum", "centered"};
-    enum { kLr, kAlpha, kEps, kEpsRoot, kWeightDecay, kMomentum, kCentered };
+    static constexpr const char* kHypers[] = {"lr",           "alpha",    "eps",      "eps_root",
+                                              "weight_decay", "momentum", "centered", "lr_in_momentum"};
+    enum { kLr, kAlpha, kEps, kEpsRoot, kWeightDecay, kMomentum, kCentered, kLrInMomentum };
     static constexpr State kStates[] = {{"square_avg", kUnsigned}, {"momentum_buffer", kSigned}, {"grad_avg", kSigned}};
 
     enum : unsigned { kWithDecay = 1, kWithMomentum = 2, kWithCentre = 4 };
@@ -19,12 +21,13 @@ struct RmsProp : Elementwise {
 
     template <class T>
     struct Constants {
-        T lr, decay, keep, take, momentum, eps, eps_root;
+        T lr, decay, keep, take, momentum, eps, eps_root, lr_inside;
     };
     template <class T>
     static Constants<T> derive(const double* h, std::uint64_t, double*) {
-        return {T(h[kLr]),       T(h[kWeightDecay]), T(h[kAlpha]),  T(1.0 - h[kAlpha]),
-                T(h[kMomentum]), T(h[kEps]),         T(h[kEpsRoot])};
+        const bool inside = h[kMomentum] != 0.0 && h[kLrInMomentum] != 0.0;
+        return {T(inside ? 1.0 : h[kLr]), T(h[kWeightDecay]), T(h[kAlpha]),   T(1.0 - h[kAlpha]),
+                T(h[kMomentum]),          T(h[kEps]),         T(h[kEpsRoot]), T(inside ? h[kLr] : 1.0)};
     }
 
     template <class T, unsigned V>
@@ -41,7 +44,7 @@ struct RmsProp : Elementwise {
         }
         T change = g / (std::sqrt(variance + c.eps_root) + c.eps);
         if constexpr (V & kWithMomentum) {
-            velocity = c.momentum * velocity + change;
+            velocity = c.momentum * velocity + c.lr_inside * change;
             change = velocity;
         }
         p = p - c.lr * change;

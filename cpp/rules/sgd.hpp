@@ -1,11 +1,12 @@
 // Stochastic gradient descent with heavy-ball momentum, as torch.optim.SGD.
 // Polyak, "Some methods of speeding up the convergence of iteration methods", 1964 (momentum);
 // Sutskever et al., "On the importance of initialization and momentum in deep learning", ICML 2013, eqs. 3-4
-// (Nesterov).
+// (Nesterov), and 1-4 as they stand there, with the learning rate inside the velocity, as Keras has it.
 struct Sgd : Elementwise {
     static constexpr const char* kName = "sgd";
-    static constexpr const char* kHypers[] = {"lr", "momentum", "dampening", "weight_decay", "nesterov"};
-    enum { kLr, kMomentum, kDampening, kWeightDecay, kNesterov };
+    static constexpr const char* kHypers[] = {"lr",           "momentum", "dampening",
+                                              "weight_decay", "nesterov", "lr_in_momentum"};
+    enum { kLr, kMomentum, kDampening, kWeightDecay, kNesterov, kLrInMomentum };
     static constexpr State kStates[] = {{"momentum_buffer", kSigned}};
 
     enum : unsigned { kWithDecay = 1, kWithMomentum = 2, kWithNesterov = 4 };
@@ -18,13 +19,16 @@ struct Sgd : Elementwise {
 
     template <class T>
     struct Constants {
-        T lr, decay, momentum, keep, take;
+        T lr, decay, momentum, keep, take, look;
     };
     template <class T>
     static Constants<T> derive(const double* h, std::uint64_t step, double*) {
+        const T decay = T(h[kWeightDecay]), momentum = T(h[kMomentum]);
+        if (h[kMomentum] != 0.0 && h[kLrInMomentum] != 0.0)  // the velocity is the change itself: p = p - (-1) * v
+            return {T(-1.0), decay, momentum, momentum, T(-(h[kLr] * (1.0 - h[kDampening]))), T(-h[kLr])};
         const bool first = step <= 1;  // the velocity starts as the gradient itself, undampened
-        return {T(h[kLr]), T(h[kWeightDecay]), T(h[kMomentum]), T(first ? 0.0 : h[kMomentum]),
-                T(first ? 1.0 : 1.0 - h[kDampening])};
+        return {T(h[kLr]), decay, momentum, T(first ? 0.0 : h[kMomentum]), T(first ? 1.0 : 1.0 - h[kDampening]),
+                T(1.0)};
     }
 
     template <class T, unsigned V>
@@ -32,7 +36,7 @@ struct Sgd : Elementwise {
         if constexpr (V & kWithDecay) g = g + c.decay * p;
         if constexpr (V & kWithMomentum) {
             velocity = c.keep * velocity + c.take * g;
-            g = V & kWithNesterov ? g + c.momentum * velocity : velocity;
+            g = V & kWithNesterov ? c.look * g + c.momentum * velocity : velocity;
         }
         p = p - c.lr * g;
     }

@@ -59,6 +59,7 @@ NUMBERS: dict[str, Interval] = {
     "rho": CLOSED_WEIGHT,
     "eps": NON_NEGATIVE,
     "eps_root": NON_NEGATIVE,
+    "eps_norm": NON_NEGATIVE,
     "lr_decay": NON_NEGATIVE,
     "initial_accumulator_value": NON_NEGATIVE,
     "momentum_decay": NON_NEGATIVE,
@@ -84,6 +85,7 @@ PAIRS: dict[str, tuple[Interval, Interval]] = {
 FLAGS = frozenset(
     (
         "nesterov",
+        "lr_in_momentum",
         "bias_correction",
         "centered",
         "amsgrad",

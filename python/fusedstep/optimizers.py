@@ -21,7 +21,8 @@ class SGD(Optimizer):
         p &\leftarrow p - \eta v, \quad \text{or with Nesterov } p - \eta (g + \mu v)
 
     Polyak (1964), "Some methods of speeding up the convergence of iteration methods"; Sutskever et al. (2013), "On the
-    importance of initialization and momentum in deep learning", equations 3 and 4.
+    importance of initialization and momentum in deep learning", equations 1 to 4, which have the learning rate inside
+    the velocity: :math:`v \leftarrow \mu v - \eta g,\ p \leftarrow p + v` (`lr_in_momentum`).
 
     Parameters
     ----------
@@ -37,6 +38,9 @@ class SGD(Optimizer):
         L2 penalty :math:`\lambda`.
     nesterov
         Step along the velocity as it will be.
+    lr_in_momentum
+        Let the velocity hold changes, with the learning rate in them, as Keras does: the same steps until the learning
+        rate changes, which then leaves the momentum gathered so far as it is.
     **options
         Options of every optimizer (see `Optimizer`).
 
@@ -61,6 +65,8 @@ class SGD(Optimizer):
         dampening: float = 0.0,
         weight_decay: float = 0.0,
         nesterov: bool = False,
+        *,
+        lr_in_momentum: bool = False,
         **options: Unpack[Options],
     ) -> None:
         defaults = {
@@ -69,6 +75,7 @@ class SGD(Optimizer):
             "dampening": dampening,
             "weight_decay": weight_decay,
             "nesterov": nesterov,
+            "lr_in_momentum": lr_in_momentum,
         }
         super().__init__(params, defaults, options)
 
@@ -143,6 +150,8 @@ class RMSprop(Optimizer):
         Divide by an estimate of the standard deviation rather than the root mean square.
     eps_root
         Added inside the square root.
+    lr_in_momentum
+        Let the velocity hold changes, with the learning rate in them, as Keras does.
     **options
         Options of every optimizer (see `Optimizer`).
     """
@@ -160,6 +169,7 @@ class RMSprop(Optimizer):
         centered: bool = False,
         *,
         eps_root: float = 0.0,
+        lr_in_momentum: bool = False,
         **options: Unpack[Options],
     ) -> None:
         defaults = {
@@ -170,6 +180,7 @@ class RMSprop(Optimizer):
             "weight_decay": weight_decay,
             "momentum": momentum,
             "centered": centered,
+            "lr_in_momentum": lr_in_momentum,
         }
         super().__init__(params, defaults, options)
 

@@ -25,6 +25,7 @@ def adagrad(
     lr_decay: float = 0.0,
     weight_decay: float = 0.0,
     eps: float = 1e-10,
+    eps_root: float = 0.0,
     **around: Unpack[Around],
 ) -> None:
     r"""One step of Adagrad, in place, as ``torch.optim.Adagrad``.
@@ -32,7 +33,7 @@ def adagrad(
     .. math::
         g &\leftarrow g + \lambda p \\
         s &\leftarrow s + g^2 \\
-        p &\leftarrow p - \frac{\eta}{1 + (t - 1) \gamma} \, g / (\sqrt{s} + \epsilon)
+        p &\leftarrow p - \frac{\eta}{1 + (t - 1) \gamma} \, g / (\sqrt{s + \epsilon_{root}} + \epsilon)
 
     Duchi, Hazan and Singer (2011), "Adaptive subgradient methods for online learning and stochastic
     optimization", figure 1 (diagonal case).
@@ -51,8 +52,8 @@ def adagrad(
         Decay :math:`\gamma` of the learning rate.
     weight_decay
         L2 penalty :math:`\lambda`.
-    eps
-        Added to the square root.
+    eps, eps_root
+        Added to the square root, and to what it is taken of.
 
     Examples
     --------
@@ -68,7 +69,7 @@ def adagrad(
     if weight_decay:
         grad = grad + T(weight_decay) * param
     sum[...] = sum + grad * grad
-    param[...] = param - T(lr / (1.0 + (step - 1) * lr_decay)) * (grad / (np.sqrt(sum) + T(eps)))
+    param[...] = param - T(lr / (1.0 + (step - 1) * lr_decay)) * (grad / (np.sqrt(sum + T(eps_root)) + T(eps)))
 
 
 @rule(State("square_avg", "unsigned"), State("acc_delta", "unsigned"))

@@ -27,6 +27,7 @@ def adamax(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
     weight_decay: float = 0.0,
+    eps_norm: float = 0.0,
     **around: Unpack[Around],
 ) -> None:
     r"""One step of Adamax, in place, as ``torch.optim.Adamax``.
@@ -35,10 +36,10 @@ def adamax(
         g &\leftarrow g + \lambda p \\
         m &\leftarrow \beta_1 m + (1 - \beta_1) g \\
         u &\leftarrow \max(\beta_2 u, |g| + \epsilon) \\
-        p &\leftarrow p - \frac{\eta}{1 - \beta_1^t} m / u
+        p &\leftarrow p - \frac{\eta}{1 - \beta_1^t} m / (u + \epsilon_{norm})
 
     Kingma and Ba (2015), "Adam: a method for stochastic optimization", algorithm 2. The paper has no epsilon;
-    it keeps the norm from being zero.
+    it keeps the norm from being zero. Keras adds its own to the norm instead, here `eps_norm`.
 
     Parameters
     ----------
@@ -56,6 +57,8 @@ def adamax(
         Added to the gradient's magnitude.
     weight_decay
         L2 penalty :math:`\lambda`.
+    eps_norm
+        Added to the weighted largest magnitude.
 
     Examples
     --------
@@ -73,4 +76,4 @@ def adamax(
         grad = grad + T(weight_decay) * param
     exp_avg[...] = T(beta1) * exp_avg + T(1.0 - beta1) * grad
     exp_inf[...] = larger(T(beta2) * exp_inf, np.abs(grad) + T(eps))
-    param[...] = param - T(lr / (1.0 - power(beta1, step))) * (exp_avg / exp_inf)
+    param[...] = param - T(lr / (1.0 - power(beta1, step))) * (exp_avg / (exp_inf + T(eps_norm)))

@@ -34,6 +34,7 @@ def rmsprop(
     weight_decay: float = 0.0,
     momentum: float = 0.0,
     centered: bool = False,
+    lr_in_momentum: bool = False,
     **around: Unpack[Around],
 ) -> None:
     r"""One step of RMSprop, in place, as ``torch.optim.RMSprop``.
@@ -45,8 +46,11 @@ def rmsprop(
         centered}) \\ d &= g / (\sqrt{s + \epsilon_{root}} + \epsilon) \\ b &\leftarrow \mu b + d \quad (b = d
         \text{ without momentum}) \\ p &\leftarrow p - \eta b
 
+    or, with `lr_in_momentum`, :math:`b \leftarrow \mu b + \eta d` and :math:`p \leftarrow p - b`.
+
     Tieleman and Hinton (2012), "Neural networks for machine learning", lecture 6.5; centred and with
-    momentum: Graves (2013), "Generating sequences with recurrent neural networks", equations 38 to 41. The
+    momentum: Graves (2013), "Generating sequences with recurrent neural networks", equations 38 to 41, where the
+    learning rate is inside the velocity. The
     variance of the centred form is kept from falling below zero, where torch takes the square root of what
     rounding left and may find NaN.
 
@@ -74,6 +78,8 @@ def rmsprop(
         Weight :math:`\mu` of the old velocity.
     centered
         Divide by the root of the variance instead of the mean square.
+    lr_in_momentum
+        Let the velocity hold changes, with the learning rate in them, as Keras does.
 
     Examples
     --------
@@ -96,6 +102,7 @@ def rmsprop(
         variance[variance < 0] = 0
     change = grad / (np.sqrt(variance + T(eps_root)) + T(eps))
     if momentum:
-        momentum_buffer[...] = T(momentum) * momentum_buffer + change
+        momentum_buffer[...] = T(momentum) * momentum_buffer + T(lr if lr_in_momentum else 1.0) * change
         change = momentum_buffer
+        lr = 1.0 if lr_in_momentum else lr
     param[...] = param - T(lr) * change

@@ -25,6 +25,7 @@ def sgd(
     dampening: float = 0.0,
     weight_decay: float = 0.0,
     nesterov: bool = False,
+    lr_in_momentum: bool = False,
     **around: Unpack[Around],
 ) -> None:
     r"""One step of stochastic gradient descent, in place, as ``torch.optim.SGD``.
@@ -34,9 +35,16 @@ def sgd(
         v &\leftarrow \mu v + (1 - \tau) g \quad (v \leftarrow g \text{ at the first step}) \\
         p &\leftarrow p - \eta v \quad (p - \eta (g + \mu v) \text{ with nesterov})
 
+    With `lr_in_momentum` the velocity is the change itself, so that a new learning rate leaves the momentum gathered
+    so far as it is:
+
+    .. math::
+        v &\leftarrow \mu v - \eta (1 - \tau) g \\
+        p &\leftarrow p + v \quad (p + \mu v - \eta g \text{ with nesterov})
+
     Heavy-ball momentum is Polyak (1964), "Some methods of speeding up the convergence of iteration methods";
     the Nesterov form is Sutskever et al. (2013), "On the importance of initialization and momentum in deep
-    learning", equations 3 and 4.
+    learning", equations 3 and 4, where the learning rate is inside the velocity (equations 1 and 2 likewise).
 
     Parameters
     ----------
@@ -54,6 +62,8 @@ def sgd(
         L2 penalty :math:`\lambda`.
     nesterov
         Look ahead along the velocity; needs momentum and no dampening.
+    lr_in_momentum
+        Let the velocity hold changes, with the learning rate in them, as Keras does, instead of gradients.
 
     Examples
     --------
@@ -70,9 +80,12 @@ def sgd(
     if weight_decay:
         grad = grad + T(weight_decay) * param
     if momentum:
-        keep, take = (0.0, 1.0) if first else (momentum, 1.0 - dampening)
+        keep, take, look = (0.0, 1.0, 1.0) if first else (momentum, 1.0 - dampening, 1.0)
+        if lr_in_momentum:
+            keep, take, look = momentum, -(lr * (1.0 - dampening)), -lr
+            lr = -1.0
         momentum_buffer[...] = T(keep) * momentum_buffer + T(take) * grad
-        grad = grad + T(momentum) * momentum_buffer if nesterov else momentum_buffer
+        grad = T(look) * grad + T(momentum) * momentum_buffer if nesterov else momentum_buffer
     param[...] = param - T(lr) * grad
 
 
