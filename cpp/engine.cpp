@@ -79,6 +79,26 @@ private:
     alignas(64) double scratch_[(2 + kMaxStates) * kLength];
 };
 
+// Steps as many whole blocks of a run as there is a fused kernel for; returns how many elements that were.
+std::size_t step_fused(const RuleEntry& rule, const void* constants, double multiplier, unsigned variant, const Tensor& x,
+                       std::size_t begin, std::size_t size, Noise noise, std::uint64_t& nonfinite) {
+    const unsigned used = rule.used_states(variant);
+    if (used != 3u) return 0;  // a first and a second moment
+    const bool quantized = x.states[0].format == Format::q8_signed && x.states[1].format == Format::q8_unsigned;
+    if (!quantized && x.states[0].format != x.states[1].format) return 0;
+    const FusedFn kernel = rule.fused(variant, x.param.format, x.grad.format, x.states[0].format);
+    if (kernel == nullptr) return 0;
+    const std::size_t n = size / kQuantBlock * kQuantBlock;
+    noise.first = begin;
+    FusedRun run{at(x.param, begin), extra_at(x.param, begin), at(x.grad, begin), {}, {}, n, noise};
+    for (std::size_t s = 0; s < 2; ++s) {
+        run.states[s] = at(x.states[s], begin);
+        run.scales[s] = extra_at(x.states[s], begin);
+    }
+    nonfinite += kernel(constants, multiplier, run);
+    return n;
+}
+
 // Puts the gradient of a run in place; returns the multiplier that is left for the rule to apply.
 template <std::size_t kLength>
 double load_gradient(Staging<kLength>& staging, const KernelTable& kernels, const Tensor& x, const Group& group,
@@ -255,6 +275,9 @@ std::uint64_t Engine::update(std::size_t t, std::size_t begin, std::size_t end, 
 
     const Noise noise{noise_key(options.seed, x.index, x.step), 0};
     std::uint64_t nonfinite = 0;
+    const bool bare = x.copy.data == nullptr && x.ema == nullptr && !options.zero_grads && !std::isfinite(group.clip_value);
+    if (!plain && bare && x.compute == kFloat) 
+        begin += step_fused(rule, c.bytes, c.multiplier, c.variant, x, begin, end - begin, noise, nonfinite);
     for (std::size_t i = begin; i < end; i += piece) {
         const std::size_t n = std::min(piece, end - i);
         Run run{staging.load(x.param, i, n, 0), nullptr, {}, n};

@@ -4,12 +4,16 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
 
 #include "types.hpp"
 
 namespace fusedstep {
 namespace {
 
+#include "lanes.hpp"
 #include "rules/common.hpp"
 // clang-format off
 #include "rules/sgd.hpp"
@@ -31,6 +35,7 @@ namespace {
 #include "rules/sparse_adam.hpp"
 // clang-format on
 #include "formats/formats.hpp"
+#include "fused.hpp"
 
 // Every rule, in the order of their numbers.
 template <class...>
@@ -218,6 +223,15 @@ struct Directions<Rule, T, Sequence<V...>> {
 };
 
 template <class Rule>
+FusedFn fused([[maybe_unused]] unsigned variant, [[maybe_unused]] Format param, [[maybe_unused]] Format grad,
+              [[maybe_unused]] Format states) {
+#if defined(FUSEDSTEP_LANES)
+    if constexpr (Rule::kFused) return choose_fused<Rule>(variant, param, grad, states);
+#endif
+    return nullptr;
+}
+
+template <class Rule>
 constexpr RuleEntry entry() {
     static_assert(kStatesOf<Rule> <= kMaxStates && Rule::kScalars <= kMaxScalars, "raise the limits in types.hpp");
     constexpr int hypers = static_cast<int>(sizeof(Rule::kHypers) / sizeof(Rule::kHypers[0]));
@@ -235,7 +249,8 @@ constexpr RuleEntry entry() {
             {derive<Rule, float>, derive<Rule, double>},
             {trust<Rule, float>, trust<Rule, double>},
             {Updates<Rule, float>::table, Updates<Rule, double>::table},
-            {Directions<Rule, float>::table, Directions<Rule, double>::table}};
+            {Directions<Rule, float>::table, Directions<Rule, double>::table},
+            fused<Rule>};
 }
 
 template <class... R>

@@ -61,6 +61,25 @@ struct PairSum {
 using UpdateFn = void (*)(const void* constants, double multiplier, const Run& run);
 using DirectionFn = PairSum (*)(const void* constants, double multiplier, const Run& run);
 
+// Where the noise of stochastic rounding stands: the tensor's key of this step, and the run's first element.
+struct Noise {
+    std::uint64_t key;
+    std::uint64_t first;
+};
+
+// A run of whole blocks of 256 elements as they are stored.
+struct FusedRun {
+    void* param;
+    void* param_extra;  // the remainders of a split parameter
+    const void* grad;
+    void* states[kMaxStates];
+    void* scales[kMaxStates];  // of 8-bit states
+    std::size_t n;
+    Noise noise;
+};
+// Returns the number of 8-bit blocks that held an infinity or NaN.
+using FusedFn = std::size_t (*)(const void* constants, double multiplier, const FusedRun& run);
+
 struct RuleEntry {
     const char* name;
     const char* const* hypers;  // keys of a parameter group, in the order of the array h below ("betas.0")
@@ -76,12 +95,8 @@ struct RuleEntry {
     void (*trust[kComputes])(void* constants, const double* h, double first, double second);
     const UpdateFn* update[kComputes];        // by variant
     const DirectionFn* direction[kComputes];  // by variant; null without norms
-};
-
-// Where the noise of stochastic rounding stands: the tensor's key of this step, and the run's first element.
-struct Noise {
-    std::uint64_t key;
-    std::uint64_t first;
+    // A step over narrow formats in one pass, where there is one; all states are of one kind of format.
+    FusedFn (*fused)(unsigned variant, Format param, Format grad, Format states);
 };
 
 // decode: storage to compute type; `extra` is the scales of an 8-bit stream or the remainders of a split one.

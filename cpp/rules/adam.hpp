@@ -4,6 +4,7 @@
 // Loshchilov and Hutter, "Decoupled weight decay regularization", ICLR 2019, algorithm 2 (AdamW).
 template <bool kDecoupled>
 struct AdamFamily : Elementwise {
+  static constexpr bool kFused = true;
     static constexpr const char* kName = kDecoupled ? "adamw" : "adam";
     static constexpr const char* kHypers[] = {"lr", "betas.0", "betas.1", "eps", "eps_root", "weight_decay", "amsgrad"};
     enum { kLr, kBeta1, kBeta2, kEps, kEpsRoot, kWeightDecay, kAmsgrad };
@@ -37,14 +38,14 @@ struct AdamFamily : Elementwise {
     }
 
     template <class T, unsigned V>
-    static void update(const Constants<T>& c, T& p, T g, T& m, T& v, T& v_max) {
+    static void update(const Constants<T>& c, T& p, T g, T& m, T& v, [[maybe_unused]] T& v_max) {
         if constexpr (kDecoupled) p = p * c.decay;
         if constexpr (V & kWithDecay) g = g + c.decay * p;
         m = c.keep1 * m + c.take1 * g;
         v = c.keep2 * v + c.take2 * (g * g);
         T second = v;
         if constexpr (V & kWithAmsgrad) second = v_max = larger(v_max, v);
-        p = p - c.lr * (m / (std::sqrt(second * c.unbias2 + c.eps_root) + c.eps));
+        p = p - c.lr * (m / (root(second * c.unbias2 + c.eps_root) + c.eps));
     }
 };
 using Adam = AdamFamily<false>;

@@ -1,0 +1,96 @@
+// A vector of elements as a number: GCC's and Clang's vector types, which have the operators that the rules are written in.
+// Included before the rules, so that they find its square root.
+#pragma once
+
+#if defined(__AVX2__) && (defined(__GNUC__) || defined(__clang__))
+#define FUSEDSTEP_LANES 1
+
+#if defined(__AVX512F__)
+constexpr int kWide = 16;
+#else
+constexpr int kWide = 8;
+#endif
+
+using F32 = float __attribute__((vector_size(4 * kWide)));
+using U32 = std::uint32_t __attribute__((vector_size(4 * kWide)));
+using I32 = std::int32_t __attribute__((vector_size(4 * kWide)));
+#define LANES_INLINE inline __attribute__((always_inline))
+
+template <class V>
+LANES_INLINE V load_lanes(const void* from) {
+    V v;
+    std::memcpy(&v, from, sizeof v);
+    return v;
+}
+template <class V>
+LANES_INLINE void store_lanes(void* to, const V& v) {
+    std::memcpy(to, &v, sizeof v);
+}
+LANES_INLINE F32 all_lanes(float x) { return x - F32{}; }
+
+// Compilers turn a conversion between vectors of different widths into one move per element (GCC 12): hence intrinsics.
+#if defined(__AVX512F__)
+LANES_INLINE F32 root(const F32& x) {
+    return reinterpret_cast<F32>(_mm512_maskz_sqrt_ps(0xFFFF, reinterpret_cast<__m512>(x)));
+}
+LANES_INLINE U32 widen(const std::uint8_t* x) {
+    return reinterpret_cast<U32>(_mm512_maskz_cvtepu8_epi32(0xFFFF, load_lanes<__m128i>(x)));
+}
+LANES_INLINE U32 widen(const std::int8_t* x) {
+    return reinterpret_cast<U32>(_mm512_maskz_cvtepi8_epi32(0xFFFF, load_lanes<__m128i>(x)));
+}
+LANES_INLINE U32 widen(const std::uint16_t* x) {
+    return reinterpret_cast<U32>(_mm512_maskz_cvtepu16_epi32(0xFFFF, load_lanes<__m256i>(x)));
+}
+LANES_INLINE U32 widen(const std::int16_t* x) {
+    return reinterpret_cast<U32>(_mm512_maskz_cvtepi16_epi32(0xFFFF, load_lanes<__m256i>(x)));
+}
+LANES_INLINE void narrow(std::uint8_t* to, const U32& x) {
+    store_lanes(to, _mm512_maskz_cvtepi32_epi8(0xFFFF, reinterpret_cast<__m512i>(x)));
+}
+LANES_INLINE void narrow(std::uint16_t* to, const U32& x) {
+    store_lanes(to, _mm512_maskz_cvtepi32_epi16(0xFFFF, reinterpret_cast<__m512i>(x)));
+}
+LANES_INLINE F32 to_float(const U32& x) {  // of signed integers
+    return reinterpret_cast<F32>(_mm512_maskz_cvtepi32_ps(0xFFFF, reinterpret_cast<__m512i>(x)));
+}
+LANES_INLINE U32 larger_bits(const U32& a, const U32& b) {
+    return reinterpret_cast<U32>(
+        _mm512_maskz_max_epu32(0xFFFF, reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
+}
+#else
+LANES_INLINE F32 root(const F32& x) { return reinterpret_cast<F32>(_mm256_sqrt_ps(reinterpret_cast<__m256>(x))); }
+LANES_INLINE U32 widen(const std::uint8_t* x) {
+    return reinterpret_cast<U32>(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(x))));
+}
+LANES_INLINE U32 widen(const std::int8_t* x) {
+    return reinterpret_cast<U32>(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(x))));
+}
+LANES_INLINE U32 widen(const std::uint16_t* x) {
+    return reinterpret_cast<U32>(_mm256_cvtepu16_epi32(load_lanes<__m128i>(x)));
+}
+LANES_INLINE U32 widen(const std::int16_t* x) {
+    return reinterpret_cast<U32>(_mm256_cvtepi16_epi32(load_lanes<__m128i>(x)));
+}
+// The low byte, or the low half, of every lane.
+LANES_INLINE void narrow(std::uint8_t* to, const U32& x) {
+    const __m256i pick = _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 0, 4,
+                                          8, 12, -1, -1, -1, -1, -1, -1, -1, -1);
+    const __m256i bytes = _mm256_shuffle_epi8(reinterpret_cast<__m256i>(x), pick);
+    const __m128i both = _mm_or_si128(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(to), both);
+}
+LANES_INLINE void narrow(std::uint16_t* to, const U32& x) {
+    const __m256i pick = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
+                                          -1, -1, 0, 1, 4, 5, 8, 9, 12, 13);
+    const __m256i halves = _mm256_shuffle_epi8(reinterpret_cast<__m256i>(x), pick);
+    store_lanes(to, _mm_or_si128(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1)));
+}
+LANES_INLINE F32 to_float(const U32& x) {
+    return reinterpret_cast<F32>(_mm256_cvtepi32_ps(reinterpret_cast<__m256i>(x)));
+}
+LANES_INLINE U32 larger_bits(const U32& a, const U32& b) {
+    return reinterpret_cast<U32>(_mm256_max_epu32(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
+}
+#endif
+#endif
