@@ -286,7 +286,7 @@ def authors_schedule_free(
     warmup: int,
     r: float,
 ) -> tuple[Array, Array]:
-    """Equations 3 to 5 of Defazio et al. (2024) with x, y and z written out; without a second beta, SGD."""
+    """The recursions of Defazio et al. (2024) with x, y and z written out; without a second beta, SGD."""
     beta, beta2 = betas
     x, y, z, v, total, largest = param, param, param, np.zeros_like(param), 0.0, 0.0
     for t, grad in enumerate(grads, 1):

@@ -1,6 +1,5 @@
 // Lion: the sign of an interpolated momentum.
-// Chen et al., "Symbolic discovery of optimization algorithms", NeurIPS 2023, algorithm 2 (program 1 of the abstract's
-// method).
+// Chen et al., "Symbolic discovery of optimization algorithms", NeurIPS 2023, algorithm 2.
 struct Lion : Elementwise {
     static constexpr const char* kName = "lion";
     static constexpr const char* kHypers[] = {"lr", "betas.0", "betas.1", "weight_decay"};

@@ -1,6 +1,6 @@
 // NAdam, as torch.optim.NAdam.
-// Dozat, "Incorporating Nesterov momentum into Adam", ICLR workshop 2016, algorithm 2, with the momentum schedule of
-// its section 2 and the product of its values kept from step to step.
+// Dozat, "Incorporating Nesterov momentum into Adam", ICLR workshop 2016, algorithm 2, with its
+// author's schedule of the momentum, whose values are multiplied up from step to step.
 struct NAdam : Elementwise {
     static constexpr const char* kName = "nadam";
     static constexpr const char* kHypers[] = {

@@ -1,7 +1,7 @@
 // Resilient backpropagation, as torch.optim.Rprop: step sizes from the signs of successive gradients alone.
 // Riedmiller and Braun, "A direct adaptive method for faster backpropagation learning: the RPROP algorithm", ICNN 1993;
 // after a change of sign the gradient is forgotten and the weight stays (iRprop-: Igel and Huesken, "Improving the
-// Rprop learning algorithm", 2000, section 2.2).
+// Rprop learning algorithm", 2000).
 struct Rprop : Elementwise {
     static constexpr const char* kName = "rprop";
     static constexpr const char* kHypers[] = {"etas.0", "etas.1", "step_sizes.0", "step_sizes.1"};
@@ -24,8 +24,11 @@ struct Rprop : Elementwise {
     template <class T, unsigned V>
     static void update(const Constants<T>& c, T& p, T g, T& previous, T& size) {
         const T agreement = g * previous;
-        size = size * (agreement > T(0) ? c.grow : agreement < T(0) ? c.shrink : T(1));
-        size = size > c.largest ? c.largest : size < c.smallest ? c.smallest : size;
+        T factor = agreement > T(0) ? c.grow : T(1);
+        factor = agreement < T(0) ? c.shrink : factor;
+        size = size * factor;
+        size = size > c.largest ? c.largest : size;
+        size = size < c.smallest ? c.smallest : size;
         g = agreement < T(0) ? T(0) : g;
         p = p - sign(g) * size;
         previous = g;

@@ -1,10 +1,10 @@
 // Schedule-free SGD and AdamW: steps are taken at z, gradients at y between z and its running average x.
-// Defazio et al., "The road less scheduled", NeurIPS 2024, eqs. 3-5 (SGD) and algorithm 1 (AdamW), with warm-up; in the
-// form of the authors' code, which keeps y (the parameter) and z and never writes x out.
+// Defazio et al., "The road less scheduled", NeurIPS 2024, section 1 (SGD) and algorithm 1 (AdamW), with warm-up;
+// in the form of the authors' code, which keeps y (the parameter) and z and never writes x out.
 struct Averaging {
     double lr, weight;  // the learning rate after warm-up, and the weight of the new z in the average x
 };
-// A step counts in the average as t**r * lr_max**weight_lr_power; scalars are the largest learning rate and the sum of
+// A step counts in the average as t**r * lr_max**weight_lr_power. Scalars: the largest learning rate, the sum of
 // counts.
 inline Averaging averaging(double lr, double warmup_steps, double r, double weight_lr_power, std::uint64_t step,
                            double* scalars) {

@@ -37,8 +37,8 @@ def asgd(
         \bar p &\leftarrow \bar p + \mu_t (p - \bar p) \quad (\bar p \leftarrow p \text{ while } \mu_t = 1) \\
         \eta_{t+1} &= \eta / (1 + \Lambda \eta t)^\alpha, \quad \mu_{t+1} = 1 / \max(1, t - t_0)
 
-    Polyak and Juditsky (1992), "Acceleration of stochastic approximation by averaging", equation 3; step size
-    and start of the average as in Bottou (2012), "Stochastic gradient descent tricks", section 5.
+    Polyak and Juditsky (1992), "Acceleration of stochastic approximation by averaging"; step size and start of the
+    average as in Bottou (2012), "Stochastic gradient descent tricks", section 5.
 
     Parameters
     ----------

@@ -42,8 +42,8 @@ def nadam(
             + \frac{\mu_{t+1}}{1 - \Pi \mu_{t+1}} m \right)
             / \left( \sqrt{v / (1 - \beta_2^t)} + \epsilon \right)
 
-    Dozat (2016), "Incorporating Nesterov momentum into Adam", algorithm 2 with the momentum schedule of
-    Sutskever et al. (2013).
+    Dozat (2016), "Incorporating Nesterov momentum into Adam", algorithm 2, with its author's schedule of the
+    momentum.
 
     Parameters
     ----------

@@ -42,17 +42,18 @@ def rmsprop(
     .. math::
         g &\leftarrow g + \lambda p \\
         v &\leftarrow \alpha v + (1 - \alpha) g^2 \\
-        m &\leftarrow \alpha m + (1 - \alpha) g, \quad s = \max(v - m^2, 0) \quad (s = v \text{ unless
-        centered}) \\ d &= g / (\sqrt{s + \epsilon_{root}} + \epsilon) \\ b &\leftarrow \mu b + d \quad (b = d
-        \text{ without momentum}) \\ p &\leftarrow p - \eta b
+        m &\leftarrow \alpha m + (1 - \alpha) g, \quad
+            s = \max(v - m^2, 0) \quad (s = v \text{ unless centered}) \\
+        d &= g / (\sqrt{s + \epsilon_{root}} + \epsilon) \\
+        b &\leftarrow \mu b + d \quad (b = d \text{ without momentum}) \\
+        p &\leftarrow p - \eta b
 
     or, with `lr_in_momentum`, :math:`b \leftarrow \mu b + \eta d` and :math:`p \leftarrow p - b`.
 
-    Tieleman and Hinton (2012), "Neural networks for machine learning", lecture 6.5; centred and with
-    momentum: Graves (2013), "Generating sequences with recurrent neural networks", equations 38 to 41, where the
-    learning rate is inside the velocity. The
-    variance of the centred form is kept from falling below zero, where torch takes the square root of what
-    rounding left and may find NaN.
+    Tieleman and Hinton (2012), "Neural networks for machine learning", lecture 6.5; centred and with momentum: Graves
+    (2013), "Generating sequences with recurrent neural networks", equations 38 to 41, where the learning rate is inside
+    the velocity. The variance of the centred form is kept from falling below zero, where torch takes the square root of
+    what rounding left and may find NaN.
 
     Parameters
     ----------

@@ -37,7 +37,7 @@ def rprop(
 
     Riedmiller and Braun (1993), "A direct adaptive method for faster backpropagation learning: the RPROP
     algorithm"; after a change of sign the parameter stays and the gradient is forgotten: Igel and Huesken
-    (2000), "Improving the Rprop learning algorithm", section 2.2.
+    (2000), "Improving the Rprop learning algorithm".
 
     Parameters
     ----------

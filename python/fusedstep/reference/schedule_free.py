@@ -84,8 +84,8 @@ def schedule_free_sgd(
         y &\leftarrow y + c (z - y) - \eta_t (1 - \beta (1 - c)) g \\
         z &\leftarrow z - \eta_t g
 
-    Defazio et al. (2024), "The road less scheduled", equations 3 to 5, with the weights of its section 3; in
-    the form of the authors' code, which never writes out the average :math:`x = (y - (1 - \beta) z) / \beta`
+    Defazio et al. (2024), "The road less scheduled", section 1, with the weights of the authors' code, and in
+    its form, which never writes out the average :math:`x = (y - (1 - \beta) z) / \beta`
     (`schedule_free_average`).
 
     Parameters

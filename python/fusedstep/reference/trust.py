@@ -105,10 +105,10 @@ def lars(
         v &\leftarrow \mu v + \eta \kappa (g + \lambda p) \\
         p &\leftarrow p - v \quad (p - \eta \kappa (g + \lambda p) - \mu v \text{ with nesterov})
 
-    You, Gitman and Ginsburg (2017), "Large batch training of convolutional networks", equation 6 and
-    algorithm 1. The ratio :math:`\kappa` is 1 where one of the norms is zero. The learning rate enters the
-    velocity, as in the paper. ``optax.lars`` takes the norm of :math:`g + \lambda p` instead of the sum of
-    the norms; without decay both are the same.
+    You, Gitman and Ginsburg (2017), "Large batch training of convolutional networks", algorithm 1. The ratio
+    :math:`\kappa` is 1 where one of the norms is zero. The learning rate enters the velocity, as in the paper.
+    ``optax.lars`` takes the norm of :math:`g + \lambda p` instead of the sum of the norms; without decay both
+    are the same.
 
     Parameters
     ----------
