@@ -58,6 +58,16 @@ class Slot:
         """Whether `master` holds remainders."""
         return self.master is not None and self.master.dtype == np.int16
 
+    def values(self) -> Array:
+        """The parameter as the rule sees it: from its master, in the compute type; maybe the array itself."""
+        if self.split:
+            assert self.master is not None
+            return formats.join(self.param.reshape(-1), self.master.reshape(-1)).reshape(self.param.shape)
+        if self.master is not None:
+            return self.master
+        values: Array = self.param.astype(self.compute, copy=False)
+        return values
+
     def items(self) -> Iterator[tuple[str, Array]]:
         """Every array under its key in `Optimizer.state`, the parameter excepted."""
         for name, value in self.states.items():

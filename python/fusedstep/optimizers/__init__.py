@@ -1,0 +1,42 @@
+"""The optimizers: one class per update rule, each with its formula, its hyper-parameters and their defaults."""
+
+from __future__ import annotations
+
+from .._base import Optimizer
+from .adabelief import AdaBelief
+from .adagrad import Adadelta, Adagrad
+from .adam import Adam, AdamW
+from .adamax import Adamax
+from .asgd import ASGD
+from .lion import Lion
+from .nadam import NAdam
+from .radam import RAdam
+from .rmsprop import RMSprop
+from .rprop import Rprop
+from .schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
+from .sgd import SGD, Momentum
+from .sparse import SparseAdam
+from .trust import LAMB, LARS
+
+__all__ = [
+    "ASGD",
+    "AdaBelief",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "LAMB",
+    "LARS",
+    "Lion",
+    "Momentum",
+    "NAdam",
+    "Optimizer",
+    "RAdam",
+    "RMSprop",
+    "Rprop",
+    "SGD",
+    "ScheduleFreeAdamW",
+    "ScheduleFreeSGD",
+    "SparseAdam",
+]

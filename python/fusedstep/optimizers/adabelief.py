@@ -1,0 +1,57 @@
+"""AdaBelief."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .._base import Optimizer, Options, Structure
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["AdaBelief"]
+
+
+class AdaBelief(Optimizer):
+    r"""AdaBelief, as ``optax.adabelief``.
+
+    .. math::
+        p &\leftarrow (1 - \eta \lambda) p \\
+        m &\leftarrow \beta_1 m + (1 - \beta_1) g \\
+        s &\leftarrow \beta_2 s + (1 - \beta_2) (g - m)^2 + \epsilon_{root} \\
+        p &\leftarrow p - \frac{\eta}{1 - \beta_1^t} m / \left( \sqrt{s / (1 - \beta_2^t)} + \epsilon \right)
+
+    Zhuang et al. (2020), "AdaBelief optimizer: adapting stepsizes by the belief in observed gradients",
+    algorithm 2. The algorithm's epsilon enters twice, in the recursion of :math:`s` (`eps_root`, which stays
+    in the state) and beside the square root (`eps`).
+
+    Parameters
+    ----------
+    params
+        Parameters or groups of them (see `Optimizer`).
+    lr
+        Learning rate :math:`\eta`.
+    betas
+        Weights :math:`\beta_1, \beta_2` of the old moments, in [0, 1).
+    eps, eps_root
+        Added to the square root, and to the state at every step.
+    weight_decay
+        Decay :math:`\lambda` of the parameter, decoupled from the gradient.
+    **options
+        Options of every optimizer (see `Optimizer`).
+    """
+
+    rule = "adabelief"
+
+    def __init__(
+        self,
+        params: Structure,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-16,
+        eps_root: float = 1e-16,
+        weight_decay: float = 0.0,
+        **options: Unpack[Options],
+    ) -> None:
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "eps_root": eps_root, "weight_decay": weight_decay}
+        super().__init__(params, defaults, options)

@@ -1,0 +1,117 @@
+"""Adagrad and Adadelta."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .._base import Optimizer, Options, Structure
+from .._hyper import check_hyper
+from .._slots import Slot
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["Adadelta", "Adagrad"]
+
+
+class Adagrad(Optimizer):
+    r"""Adagrad, as ``torch.optim.Adagrad``.
+
+    .. math::
+        g &\leftarrow g + \lambda p \\
+        s &\leftarrow s + g^2 \\
+        p &\leftarrow p - \frac{\eta}{1 + (t - 1) \gamma} \, g / (\sqrt{s + \epsilon_{root}} + \epsilon)
+
+    Duchi, Hazan and Singer (2011), "Adaptive subgradient methods for online learning and stochastic
+    optimization", figure 1 (diagonal case).
+
+    Parameters
+    ----------
+    params
+        Parameters or groups of them (see `Optimizer`).
+    lr
+        Learning rate :math:`\eta`.
+    lr_decay
+        Decay :math:`\gamma` of the learning rate.
+    weight_decay
+        L2 penalty :math:`\lambda`.
+    initial_accumulator_value
+        First value of every :math:`s`.
+    eps, eps_root
+        Added to the square root, and to what it is taken of.
+    **options
+        Options of every optimizer (see `Optimizer`).
+    """
+
+    rule = "adagrad"
+
+    def __init__(
+        self,
+        params: Structure,
+        lr: float = 1e-2,
+        lr_decay: float = 0.0,
+        weight_decay: float = 0.0,
+        initial_accumulator_value: float = 0.0,
+        eps: float = 1e-10,
+        *,
+        eps_root: float = 0.0,
+        **options: Unpack[Options],
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "lr_decay": lr_decay,
+            "weight_decay": weight_decay,
+            "initial_accumulator_value": initial_accumulator_value,
+            "eps": eps,
+            "eps_root": eps_root,
+        }
+        super().__init__(params, defaults, options)
+
+    def _initial_state(self, name: str, slot: Slot, group: dict[str, Any]) -> Any:
+        value = check_hyper("initial_accumulator_value", group["initial_accumulator_value"])
+        return np.full(slot.param.shape, value, dtype=slot.compute)
+
+
+class Adadelta(Optimizer):
+    r"""Adadelta, as ``torch.optim.Adadelta``.
+
+    .. math::
+        g &\leftarrow g + \lambda p \\
+        v &\leftarrow \rho v + (1 - \rho) g^2 \\
+        d &= \sqrt{u + \epsilon} / \sqrt{v + \epsilon} \cdot g \\
+        u &\leftarrow \rho u + (1 - \rho) d^2 \\
+        p &\leftarrow p - \eta d
+
+    Zeiler (2012), "ADADELTA: an adaptive learning rate method", algorithm 1.
+
+    Parameters
+    ----------
+    params
+        Parameters or groups of them (see `Optimizer`).
+    lr
+        Learning rate :math:`\eta`.
+    rho
+        Weight :math:`\rho` of the old means, in [0, 1].
+    eps
+        Added to what the square roots are taken of.
+    weight_decay
+        L2 penalty :math:`\lambda`.
+    **options
+        Options of every optimizer (see `Optimizer`).
+    """
+
+    rule = "adadelta"
+
+    def __init__(
+        self,
+        params: Structure,
+        lr: float = 1.0,
+        rho: float = 0.9,
+        eps: float = 1e-6,
+        weight_decay: float = 0.0,
+        **options: Unpack[Options],
+    ) -> None:
+        defaults = {"lr": lr, "rho": rho, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, defaults, options)

@@ -1,0 +1,120 @@
+"""Adam and AdamW."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .._base import Optimizer, Options, Structure
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["Adam", "AdamW"]
+
+
+class Adam(Optimizer):
+    r"""Adam, as ``torch.optim.Adam``; weight decay is an L2 penalty on the gradient.
+
+    .. math::
+        m &\leftarrow \beta_1 m + (1 - \beta_1) g, \quad \hat m = m / (1 - \beta_1^t) \\
+        v &\leftarrow \beta_2 v + (1 - \beta_2) g^2, \quad \hat v = v / (1 - \beta_2^t) \\
+        p &\leftarrow p - \eta \hat m / (\sqrt{\hat v + \epsilon_{root}} + \epsilon)
+
+    Kingma and Ba (2015), "Adam: a method for stochastic optimization", algorithm 1; AMSGrad: Reddi et al. (2018), "On
+    the convergence of Adam and beyond", algorithm 2.
+
+    Parameters
+    ----------
+    params
+        Parameters or groups of them (see `Optimizer`).
+    lr
+        Learning rate :math:`\eta`.
+    betas
+        Weights :math:`\beta_1, \beta_2` of the old moments.
+    eps
+        Added outside the square root.
+    weight_decay
+        L2 penalty, added to the gradient.
+    amsgrad
+        Divide by the largest second moment so far.
+    eps_root
+        Added inside the square root.
+    **options
+        Options of every optimizer (see `Optimizer`).
+    """
+
+    rule = "adam"
+
+    def __init__(
+        self,
+        params: Structure,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        amsgrad: bool = False,
+        *,
+        eps_root: float = 0.0,
+        **options: Unpack[Options],
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "eps_root": eps_root,
+            "weight_decay": weight_decay,
+            "amsgrad": amsgrad,
+        }
+        super().__init__(params, defaults, options)
+
+
+class AdamW(Optimizer):
+    r"""Adam with decoupled weight decay, as ``torch.optim.AdamW``.
+
+    :math:`p \leftarrow (1 - \eta \lambda) p`, then the step of `Adam` with a gradient that knows nothing of the decay.
+    Loshchilov and Hutter (2019), "Decoupled weight decay regularization", algorithm 2, with the decay scaled by the
+    learning rate as in torch and optax.
+
+    Parameters
+    ----------
+    params
+        Parameters or groups of them (see `Optimizer`).
+    lr
+        Learning rate :math:`\eta`.
+    betas
+        Weights :math:`\beta_1, \beta_2` of the old moments.
+    eps
+        Added outside the square root.
+    weight_decay
+        Decay :math:`\lambda` of the parameter.
+    amsgrad
+        Divide by the largest second moment so far.
+    eps_root
+        Added inside the square root.
+    **options
+        Options of every optimizer (see `Optimizer`).
+    """
+
+    rule = "adamw"
+
+    def __init__(
+        self,
+        params: Structure,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        eps_root: float = 0.0,
+        **options: Unpack[Options],
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "eps_root": eps_root,
+            "weight_decay": weight_decay,
+            "amsgrad": amsgrad,
+        }
+        super().__init__(params, defaults, options)

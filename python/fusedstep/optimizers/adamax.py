@@ -1,0 +1,59 @@
+"""Adamax."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .._base import Optimizer, Options, Structure
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["Adamax"]
+
+
+class Adamax(Optimizer):
+    r"""Adamax, as ``torch.optim.Adamax``.
+
+    .. math::
+        g &\leftarrow g + \lambda p \\
+        m &\leftarrow \beta_1 m + (1 - \beta_1) g \\
+        u &\leftarrow \max(\beta_2 u, |g| + \epsilon) \\
+        p &\leftarrow p - \frac{\eta}{1 - \beta_1^t} m / (u + \epsilon_{norm})
+
+    Kingma and Ba (2015), "Adam: a method for stochastic optimization", algorithm 2. The paper has no epsilon;
+    it keeps the norm from being zero. Keras adds its own to the norm instead, here `eps_norm`.
+
+    Parameters
+    ----------
+    params
+        Parameters or groups of them (see `Optimizer`).
+    lr
+        Learning rate :math:`\eta`.
+    betas
+        Weights :math:`\beta_1, \beta_2` of the old moment and norm, in [0, 1).
+    eps
+        Added to the gradient's magnitude.
+    weight_decay
+        L2 penalty :math:`\lambda`.
+    eps_norm
+        Added to the weighted largest magnitude.
+    **options
+        Options of every optimizer (see `Optimizer`).
+    """
+
+    rule = "adamax"
+
+    def __init__(
+        self,
+        params: Structure,
+        lr: float = 2e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        eps_norm: float = 0.0,
+        **options: Unpack[Options],
+    ) -> None:
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "eps_norm": eps_norm}
+        super().__init__(params, defaults, options)

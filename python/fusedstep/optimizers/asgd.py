@@ -1,0 +1,59 @@
+"""Averaged stochastic gradient descent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .._base import Optimizer, Options, Structure
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["ASGD"]
+
+
+class ASGD(Optimizer):
+    r"""Averaged stochastic gradient descent, as ``torch.optim.ASGD``.
+
+    .. math::
+        g &\leftarrow g + \lambda p \\
+        p &\leftarrow (1 - \Lambda \eta_t) p - \eta_t g \\
+        \bar p &\leftarrow \bar p + \mu_t (p - \bar p) \quad (\bar p \leftarrow p \text{ while } \mu_t = 1) \\
+        \eta_{t+1} &= \eta / (1 + \Lambda \eta t)^\alpha, \quad \mu_{t+1} = 1 / \max(1, t - t_0)
+
+    Polyak and Juditsky (1992), "Acceleration of stochastic approximation by averaging", equation 3; step size
+    and start of the average as in Bottou (2012), "Stochastic gradient descent tricks", section 5.
+
+    Parameters
+    ----------
+    params
+        Parameters or groups of them (see `Optimizer`).
+    lr
+        Learning rate :math:`\eta`.
+    lambd, alpha
+        Decay :math:`\Lambda`, and the power of its growth in the step size.
+    t0
+        Step after which averaging starts.
+    weight_decay
+        L2 penalty :math:`\lambda`.
+    **options
+        Options of every optimizer (see `Optimizer`).
+    """
+
+    rule = "asgd"
+
+    def __init__(
+        self,
+        params: Structure,
+        lr: float = 1e-2,
+        lambd: float = 1e-4,
+        alpha: float = 0.75,
+        t0: float = 1e6,
+        weight_decay: float = 0.0,
+        **options: Unpack[Options],
+    ) -> None:
+        defaults = {"lr": lr, "lambd": lambd, "alpha": alpha, "t0": t0, "weight_decay": weight_decay}
+        super().__init__(params, defaults, options)
+
+    def _initial_scalars(self, group: dict[str, Any]) -> list[float]:
+        return [float(self._now(group["lr"])), 1.0]

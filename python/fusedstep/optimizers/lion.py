@@ -1,0 +1,50 @@
+"""Lion."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .._base import Optimizer, Options, Structure
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["Lion"]
+
+
+class Lion(Optimizer):
+    r"""Lion, as ``optax.lion``.
+
+    .. math::
+        p &\leftarrow (1 - \eta \lambda) p - \eta \, \mathrm{sign}(\beta_1 m + (1 - \beta_1) g) \\
+        m &\leftarrow \beta_2 m + (1 - \beta_2) g
+
+    Chen et al. (2023), "Symbolic discovery of optimization algorithms", algorithm 2.
+
+    Parameters
+    ----------
+    params
+        Parameters or groups of them (see `Optimizer`).
+    lr
+        Learning rate :math:`\eta`.
+    betas
+        Weight :math:`\beta_1` of the moment in the sign, and :math:`\beta_2` of the old moment in the new, in
+        [0, 1).
+    weight_decay
+        Decay :math:`\lambda` of the parameter, decoupled from the gradient.
+    **options
+        Options of every optimizer (see `Optimizer`).
+    """
+
+    rule = "lion"
+
+    def __init__(
+        self,
+        params: Structure,
+        lr: float = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+        **options: Unpack[Options],
+    ) -> None:
+        defaults = {"lr": lr, "betas": betas, "weight_decay": weight_decay}
+        super().__init__(params, defaults, options)

@@ -1,0 +1,66 @@
+"""Rectified Adam."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .._base import Optimizer, Options, Structure
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["RAdam"]
+
+
+class RAdam(Optimizer):
+    r"""Rectified Adam, as ``torch.optim.RAdam``.
+
+    .. math::
+        g &\leftarrow g + \lambda p \\
+        m &\leftarrow \beta_1 m + (1 - \beta_1) g, \quad v \leftarrow \beta_2 v + (1 - \beta_2) g^2 \\
+        \rho_\infty &= 2 / (1 - \beta_2) - 1, \quad \rho = \rho_\infty - 2 t \beta_2^t / (1 - \beta_2^t) \\
+        r &= \sqrt{\frac{(\rho - 4)(\rho - 2) \rho_\infty}{(\rho_\infty - 4)(\rho_\infty - 2) \rho}} \\
+        p &\leftarrow p - \frac{\eta}{1 - \beta_1^t} m \cdot r \sqrt{1 - \beta_2^t} / (\sqrt{v} + \epsilon)
+            \quad (p - \frac{\eta}{1 - \beta_1^t} m \text{ while } \rho \le 5)
+
+    Liu et al. (2020), "On the variance of the adaptive learning rate and beyond", algorithm 2, with torch's
+    threshold of 5.
+
+    Parameters
+    ----------
+    params
+        Parameters or groups of them (see `Optimizer`).
+    lr
+        Learning rate :math:`\eta`.
+    betas
+        Weights :math:`\beta_1, \beta_2` of the old moments, in [0, 1).
+    eps
+        Added to the square root.
+    weight_decay
+        L2 penalty :math:`\lambda`.
+    decoupled_weight_decay
+        Shrink the parameter instead, as `adamw` does.
+    **options
+        Options of every optimizer (see `Optimizer`).
+    """
+
+    rule = "radam"
+
+    def __init__(
+        self,
+        params: Structure,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        decoupled_weight_decay: bool = False,
+        **options: Unpack[Options],
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "decoupled_weight_decay": decoupled_weight_decay,
+        }
+        super().__init__(params, defaults, options)

@@ -1,0 +1,62 @@
+"""Resilient backpropagation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .._base import Optimizer, Options, Structure
+from .._hyper import check_hyper
+from .._slots import Slot
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["Rprop"]
+
+
+class Rprop(Optimizer):
+    r"""Resilient backpropagation, as ``torch.optim.Rprop``.
+
+    .. math::
+        \eta &\leftarrow \eta_+ \eta \text{ if } g g' > 0, \; \eta_- \eta \text{ if } g g' < 0 \\
+        \eta &\leftarrow \min(\max(\eta, \eta_{min}), \eta_{max}) \\
+        g &\leftarrow 0 \text{ if } g g' < 0 \\
+        p &\leftarrow p - \eta \, \mathrm{sign}(g), \quad g' \leftarrow g
+
+    Riedmiller and Braun (1993), "A direct adaptive method for faster backpropagation learning: the RPROP
+    algorithm"; after a change of sign the parameter stays and the gradient is forgotten: Igel and Huesken
+    (2000), "Improving the Rprop learning algorithm", section 2.2.
+
+    Parameters
+    ----------
+    params
+        Parameters or groups of them (see `Optimizer`).
+    lr
+        First step size of every element; later changes have no effect.
+    etas
+        Factors :math:`\eta_-` in (0, 1) and :math:`\eta_+` above 1.
+    step_sizes
+        Smallest and largest step size.
+    **options
+        Options of every optimizer (see `Optimizer`).
+    """
+
+    rule = "rprop"
+
+    def __init__(
+        self,
+        params: Structure,
+        lr: float = 1e-2,
+        etas: tuple[float, float] = (0.5, 1.2),
+        step_sizes: tuple[float, float] = (1e-6, 50.0),
+        **options: Unpack[Options],
+    ) -> None:
+        defaults = {"lr": lr, "etas": etas, "step_sizes": step_sizes}
+        super().__init__(params, defaults, options)
+
+    def _initial_state(self, name: str, slot: Slot, group: dict[str, Any]) -> Any:
+        if name != "step_size":
+            return None
+        return np.full(slot.param.shape, check_hyper("lr", group["lr"]), dtype=slot.compute)

@@ -1,0 +1,121 @@
+"""Gradient descent with momentum."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .._base import Optimizer, Options, Structure
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["Momentum", "SGD"]
+
+
+class SGD(Optimizer):
+    r"""Stochastic gradient descent, with heavy-ball or Nesterov momentum, as ``torch.optim.SGD``.
+
+    .. math::
+        g &\leftarrow g + \lambda p \\
+        v &\leftarrow \mu v + (1 - \tau) g \quad (v \leftarrow g \text{ in the first step}) \\
+        p &\leftarrow p - \eta v, \quad \text{or with Nesterov } p - \eta (g + \mu v)
+
+    Polyak (1964), "Some methods of speeding up the convergence of iteration methods"; Sutskever et al. (2013), "On the
+    importance of initialization and momentum in deep learning", equations 1 to 4, which have the learning rate inside
+    the velocity: :math:`v \leftarrow \mu v - \eta g,\ p \leftarrow p + v` (`lr_in_momentum`).
+
+    Parameters
+    ----------
+    params
+        Parameters or groups of them (see `Optimizer`).
+    lr
+        Learning rate :math:`\eta`.
+    momentum
+        :math:`\mu`; 0 is plain gradient descent and keeps no state.
+    dampening
+        :math:`\tau`: how little of the gradient enters the velocity.
+    weight_decay
+        L2 penalty :math:`\lambda`.
+    nesterov
+        Step along the velocity as it will be.
+    lr_in_momentum
+        Let the velocity hold changes, with the learning rate in them, as Keras does: the same steps until the learning
+        rate changes, which then leaves the momentum gathered so far as it is.
+    **options
+        Options of every optimizer (see `Optimizer`).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fusedstep as fs
+    >>> w = np.array([1.0, 2.0])
+    >>> fs.SGD(w, lr=0.1).step(np.array([1.0, -1.0]))
+    True
+    >>> w
+    array([0.9, 2.1])
+    """
+
+    rule = "sgd"
+
+    def __init__(
+        self,
+        params: Structure,
+        lr: float = 1e-3,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        *,
+        lr_in_momentum: bool = False,
+        **options: Unpack[Options],
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+            "lr_in_momentum": lr_in_momentum,
+        }
+        super().__init__(params, defaults, options)
+
+
+class Momentum(Optimizer):
+    r"""Gradient descent along the exponentially weighted average of the gradients.
+
+    .. math::
+        v \leftarrow \beta v + (1 - \beta) g, \qquad p \leftarrow p - \eta v
+
+    or :math:`p - \eta v / (1 - \beta^t)` with bias correction. `SGD` has the other convention, in which the gradient
+    enters the velocity whole. Ng, "Improving deep neural networks", week 2; Qian (1999), "On the momentum term in
+    gradient descent learning algorithms".
+
+    Parameters
+    ----------
+    params
+        Parameters or groups of them (see `Optimizer`).
+    lr
+        Learning rate :math:`\eta`.
+    beta
+        Weight :math:`\beta` of the old average; it spans about :math:`1 / (1 - \beta)` steps.
+    bias_correction
+        Divide by :math:`1 - \beta^t`, so that the first steps are not too short.
+    weight_decay
+        L2 penalty, added to the gradient.
+    **options
+        Options of every optimizer (see `Optimizer`).
+    """
+
+    rule = "momentum"
+
+    def __init__(
+        self,
+        params: Structure,
+        lr: float = 1e-3,
+        beta: float = 0.9,
+        bias_correction: bool = False,
+        weight_decay: float = 0.0,
+        **options: Unpack[Options],
+    ) -> None:
+        defaults = {"lr": lr, "beta": beta, "bias_correction": bias_correction, "weight_decay": weight_decay}
+        super().__init__(params, defaults, options)

@@ -1,0 +1,114 @@
+"""Optimizers that scale the step of each tensor by a ratio of norms."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .._base import Optimizer, Options, Structure
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["LAMB", "LARS"]
+
+
+class LAMB(Optimizer):
+    r"""LAMB, as ``optax.lamb``.
+
+    .. math::
+        m &\leftarrow \beta_1 m + (1 - \beta_1) g, \quad \hat m = m / (1 - \beta_1^t) \\
+        v &\leftarrow \beta_2 v + (1 - \beta_2) g^2, \quad \hat v = v / (1 - \beta_2^t) \\
+        d &= \hat m / (\sqrt{\hat v + \epsilon_{root}} + \epsilon) + \lambda p \\
+        p &\leftarrow p - \eta \, \frac{\|p\|}{\|d\|} \, d
+
+    You et al. (2020), "Large batch optimization for deep learning: training BERT in 76 minutes", algorithm 2,
+    with the identity for its function of the norm. The ratio is 1 where one of the norms is zero.
+
+    Parameters
+    ----------
+    params
+        Parameters or groups of them (see `Optimizer`).
+    lr
+        Learning rate :math:`\eta`.
+    betas
+        Weights :math:`\beta_1, \beta_2` of the old moments, in [0, 1).
+    eps, eps_root
+        Added to the square root, and to what it is taken of.
+    weight_decay
+        Decay :math:`\lambda` of the parameter, decoupled from the gradient.
+    **options
+        Options of every optimizer (see `Optimizer`).
+    """
+
+    rule = "lamb"
+
+    def __init__(
+        self,
+        params: Structure,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 0.0,
+        *,
+        eps_root: float = 0.0,
+        **options: Unpack[Options],
+    ) -> None:
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "eps_root": eps_root}
+        super().__init__(params, defaults, options)
+
+
+class LARS(Optimizer):
+    r"""LARS.
+
+    .. math::
+        \kappa &= \theta \|p\| / (\|g\| + \lambda \|p\| + \epsilon) \\
+        v &\leftarrow \mu v + \eta \kappa (g + \lambda p) \\
+        p &\leftarrow p - v \quad (p - \eta \kappa (g + \lambda p) - \mu v \text{ with nesterov})
+
+    You, Gitman and Ginsburg (2017), "Large batch training of convolutional networks", equation 6 and
+    algorithm 1. The ratio :math:`\kappa` is 1 where one of the norms is zero. The learning rate enters the
+    velocity, as in the paper. ``optax.lars`` takes the norm of :math:`g + \lambda p` instead of the sum of
+    the norms; without decay both are the same.
+
+    Parameters
+    ----------
+    params
+        Parameters or groups of them (see `Optimizer`).
+    lr
+        Learning rate :math:`\eta`.
+    momentum
+        Weight :math:`\mu` of the old velocity.
+    weight_decay
+        L2 penalty :math:`\lambda`.
+    trust_coefficient
+        Factor :math:`\theta` of the ratio of the norms.
+    eps
+        Added to the denominator of the ratio.
+    nesterov
+        Look ahead along the velocity; needs momentum.
+    **options
+        Options of every optimizer (see `Optimizer`).
+    """
+
+    rule = "lars"
+
+    def __init__(
+        self,
+        params: Structure,
+        lr: float = 1e-3,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust_coefficient: float = 1e-3,
+        eps: float = 0.0,
+        nesterov: bool = False,
+        **options: Unpack[Options],
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "trust_coefficient": trust_coefficient,
+            "eps": eps,
+            "nesterov": nesterov,
+        }
+        super().__init__(params, defaults, options)
