@@ -144,18 +144,22 @@ void Engine::prepare() {
 
 // Cumulative costs of the tensors that have a gradient; kept until another set of them has one.
 void Engine::partition() {
-    bool same = cost_.back() != 0;
+    bool same = cost_.back() != 0 && !rows_;
+    rows_ = false;
     for (std::size_t w = 0; w < active_.size(); ++w) {
         std::uint64_t word = 0;
         const std::size_t end = std::min(tensors.size(), w * 64 + 64);
         for (std::size_t t = w * 64; t < end; ++t)
+        {
             word |= static_cast<std::uint64_t>(tensors[t].grad.data != nullptr) << (t - w * 64);
+            rows_ = rows_ || tensors[t].rows != nullptr;
+        }
         same = same && word == active_[w];
         active_[w] = word;
     }
-    if (same) return;
+    if (same && !rows_) return;
     for (std::size_t t = 0; t < tensors.size(); ++t)
-        cost_[t + 1] = cost_[t] + (tensors[t].grad.data != nullptr ? tensors[t].size + kTensorCost : 0);
+        cost_[t + 1] = cost_[t] + (tensors[t].grad.data != nullptr ? tensors[t].steps_over() + kTensorCost : 0);
 }
 
 // Where a share of the total cost begins. Tensors are only cut between blocks, so the partial sums and the blocks of
@@ -180,7 +184,7 @@ void Engine::for_each_run(int thread, int threads, Body&& body) const {
     for (std::size_t t = from.tensor; t <= to.tensor && t < tensors.size(); ++t) {
         if (tensors[t].grad.data == nullptr) continue;
         const std::size_t begin = t == from.tensor ? from.element : 0;
-        const std::size_t end = t == to.tensor ? to.element : tensors[t].size;
+        const std::size_t end = t == to.tensor ? to.element : tensors[t].steps_over();
         if (begin < end) body(t, begin, end);
     }
 }
@@ -257,8 +261,24 @@ void Engine::trust() {
     }
 }
 
-// The one pass over memory.
+// The one pass over memory. A gradient of rows is a run of elements too, whose parameters lie in several places.
 std::uint64_t Engine::update(std::size_t t, std::size_t begin, std::size_t end, const StepOptions& options) {
+    const Tensor& x = tensors[t];
+    if (x.rows == nullptr) return update_span(t, begin, begin, end - begin, options);
+    std::uint64_t nonfinite = 0;
+    while (begin < end) {
+        const std::size_t within = begin % x.row_size;
+        const std::size_t n = std::min(end - begin, x.row_size - within);
+        const auto row = static_cast<std::size_t>(x.rows[begin / x.row_size]);
+        nonfinite += update_span(t, row * x.row_size + within, begin, n, options);
+        begin += n;
+    }
+    return nonfinite;
+}
+
+// `size` elements from `element` of the parameter on, and from `grad_element` of the gradient.
+std::uint64_t Engine::update_span(std::size_t t, std::size_t element, std::size_t grad_element, std::size_t size,
+                                  const StepOptions& options) {
     const Tensor& x = tensors[t];
     const Group& group = groups[static_cast<std::size_t>(x.group)];
     const RuleEntry& rule = kernels_->rules[group.rule];
@@ -271,17 +291,19 @@ std::uint64_t Engine::update(std::size_t t, std::size_t begin, std::size_t end, 
                  !options.zero_grads && !std::isfinite(group.clip_value);
     for (int s = 0; s < rule.n_states; ++s)
         plain = plain && !((used >> s & 1u) && staging.staged(x.states[static_cast<std::size_t>(s)]));
-    const std::size_t piece = plain ? end - begin : kPiece;
+    const std::size_t piece = plain ? size : kPiece;
 
     const Noise noise{noise_key(options.seed, x.index, x.step), 0};
     std::uint64_t nonfinite = 0;
-    const bool bare = x.copy.data == nullptr && x.ema == nullptr && !options.zero_grads && !std::isfinite(group.clip_value);
-    if (!plain && bare && x.compute == kFloat) 
-        begin += step_fused(rule, c.bytes, c.multiplier, c.variant, x, begin, end - begin, noise, nonfinite);
-    for (std::size_t i = begin; i < end; i += piece) {
-        const std::size_t n = std::min(piece, end - i);
+    std::size_t done = 0;
+    const bool bare = x.copy.data == nullptr && x.ema == nullptr && !options.zero_grads && x.rows == nullptr &&
+                      !std::isfinite(group.clip_value);
+    if (!plain && bare && x.compute == kFloat)
+        done = step_fused(rule, c.bytes, c.multiplier, c.variant, x, element, size, noise, nonfinite);
+    for (; done < size; done += piece) {
+        const std::size_t i = element + done, n = std::min(piece, size - done);
         Run run{staging.load(x.param, i, n, 0), nullptr, {}, n};
-        const double multiplier = load_gradient(staging, *kernels_, x, group, c.multiplier, i, n, run);
+        const double multiplier = load_gradient(staging, *kernels_, x, group, c.multiplier, grad_element + done, n, run);
         for (int s = 0; s < rule.n_states; ++s)
             if (used >> s & 1u) run.states[s] = staging.load(x.states[static_cast<std::size_t>(s)], i, n, 2 + s);
 
@@ -298,7 +320,7 @@ std::uint64_t Engine::update(std::size_t t, std::size_t begin, std::size_t end, 
             void* ema = advanced(x.ema, i * width(native(x.compute)));
             kernels_->average[x.compute](group.ema_decay, run.param, ema, n);
         }
-        if (options.zero_grads) std::memset(at(x.grad, i), 0, n * width(x.grad.format));
+        if (options.zero_grads) std::memset(at(x.grad, grad_element + done), 0, n * width(x.grad.format));
     }
     return nonfinite;
 }
@@ -331,7 +353,7 @@ void Engine::decide(Region& region) {
     for (std::size_t t = 0; t < tensors.size(); ++t) {
         if (tensors[t].grad.data == nullptr) continue;
         double sum = 0;
-        for (std::size_t b = 0; b < (tensors[t].size + kBlock - 1) / kBlock; ++b) {
+        for (std::size_t b = 0; b < (tensors[t].steps_over() + kBlock - 1) / kBlock; ++b) {
             const BlockSum& block = grad_sums_[first_block_[t] + b];
             sum += block.sum;
             finite = finite && block.finite;

@@ -36,10 +36,17 @@ struct Tensor {
     Compute compute = kFloat;
     Stream param;
     Stream grad;  // data == nullptr: no gradient this time, leave the tensor alone
+    // Only some rows have a gradient, and `grad` holds those alone: `row_count` ascending numbers of rows of
+    // `row_size` elements. Null: all of them.
+    const std::int64_t* rows = nullptr;
+    std::size_t row_count = 0, row_size = 0;
     std::array<Stream, kMaxStates> states{};
     Stream copy;          // a 16-bit copy of a float32 master, written in the same pass; data == nullptr: none
     void* ema = nullptr;  // average of the parameters, in the compute type
     std::array<double, kMaxScalars> scalars{};
+
+    // Elements that a step goes over.
+    std::size_t steps_over() const { return rows == nullptr ? size : row_count * row_size; }
 };
 
 // What holds for every tensor of one step.
@@ -92,6 +99,8 @@ private:
     void sum_directions(std::size_t t, std::size_t begin, std::size_t end);
     void trust();
     std::uint64_t update(std::size_t t, std::size_t begin, std::size_t end, const StepOptions& options);
+    std::uint64_t update_span(std::size_t t, std::size_t element, std::size_t grad_element, std::size_t size,
+                              const StepOptions& options);
     void work(Region& region, int thread, int threads) noexcept;
 
     const KernelTable* kernels_ = nullptr;
@@ -99,6 +108,7 @@ private:
     bool norms_ = false;                       // some rule has a trust ratio
     std::vector<std::uint64_t> cost_;          // cumulative, per tensor; size tensors + 1
     std::vector<std::uint64_t> active_;        // one bit per tensor with a gradient: what cost_ was made for
+    bool rows_ = false;                        // some gradient was of rows: cost_ holds for that step alone
     std::vector<std::size_t> first_block_;     // of each tensor in the arrays of partial sums
     std::vector<BlockSum> grad_sums_;          // per block
     std::vector<PairSum> pair_sums_;           // per block, only with norms_

@@ -264,12 +264,33 @@ void Model::settle(std::size_t group) {
     groups_[group].unsettled = false;
 }
 
+// A gradient of rows, if it is one: Python adds up repeated rows, and the engine steps those that occur.
+bool Model::set_rows(std::size_t i, PyObject* grad) {
+    if (take_rows_.is_none() || py::isinstance<py::array>(py::handle(grad)) || PyTuple_Check(grad)) return false;
+    const py::object taken = take_rows_(i, py::handle(grad));
+    if (taken.is_none()) return false;
+    const auto parts = py::reinterpret_borrow<py::tuple>(taken);
+    const auto rows = py::reinterpret_borrow<py::array>(parts[0]);
+    const auto sums = py::reinterpret_borrow<py::array>(parts[1]);
+    Tensor& x = engine_.tensors[i];
+    x.row_count = static_cast<std::size_t>(rows.size());
+    x.row_size = x.row_count == 0 ? 0 : static_cast<std::size_t>(sums.size()) / x.row_count;
+    x.rows = static_cast<const std::int64_t*>(rows.data());
+    // The sums are this step's own; an address is needed even where there are none.
+    x.grad = {const_cast<void*>(sums.data()), nullptr, x.compute == kDouble ? Format::float64 : Format::float32};
+    rows_kept_.push_back(taken);
+    rows_given_.push_back(as_array(py::object(parts[2]).ptr(), options.zero_grads, grad_name(i) + ".values"));
+    return true;
+}
+
 void Model::set_gradient(std::size_t i, PyObject* grad) {
     Tensor& x = engine_.tensors[i];
+    x.rows = nullptr;
     if (grad == Py_None) {
         x.grad.data = nullptr;
         return;
     }
+    if (set_rows(i, grad)) return;
     const auto name = [&] { return grad_name(i); };
     Array array;
     const bool usable = py::isinstance<py::array>(py::handle(grad)) &&
@@ -300,7 +321,7 @@ void Model::check_gradient_overlap() {
     bool moved = false;
     for (std::size_t i = 0; i < engine_.tensors.size(); ++i) {
         const Tensor& x = engine_.tensors[i];
-        if (x.grad.data == nullptr || x.size == 0 || x.grad.data == checked_grads_[i]) continue;
+        if (x.grad.data == nullptr || x.rows != nullptr || x.size == 0 || x.grad.data == checked_grads_[i]) continue;
         moved = true;
         const char* begin = static_cast<const char*>(x.grad.data);
         const char* end = begin + x.size * item_size(x.grad.format);
@@ -316,7 +337,7 @@ void Model::check_gradient_overlap() {
     std::vector<Extent> grads;
     for (std::size_t i = 0; i < engine_.tensors.size(); ++i) {
         const Tensor& x = engine_.tensors[i];
-        if (x.grad.data == nullptr || x.size == 0) continue;
+        if (x.grad.data == nullptr || x.rows != nullptr || x.size == 0) continue;
         const char* begin = static_cast<const char*>(x.grad.data);
         grads.push_back({begin, begin + x.size * item_size(x.grad.format), grad_name(i)});
     }
@@ -361,7 +382,12 @@ void Model::bind(const Tree& tree, py::object grads) {
     const Busy busy(busy_);
     tree.flatten(grads.ptr(), "grads", flat_);
     bound_current_ = false;
-    for (std::size_t i = 0; i < flat_.size(); ++i) set_gradient(i, flat_[i]);
+    for (std::size_t i = 0; i < flat_.size(); ++i) {
+        set_gradient(i, flat_[i]);
+        if (engine_.tensors[i].rows != nullptr)
+            throw py::value_error(grad_name(i) + ": SparseRows cannot be bound, they are others in every step; pass " +
+                                  "the gradients to step()");
+    }
     check_gradient_overlap();
     bound_.clear();
     for (PyObject* grad : flat_) bound_.push_back(py::reinterpret_borrow<py::object>(grad));
@@ -407,8 +433,13 @@ bool Model::step_list(py::list grads, double grad_scale) {
 
 bool Model::step_flat() {
     bound_current_ = false;
+    rows_kept_.clear();
+    rows_given_.clear();
     for (std::size_t i = 0; i < flat_.size(); ++i) set_gradient(i, flat_[i]);
-    return run();
+    const bool taken = run();
+    if (taken && options.zero_grads)
+        for (const Array& given : rows_given_) std::memset(given.data, 0, given.size * item_size(given.format));
+    return taken;
 }
 
 void Model::configure(double max_grad_norm, bool skip_nonfinite, bool zero_grads, std::uint64_t seed) {

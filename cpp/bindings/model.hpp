@@ -31,6 +31,10 @@ public:
     void add(int group, py::object param, py::list states, const std::string& path, py::object copy,
              py::object remainder, bool stochastic, py::object ema, std::uint64_t step, std::vector<double> scalars);
 
+    // How a gradient of rows is taken: `rows(index, gradient)` checks it and returns (rows, sums, given), ascending
+    // int64 row numbers, their values in the compute type, and the array they came from.
+    void take_rows(py::object rows) { take_rows_ = std::move(rows); }
+
     // After the last add: checks that nothing overlaps.
     void finish();
 
@@ -82,6 +86,7 @@ private:
     void settle(std::size_t group);
     void read_value(std::size_t group, Value& value);
     void set_gradient(std::size_t i, PyObject* grad);
+    bool set_rows(std::size_t i, PyObject* grad);
     void check_gradient_overlap();
     void check_still_there() const;
     void begin(double grad_scale);
@@ -109,6 +114,9 @@ private:
     std::vector<Extent> extents_;             // the same as ranges of memory; sorted by finish()
     std::vector<PyObject*> flat_;             // gradients of the current call
     std::vector<const void*> checked_grads_;  // where gradients were found free of overlap before
+    py::object take_rows_ = py::none();
+    std::vector<py::object> rows_kept_;       // what the rows of the current step lie in
+    std::vector<Array> rows_given_;           // their gradients as given, to be zeroed with zero_grads
     std::vector<py::object> bound_;
     bool bound_current_ = false;              // the engine's gradients are the bound ones
     bool busy_ = false;

@@ -18,9 +18,11 @@ from ._version import __version__
 from .averages import ExponentialAverage
 from .minibatch import minibatches
 from .optimizers import *  # noqa: F403  (optimizers.__all__ is the list of every optimizer)
+from .sparse import SparseRows
 
 __all__ = [
     "ExponentialAverage",
+    "SparseRows",
     "__version__",
     "available_isas",
     "functional",

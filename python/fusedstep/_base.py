@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from . import _saving, formats
 from ._core import Model, Tree
 from ._hyper import check_hyper, check_hypers
+from ._rows import take_rows
 from ._slots import STATE_FORMATS, Slot, StateView, store_values
 from .reference import RULES
 
@@ -214,7 +215,13 @@ class Optimizer:
             assert optimizer is not None
             optimizer._check_together(group)
 
+        def rows(index: int, grad: Any) -> Any:
+            optimizer = this()
+            assert optimizer is not None
+            return optimizer._take_rows(index, grad)
+
         model = Model(self.rule, check, cross_check)
+        model.take_rows(rows)
         for group in self.param_groups:
             model.add_group(group)
         about = RULES[self.rule]
@@ -240,6 +247,15 @@ class Optimizer:
         self._configure()
         if self._grads is not None:
             model.bind(self._tree, self._grads)
+
+    def _take_rows(self, index: int, grad: Any) -> Any:
+        slot = self._slots[index]
+        group = self.param_groups[slot.group]
+        about = RULES[self.rule]
+        options = {n: self._now(group[n]) for n in about.hypers} | {n: group[n] for n in ("rounding", "ema_decay")}
+        kept = [("params" + slot.path, slot.param), *slot.items()]
+        zero = self._settings["zero_grads"]
+        return take_rows(about, options, grad, "grads" + slot.path, slot.param, slot.master, kept, zero)
 
     def _configure(self) -> None:
         settings = self._settings

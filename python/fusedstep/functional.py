@@ -24,6 +24,7 @@ import numpy as np
 from . import reference
 from ._core import Model
 from ._hyper import check_hypers, check_step
+from ._rows import take_rows
 from .reference import RULES, Rule
 from .reference._frame import AROUND, check_around
 
@@ -130,6 +131,18 @@ def _native(about: Rule, definition: Callable[..., bool]) -> Callable[..., bool]
                 step=check_step(steps[i], "step" + at) - 1,
                 scalars=[_number(values[i], name + at) for name, values in zip(about.scalars, numbers, strict=True)],
             )
+        params = param if many else [param]
+
+        def rows(i: int, grad: Any) -> Any:
+            at = f"[{i}]" if many else ""
+            options = group | {"rounding": around["rounding"]}
+            kept = [("param" + at, params[i])]
+            for name, values in zip(states, columns, strict=True):
+                parts = values[i] if isinstance(values[i], (tuple, list)) else (values[i],)
+                kept += [(name + at + "_scales" * n, part) for n, part in enumerate(parts) if part is not None]
+            return take_rows(about, options, grad, "grad" + at, params[i], masters[i], kept, around["zero_grads"])
+
+        model.take_rows(rows)
         model.finish()
         model.configure(
             around["max_grad_norm"] or 0.0, around["skip_nonfinite"], around["zero_grads"], around["seed"]

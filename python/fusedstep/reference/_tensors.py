@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from ._about import RULES, Rule
 from ._checks import as_list, check_array, check_overlap
 from ._storage import Stored, check_gradient, check_rows, store_param, store_state
 
-__all__ = ["Tensor", "check_tensors"]
+__all__ = ["Tensor", "check_rows_form", "check_tensors"]
 
 Array = NDArray[Any]
 
@@ -82,7 +83,7 @@ def check_tensors(
         stored = store_param(columns["param"][i], "param" + at, masters[i], around["rounding"], key)
         grad, rows = columns["grad"][i], None
         if isinstance(grad, SparseRows):
-            _check_rows_form(about, hypers, around, "grad" + at)
+            check_rows_form(about, hypers, around, "grad" + at)
             given = check_rows(grad, "grad" + at, stored, around["zero_grads"])
             rows, grad = grad.summed(stored.kind)
             memory.append((f"grad{at}.indices", columns["grad"][i].indices, False))
@@ -105,7 +106,8 @@ def check_tensors(
     return tensors
 
 
-def _check_rows_form(about: Rule, hypers: dict[str, Any], around: dict[str, Any], name: str) -> None:
+def check_rows_form(about: Rule, hypers: Mapping[str, Any], around: Mapping[str, Any], name: str) -> None:
+    """Check that a rule with these options can step some rows alone."""
     if about.rows_without is None:
         able = ", ".join(sorted(rule.name for rule in RULES.values() if rule.rows_without is not None))
         raise TypeError(f"{name}: {about.name} has no form for SparseRows; those that have are {able}")

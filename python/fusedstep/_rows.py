@@ -1,0 +1,64 @@
+"""Gradients of some rows on their way into the native step: the same checks and the same sums as in the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .reference import Rule
+from .reference._storage import check_rows, store_param
+from .reference._tensors import check_rows_form
+from .sparse import SparseRows
+
+__all__ = ["take_rows"]
+
+Array = NDArray[Any]
+
+
+def take_rows(
+    about: Rule,
+    options: Mapping[str, Any],
+    grad: Any,
+    name: str,
+    param: Array,
+    master: Array | None,
+    kept: Iterable[tuple[str, Array]],
+    zero_grads: bool,
+) -> tuple[Array, Array, Array] | None:
+    """Check a gradient of rows and add up what belongs to the same row.
+
+    Parameters
+    ----------
+    about, options
+        The rule; its hyper-parameters, ``"rounding"`` and ``"ema_decay"``.
+    grad, name
+        The gradient and what to call it.
+    param, master
+        Its parameter.
+    kept
+        Names and arrays of everything else that a step writes.
+    zero_grads
+        Whether the given values are set to zero afterwards.
+
+    Returns
+    -------
+    tuple or None
+        Ascending rows (int64), their sums in the compute type and the values as given; None when `grad` is no
+        `SparseRows`.
+    """
+    if not isinstance(grad, SparseRows):
+        return None
+    check_rows_form(about, options, {"ema": options["ema_decay"], "rounding": options["rounding"]}, name)
+    stored = store_param(param, "param", master, "nearest", (0, 0, 0))
+    given = check_rows(grad, name, stored, zero_grads)
+    for other, array in kept:
+        if other.endswith("_scales"):
+            raise TypeError(f"{name}: states of 8 bits have no form for SparseRows; a block may span several rows")
+        for part, memory in ((".indices", grad.indices), (".values", grad.values)):
+            if np.may_share_memory(memory, array):
+                raise ValueError(f"{name}{part} overlaps {other} in memory; each needs memory of its own")
+    rows, sums = grad.summed(stored.kind)
+    return rows, sums, given
