@@ -59,4 +59,4 @@ class Rprop(Optimizer):
     def _initial_state(self, name: str, slot: Slot, group: dict[str, Any]) -> Any:
         if name != "step_size":
             return None
-        return np.full(slot.param.shape, check_hyper("lr", group["lr"]), dtype=slot.compute)
+        return np.full(slot.param.shape, check_hyper("lr", self._now(group["lr"])), dtype=slot.compute)
