@@ -7,6 +7,8 @@
 #if defined(_MSC_VER) && defined(_M_X64)
 #include <immintrin.h>
 #include <intrin.h>
+#elif defined(FUSEDSTEP_X86)
+#include <cpuid.h>
 #endif
 
 namespace fusedstep {
@@ -44,8 +46,11 @@ bool has_avx512() {
     return has_avx2() && saves_registers(0xE6) && (r[1] & all) == all;
 }
 #else
-// GCC's and Clang's own check asks the operating system (XGETBV) too.
-bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c"); }
+// GCC's and Clang's own check asks the operating system (XGETBV) too. Not all of them know F16C by name.
+bool has_avx2() {
+    unsigned a, b, c, d;
+    return __builtin_cpu_supports("avx2") && __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & (1u << 29)) != 0;
+}
 bool has_avx512() {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");

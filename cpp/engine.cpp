@@ -378,7 +378,7 @@ StepResult Engine::step(const StepOptions& options) noexcept {
     Region region{*this, options, options.max_grad_norm > 0 || options.skip_nonfinite, {}, {}};
     if (!region.gradients_first) derive(options, 1);
     const std::uint64_t worth = cost_.back() / kCostPerThread;
-    const int threads = worth < 2 ? 1 : static_cast<int>(std::min<std::uint64_t>(worth, num_threads()));
+    const int threads = worth < 2 ? 1 : static_cast<int>(std::min(worth, static_cast<std::uint64_t>(num_threads())));
     if (threads == 1) {
         work(region, 0, 1);
     } else {
