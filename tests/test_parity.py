@@ -285,13 +285,14 @@ def test_one_frame_option_at_a_time(rule: str) -> None:
 def test_groups(rule: str) -> None:
     """Groups of other formats and options; gradients missing from a tensor and from a whole group."""
     storage = {"state_format": "8bit", "min_quantized_size": 0} if storable(rule, {"state_format": "8bit"}) else {}
+    schedule = {"lr": lambda t: 1 / (t + 1)} if "lr" in RULES[rule].hypers else {}
 
     def make() -> fs.Optimizer:
         groups = [
             {"params": {"a": numbers((5, 3), np.float32, 1), "b": [numbers(700, np.float32, 2)]}},
             {"params": numbers(2100, np.float64, 3), "maximize": True, "clip_value": 0.1},
             {"params": (numbers(3000, BFLOAT16, 4), numbers(9, BFLOAT16, 5)), "lr": 0.5, "master": "split", **storage},
-            {"params": [numbers(600, FLOAT16, 6)], "rounding": "stochastic", "lr": lambda t: 1 / (t + 1)},
+            {"params": [numbers(600, FLOAT16, 6)], "rounding": "stochastic", **schedule},
         ]
         return CLASSES[rule](groups, **ROWS[rule].options[-1], seed=9)
 
