@@ -13,13 +13,6 @@ namespace {
 // Letting other Python threads run costs a lock or two: not worth it for steps of a microsecond.
 constexpr std::size_t kReleaseFrom = 8192;
 
-int find_rule(const std::string& name) {
-    const KernelTable& kernels = active_kernels();
-    for (int r = 0; r < kernels.n_rules; ++r)
-        if (name == kernels.rules[r].name) return r;
-    throw py::value_error("rule: unknown update rule '" + name + "'");
-}
-
 bool is_pair(PyObject* object) { return PyTuple_Check(object) && PyTuple_GET_SIZE(object) == 2; }
 
 // Objects that cannot change while they are the same object.
@@ -34,18 +27,21 @@ bool same_shape(PyObject* a, PyObject* b) {
     return x->nd == y->nd && std::equal(x->dimensions, x->dimensions + x->nd, y->dimensions);
 }
 
-struct Busy {
-    explicit Busy(bool& flag) : flag_(flag) {
-        if (flag) throw std::runtime_error("step(): this optimizer is already taking a step in another thread");
-        flag = true;
-    }
-    ~Busy() { flag_ = false; }
-    Busy(const Busy&) = delete;
-    Busy& operator=(const Busy&) = delete;
-    bool& flag_;
-};
-
 }  // namespace
+
+Busy::Busy(bool& flag) : flag_(flag) {
+    if (flag) throw std::runtime_error("step(): this optimizer is already taking a step in another thread");
+    flag = true;
+}
+
+const RuleEntry* active_rules() { return active_kernels().rules; }
+
+int find_rule(const std::string& name) {
+    const KernelTable& kernels = active_kernels();
+    for (int r = 0; r < kernels.n_rules; ++r)
+        if (name == kernels.rules[r].name) return r;
+    throw py::value_error("rule: unknown update rule '" + name + "'");
+}
 
 Model::Model(const std::string& rule, py::object check, py::object cross_check, bool plain, std::uint64_t first_index)
     : rule_(find_rule(rule)),

@@ -12,8 +12,25 @@
 
 namespace fusedstep {
 
+// Keeps a second thread out of a step.
+struct Busy {
+    explicit Busy(bool& flag);
+    ~Busy() { flag_ = false; }
+    Busy(const Busy&) = delete;
+    Busy& operator=(const Busy&) = delete;
+    bool& flag_;
+};
+
+const RuleEntry* active_rules();
+
+// Its number. ValueError for an unknown one.
+int find_rule(const std::string& name);
+
 class Model {
 public:
+    Model(const Model&) = delete;
+    Model& operator=(const Model&) = delete;
+
     // `check(group, name, value)` returns the value checked, as float, bool, pair of floats or None, with a callable
     // already called; `cross_check(group)` looks at all of a group's values together. Both raise what a user reads.
     // None: the values were checked before.
@@ -21,6 +38,8 @@ public:
     // Messages call the arrays params["W1"] and grads["W1"], with `plain` param[0], grad[0] and exp_avg[0]: the names of
     // a function's arguments.
     Model(const std::string& rule, py::object check, py::object cross_check, bool plain, std::uint64_t first_index);
+
+    virtual ~Model() = default;
 
     // The dict is kept and read again at every step. Returns the group's number.
     int add_group(py::dict group);
@@ -60,7 +79,7 @@ public:
     void set_scalars(std::size_t i, const std::vector<double>& values);
     bool has_bound() const { return !bound_.empty(); }
 
-private:
+protected:
     // Values that belong to every rule; the others are numbered as the rule's hyper-parameters.
     enum Slot { kMaximize = -1, kClipValue = -2, kEmaDecay = -3 };
 
@@ -83,7 +102,7 @@ private:
     void check_shape(PyObject* object, PyObject* param, const std::string& name) const;
     void keep(const py::object& object, const Array& array, const std::string& name);
     void read_groups();
-    void settle(std::size_t group);
+    virtual void settle(std::size_t group);
     void read_value(std::size_t group, Value& value);
     void set_gradient(std::size_t i, PyObject* grad);
     bool set_rows(std::size_t i, PyObject* grad);

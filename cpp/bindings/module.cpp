@@ -7,6 +7,7 @@
 #include "../threads.hpp"
 #include "model.hpp"
 #include "streaming.hpp"
+#include "tensors.hpp"
 
 namespace py = pybind11;
 using namespace fusedstep;
@@ -113,4 +114,20 @@ PYBIND11_MODULE(_core, m) {
         .def_readwrite("steps_taken", &Model::steps_taken)
         .def_property_readonly("grad_norm", [](const Model& model) { return model.last.grad_norm; })
         .def_property_readonly("nonfinite_blocks", [](const Model& model) { return model.last.nonfinite_blocks; });
+
+    py::class_<TensorModel, Model>(m, "TensorModel")
+        .def(py::init([](const std::string& rule, py::object check, py::object cross_check, py::object exchange,
+                         py::object to_dlpack, std::vector<std::string> watched) {
+                 return new TensorModel(rule, std::move(check), std::move(cross_check),
+                                        TensorReader(std::move(exchange), std::move(to_dlpack)), std::move(watched));
+             }),
+             py::arg("rule"), py::arg("check"), py::arg("cross_check"), py::arg("exchange"), py::arg("to_dlpack"),
+             py::arg("watched"))
+        .def("set_rule", &TensorModel::set_rule, py::arg("group"), py::arg("rule"))
+        .def("watch", &TensorModel::watch, py::arg("param"), py::arg("local"), py::arg("inner"), py::arg("state"),
+             py::arg("names"), py::arg("step"), py::arg("scalars"))
+        .def("finish", &TensorModel::finish)
+        .def("step", &TensorModel::step, py::arg("groups"), py::arg("grad_scale"), py::arg("substitutes"))
+        .def("stepped", &TensorModel::stepped)
+        .def_readwrite("changed", &TensorModel::changed);
 }

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from typing import Any, TypedDict
 
 class BuildInfo(TypedDict):
@@ -61,3 +62,28 @@ class Model:
     def grad_norm(self) -> float: ...
     @property
     def nonfinite_blocks(self) -> int: ...
+
+class TensorModel(Model):
+    changed: Any
+    def __init__(
+        self,
+        rule: str,
+        check: object,
+        cross_check: object,
+        exchange: object,
+        to_dlpack: object,
+        watched: Sequence[str],
+    ) -> None: ...
+    def set_rule(self, group: int, rule: str) -> None: ...
+    def watch(
+        self,
+        param: object,
+        local: object,
+        inner: str | None,
+        state: dict[str, Any] | None,
+        names: list[str],
+        step: object,
+        scalars: list[Any],
+    ) -> None: ...
+    def step(self, groups: list[dict[str, Any]], grad_scale: float, substitutes: dict[int, Any]) -> Any: ...
+    def stepped(self) -> list[int]: ...

@@ -1,0 +1,78 @@
+// The part of the DLPack ABI that tensors are read through (https://dmlc.github.io/dlpack/latest/c_api.html), so that
+// nothing is compiled against the library they come from.
+#pragma once
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+
+namespace fusedstep {
+
+namespace py = pybind11;
+
+namespace dlpack {
+
+enum DeviceType : std::int32_t { kCpu = 1 };
+enum TypeCode : std::uint8_t { kFloat = 2, kBfloat = 4, kComplex = 5 };
+
+struct DataType {
+    std::uint8_t code;
+    std::uint8_t bits;
+    std::uint16_t lanes;
+};
+inline bool operator==(DataType a, DataType b) { return a.code == b.code && a.bits == b.bits && a.lanes == b.lanes; }
+
+struct Device {
+    std::int32_t type;
+    std::int32_t id;
+};
+
+struct Tensor {
+    void* data;
+    Device device;
+    std::int32_t ndim;
+    DataType dtype;
+    std::int64_t* shape;
+    std::int64_t* strides;
+    std::uint64_t byte_offset;
+};
+
+struct ManagedTensor {
+    Tensor tensor;
+    void* context;
+    void (*deleter)(ManagedTensor*);
+};
+
+struct ExchangeApi {
+    struct {
+        std::uint32_t major, minor;
+        ExchangeApi* previous;
+    } header;
+    int (*allocate)(Tensor*, void**, void*, void (*)(void*, const char*, const char*));
+    int (*managed_from_object)(void*, void**);
+    int (*managed_to_object)(void*, void**);
+    int (*tensor_from_object)(void* object, Tensor* out);  // borrowed: valid until control returns; may be null
+    int (*current_stream)(std::int32_t, std::int32_t, void**);
+};
+
+}  // namespace dlpack
+
+// Reads where tensors lie: through the exchange table of their type (some ten nanoseconds), or where the library has
+// none, through capsules made by a function such as torch.utils.dlpack.to_dlpack.
+class TensorReader {
+public:
+    // `exchange`: the type's __dlpack_c_exchange_api__ or None. ValueError for a table of another major version.
+    TensorReader(py::object exchange, py::object to_dlpack);
+
+    // False, without an error set, for what cannot be described so (a sparse tensor). `out` is valid until the next
+    // call.
+    bool read(PyObject* tensor, dlpack::Tensor& out);
+
+    bool direct() const { return from_object_ != nullptr; }
+
+private:
+    int (*from_object_)(void*, dlpack::Tensor*) = nullptr;
+    py::object to_dlpack_;
+    py::object capsule_;  // of the tensor read last
+};
+
+}  // namespace fusedstep

@@ -1,0 +1,330 @@
+#include "tensors.hpp"
+
+#include <cmath>
+#include <cstring>
+
+namespace fusedstep {
+namespace {
+
+py::str interned(const std::string& text) {
+    PyObject* name = py::str(text).release().ptr();
+    PyUnicode_InternInPlace(&name);
+    return py::reinterpret_steal<py::str>(name);
+}
+
+// Borrowed; null when there is no such entry.
+PyObject* entry(PyObject* dict, const py::str& key) {
+    PyObject* found = PyDict_GetItemWithError(dict, key.ptr());
+    if (found == nullptr && PyErr_Occurred()) throw py::error_already_set();
+    return found;
+}
+
+py::object attribute(PyObject* object, PyObject* name) {
+    PyObject* found = PyObject_GetAttr(object, name);
+    if (found == nullptr) throw py::error_already_set();
+    return py::reinterpret_steal<py::object>(found);
+}
+
+bool flag(PyObject* object, const py::str& method) {
+    const auto result = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(object, method.ptr()));
+    if (!result) throw py::error_already_set();
+    return result.ptr() == Py_True;
+}
+
+bool is_complex(dlpack::DataType dtype) { return dtype.code == dlpack::kComplex; }
+
+// The format of the elements, pairs of them for complex numbers; false for what the engine has none for.
+bool to_format(dlpack::DataType dtype, Format& out) {
+    if (dtype.lanes != 1) return false;
+    const int bits = is_complex(dtype) ? dtype.bits / 2 : dtype.bits;
+    if (dtype.code == dlpack::kBfloat && bits == 16) return out = Format::bfloat16, true;
+    if (dtype.code != dlpack::kFloat && !is_complex(dtype)) return false;
+    if (bits == 32) return out = Format::float32, true;
+    if (bits == 64) return out = Format::float64, true;
+    if (bits == 16 && !is_complex(dtype)) return out = Format::float16, true;
+    return false;
+}
+
+void* address(const dlpack::Tensor& tensor) {
+    return tensor.data == nullptr ? nullptr : static_cast<char*>(tensor.data) + tensor.byte_offset;
+}
+
+const py::str& grad_attribute() {
+    static const py::str* name = new py::str(interned("grad"));
+    return *name;
+}
+
+}  // namespace
+
+TensorModel::TensorModel(const std::string& rule, py::object check, py::object cross_check, TensorReader reader,
+                         std::vector<std::string> watched)
+    : Model(rule, std::move(check), std::move(cross_check), false, 0),
+      reader_(std::move(reader)),
+      watched_names_(std::move(watched)) {}
+
+void TensorModel::set_rule(int group, const std::string& rule) {
+    const int number = find_rule(rule);
+    const RuleEntry& other = active_rules()[number];
+    if (other.n_hypers != entry_->n_hypers || other.n_states != entry_->n_states)
+        throw py::value_error("rule: '" + rule + "' has other hyper-parameters or states than '" + entry_->name + "'");
+    engine_.groups.at(static_cast<std::size_t>(group)).rule = number;
+}
+
+TensorModel::Number TensorModel::number(py::handle tensor) {
+    Number out;
+    if (tensor.is_none()) return out;
+    dlpack::Tensor view;
+    Format format;
+    const bool fits = reader_.read(tensor.ptr(), view) && view.device.type == dlpack::kCpu &&
+                      to_format(view.dtype, format) && (format == Format::float32 || format == Format::float64) &&
+                      !is_complex(view.dtype) && address(view) != nullptr;
+    if (!fits) throw py::type_error("step and scalar states need one-element tensors of float32 or float64 on the CPU");
+    for (int d = 0; d < view.ndim; ++d)
+        if (view.shape[d] != 1) throw py::value_error("step and scalar states need one-element tensors");
+    out.data = address(view);
+    out.wide = format == Format::float64;
+    out.tensor = py::reinterpret_borrow<py::object>(tensor);
+    return out;
+}
+
+double TensorModel::value(const Number& number) {
+    return number.wide ? *static_cast<const double*>(number.data) : *static_cast<const float*>(number.data);
+}
+
+void TensorModel::store(const Number& number, double value) {
+    if (number.wide)
+        *static_cast<double*>(number.data) = value;
+    else
+        *static_cast<float*>(number.data) = static_cast<float>(value);
+}
+
+void TensorModel::watch(py::object param, py::object local, py::object inner, py::object state,
+                        std::vector<std::string> names, py::object step, py::list scalars) {
+    if (items_.size() >= engine_.tensors.size()) throw py::value_error("watch: needs an add() before");
+    const std::string& path = paths_[items_.size()];
+    dlpack::Tensor view;
+    Format format;
+    if (!reader_.read(local.ptr(), view) || !to_format(view.dtype, format))
+        throw py::type_error(param_name(path) + ": needs a dense tensor of a float dtype");
+    Item item;
+    item.data = address(view);
+    item.dtype = view.dtype;
+    item.shape.assign(view.shape, view.shape + view.ndim);
+    item.strides.assign(view.strides, view.strides + view.ndim);
+    std::size_t elements = is_complex(view.dtype) ? 2 : 1;
+    for (const std::int64_t n : item.shape) elements *= static_cast<std::size_t>(n);
+    if (elements != engine_.tensors[items_.size()].size)
+        throw py::value_error(param_name(path) + ": is not the tensor that was added");
+    item.param = std::move(param);
+    item.local = std::move(local);
+    item.inner = std::move(inner);
+    for (const std::string& name : names) {
+        py::str key = interned(name);
+        PyObject* tensor = entry(state.ptr(), key);
+        if (tensor == nullptr) throw py::value_error(param_name(path) + ": its state has no entry '" + name + "'");
+        item.entries.emplace_back(std::move(key), py::reinterpret_borrow<py::object>(tensor));
+        dlpack::Tensor part;
+        item.entry_data.push_back(item.inner.is_none() && reader_.read(tensor, part) ? address(part) : nullptr);
+    }
+    item.state = std::move(state);
+    item.step = number(step);
+    for (const py::handle scalar : scalars) item.scalars.push_back(number(scalar));
+    every_.append(item.local);
+    items_.push_back(std::move(item));
+}
+
+void TensorModel::finish() {
+    if (items_.size() != engine_.tensors.size()) throw py::value_error("finish: needs a watch() for every add()");
+    Model::finish();
+    used_.clear();
+    for (const Group& group : engine_.groups) used_.push_back(states_in_use(group));
+    watched_.clear();
+    for (const GroupSource& source : groups_) {
+        watched_.emplace_back();
+        for (const std::string& name : watched_names_) {
+            py::str key = interned(name);
+            PyObject* found = entry(source.dict.ptr(), key);
+            watched_.back().emplace_back(std::move(key), py::reinterpret_borrow<py::object>(found));
+        }
+    }
+}
+
+// Parameters may be without states as long as they have no gradient; a model without a state it needs is made anew.
+void TensorModel::settle(std::size_t group) {
+    if (!cross_check_.is_none()) cross_check_(group);
+    groups_[group].unsettled = false;
+}
+
+unsigned TensorModel::states_in_use(const Group& group) {
+    const RuleEntry& rule = active_rules()[group.rule];
+    return rule.used_states(rule.variant(group.hypers.data(), 2));
+}
+
+bool TensorModel::same_groups(py::list groups) const {
+    if (groups.size() != groups_.size()) return false;
+    static const py::str* params_key = new py::str(interned("params"));
+    std::size_t i = 0;
+    for (std::size_t g = 0; g < groups_.size(); ++g) {
+        PyObject* dict = PyList_GET_ITEM(groups.ptr(), static_cast<Py_ssize_t>(g));
+        if (dict != groups_[g].dict.ptr()) return false;
+        for (const auto& [key, seen] : watched_[g])
+            if (entry(dict, key) != seen.ptr()) return false;
+        PyObject* params = entry(dict, *params_key);
+        if (params == nullptr || !PyList_Check(params)) return false;
+        const auto count = static_cast<std::size_t>(PyList_GET_SIZE(params));
+        if (count > items_.size() - i) return false;
+        for (std::size_t k = 0; k < count; ++k, ++i)
+            if (PyList_GET_ITEM(params, static_cast<Py_ssize_t>(k)) != items_[i].param.ptr() ||
+                engine_.tensors[i].group != static_cast<int>(g))
+                return false;
+    }
+    return i == items_.size();
+}
+
+// Whether a tensor has the item's shape and strides. The stride of a dimension with one index means nothing.
+bool TensorModel::lies_as(const Item& item, const dlpack::Tensor& tensor) const {
+    if (static_cast<std::size_t>(tensor.ndim) != item.shape.size()) return false;
+    bool empty = false, same = true;
+    for (std::size_t d = 0; d < item.shape.size(); ++d) {
+        if (tensor.shape[d] != item.shape[d]) return false;
+        empty = empty || item.shape[d] == 0;
+        same = same && (item.shape[d] == 1 || tensor.strides[d] == item.strides[d]);
+    }
+    return same || empty;
+}
+
+// Whether the parameter and its states are the tensors they were, where they were.
+bool TensorModel::same_tensors(const Item& item) {
+    dlpack::Tensor view;
+    if (!item.inner.is_none() && attribute(item.param.ptr(), item.inner.ptr()).ptr() != item.local.ptr()) return false;
+    if (!reader_.read(item.local.ptr(), view) || address(view) != item.data || !(view.dtype == item.dtype) ||
+        !lies_as(item, view))
+        return false;
+    for (std::size_t e = 0; e < item.entries.size(); ++e) {
+        const auto& [key, tensor] = item.entries[e];
+        if (entry(item.state.ptr(), key) != tensor.ptr()) return false;
+        if (item.entry_data[e] != nullptr && (!reader_.read(tensor.ptr(), view) || address(view) != item.entry_data[e]))
+            return false;
+    }
+    return true;
+}
+
+// Takes up the gradient of tensor i, if it lies as its parameter does.
+TensorModel::Found TensorModel::gradient(std::size_t i, PyObject* substitute) {
+    Item& item = items_[i];
+    ::fusedstep::Tensor& x = engine_.tensors[i];
+    x.grad.data = nullptr;
+    item.grad = substitute != nullptr ? py::reinterpret_borrow<py::object>(substitute)
+                                      : attribute(item.param.ptr(), grad_attribute().ptr());
+    if (item.grad.is_none()) return Found::none;
+    if (!item.inner.is_none() && substitute == nullptr) {
+        PyObject* inner = PyObject_GetAttr(item.grad.ptr(), item.inner.ptr());
+        if (inner == nullptr) {
+            PyErr_Clear();
+            return Found::other;
+        }
+        item.grad = py::reinterpret_steal<py::object>(inner);
+    }
+    dlpack::Tensor view;
+    Format format;
+    if (!reader_.read(item.grad.ptr(), view) || view.device.type != dlpack::kCpu || !to_format(view.dtype, format) ||
+        is_complex(view.dtype) != is_complex(item.dtype) || (format == Format::float64 && x.compute == kFloat) ||
+        !lies_as(item, view) || (address(view) == nullptr && x.size != 0))
+        return Found::other;
+    // A conjugated or negated view holds other numbers than its memory does.
+    static const py::str* is_conj = new py::str(interned("is_conj"));
+    static const py::str* is_neg = new py::str(interned("is_neg"));
+    if (is_complex(view.dtype) && flag(item.grad.ptr(), *is_conj)) return Found::other;
+    if (x.size <= 2 && flag(item.grad.ptr(), *is_neg)) return Found::other;
+    x.grad = {x.size == 0 ? static_cast<void*>(item.grad.ptr()) : address(view), nullptr, format};
+    return Found::usable;
+}
+
+// Step counts and scalars are the tensors', which others may have changed.
+void TensorModel::read_progress(std::size_t i) {
+    ::fusedstep::Tensor& x = engine_.tensors[i];
+    const Item& item = items_[i];
+    if (item.step.data != nullptr) {
+        const double step = value(item.step);
+        if (!(step >= 0) || step != std::floor(step))
+            throw py::value_error(param_name(paths_[i]) + " step: got " +
+                                  py::str(py::float_(step)).cast<std::string>() +
+                                  ", needs a whole number of at least 0");
+        // float32 holds every count up to 2**24; beyond, the exact one goes on here.
+        const double known = static_cast<double>(x.step);
+        if (step != (item.step.wide ? known : static_cast<double>(static_cast<float>(known))))
+            x.step = static_cast<std::uint64_t>(step);
+    }
+    for (std::size_t s = 0; s < item.scalars.size(); ++s) {
+        const double seen = value(item.scalars[s]), known = x.scalars[s];
+        if (seen != (item.scalars[s].wide ? known : static_cast<double>(static_cast<float>(known)))) x.scalars[s] = seen;
+    }
+}
+
+void TensorModel::write_progress(std::size_t i) {
+    const ::fusedstep::Tensor& x = engine_.tensors[i];
+    const Item& item = items_[i];
+    if (item.step.data != nullptr) store(item.step, static_cast<double>(x.step));
+    for (std::size_t s = 0; s < item.scalars.size(); ++s) store(item.scalars[s], x.scalars[s]);
+}
+
+py::object TensorModel::step(py::list groups, double grad_scale, py::dict substitutes) {
+    const Busy busy(busy_);
+    struct Release {  // gradients are the caller's again, however the step ends
+        std::vector<Item>& items;
+        ~Release() {
+            for (Item& item : items) item.grad = py::object();
+        }
+    } release{items_};
+
+    if (!same_groups(groups)) return py::none();
+    begin(grad_scale);
+    for (std::size_t g = 0; g < used_.size(); ++g)
+        if (states_in_use(engine_.groups[g]) != used_[g]) return py::none();
+
+    const bool some = !substitutes.empty();
+    py::list others;
+    for (std::size_t i = 0; i < items_.size(); ++i) {
+        PyObject* substitute = some ? PyDict_GetItem(substitutes.ptr(), py::int_(i).ptr()) : nullptr;
+        if (!same_tensors(items_[i])) return py::none();
+        const Found found = gradient(i, substitute);
+        if (found == Found::none) continue;
+        if (items_[i].state.is_none()) return py::none();
+        if (found == Found::other)
+            others.append(i);
+        else
+            read_progress(i);
+    }
+    if (!others.empty()) return std::move(others);
+
+    bound_current_ = false;
+    const bool taken = run();
+    if (taken) {
+        for (std::size_t i = 0; i < items_.size(); ++i)
+            if (engine_.tensors[i].grad.data != nullptr) write_progress(i);
+        report_changes();
+    }
+    return py::bool_(taken);
+}
+
+void TensorModel::report_changes() {
+    if (changed.is_none()) return;
+    std::size_t active = 0;
+    for (const ::fusedstep::Tensor& x : engine_.tensors) active += x.grad.data != nullptr;
+    if (active == items_.size()) {
+        changed(every_);
+        return;
+    }
+    py::list some;
+    for (const std::size_t i : stepped()) some.append(items_[i].local);
+    changed(some);
+}
+
+std::vector<std::size_t> TensorModel::stepped() const {
+    std::vector<std::size_t> out;
+    for (std::size_t i = 0; i < engine_.tensors.size(); ++i)
+        if (engine_.tensors[i].grad.data != nullptr) out.push_back(i);
+    return out;
+}
+
+}  // namespace fusedstep

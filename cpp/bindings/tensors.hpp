@@ -1,0 +1,88 @@
+// A model whose arrays are another library's tensors (torch's): parameters, gradients and states are read anew at every
+// step, where they lie now, and nothing else of them is looked at while they are what they were.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "dlpack.hpp"
+#include "model.hpp"
+
+namespace fusedstep {
+
+class TensorModel : public Model {
+public:
+    // `check` and `cross_check` as Model's. `watched`: entries of the parameter groups that say how the model was made.
+    TensorModel(const std::string& rule, py::object check, py::object cross_check, TensorReader reader,
+                std::vector<std::string> watched);
+
+    // Uses another rule with the same hyper-parameters and states for this group.
+    void set_rule(int group, const std::string& rule);
+
+    // After each add(): the tensors behind it.
+    //
+    // `param` is the entry of group["params"], whose attribute `grad` is the gradient; `local` the tensor whose
+    // elements were given to add(), and `inner` the attribute that leads from `param` and from its gradient to
+    // theirs, or None. `state` is the dict of its states or None (then a gradient makes the model stale), of which
+    // the entries `names` must stay the tensors they are. `step` and `scalars` are one-element tensors of float32 or
+    // float64 that are read before each step and written after it; `step` may be None.
+    void watch(py::object param, py::object local, py::object inner, py::object state, std::vector<std::string> names,
+               py::object step, py::list scalars);
+
+    // One step with the gradients that lie in the parameters' attribute `grad`, or in `substitutes`, by number (None: leave
+    // the parameter alone).
+    //
+    // Returns True when it was taken and False when it was skipped. Returns None, with nothing changed, when the
+    // groups, parameters or states are not what they were: the model must be made anew. Returns a list of numbers,
+    // with nothing changed, of those gradients that do not lie as their parameters do: try again with substitutes.
+    py::object step(py::list groups, double grad_scale, py::dict substitutes);
+
+    // After the last watch().
+    void finish();
+
+    // Called with the list of parameters (their `local`) that a step has changed.
+    py::object changed = py::none();
+
+    // Numbers of the parameters that the last step changed.
+    std::vector<std::size_t> stepped() const;
+
+private:
+    struct Number {  // a one-element tensor
+        void* data = nullptr;
+        bool wide = false;
+        py::object tensor;
+    };
+    struct Item {
+        py::object param, local, inner, state;
+        std::vector<std::pair<py::str, py::object>> entries;
+        std::vector<void*> entry_data;
+        Number step;
+        std::vector<Number> scalars;
+        void* data = nullptr;
+        dlpack::DataType dtype{};
+        std::vector<std::int64_t> shape, strides;
+        py::object grad;  // held during the step
+    };
+    enum class Found { none, usable, other };
+
+    void settle(std::size_t group) override;
+    Number number(py::handle tensor);
+    static double value(const Number& number);
+    static void store(const Number& number, double value);
+    static unsigned states_in_use(const Group& group);
+    bool same_groups(py::list groups) const;
+    bool same_tensors(const Item& item);
+    bool lies_as(const Item& item, const dlpack::Tensor& tensor) const;
+    Found gradient(std::size_t i, PyObject* substitute);
+    void read_progress(std::size_t i);
+    void write_progress(std::size_t i);
+    void report_changes();
+
+    TensorReader reader_;
+    std::vector<std::string> watched_names_;
+    std::vector<std::vector<std::pair<py::str, py::object>>> watched_;  // by group
+    std::vector<unsigned> used_;                                        // states in use when it was made, by group
+    std::vector<Item> items_;
+    py::list every_;  // of `local`
+};
+
+}  // namespace fusedstep

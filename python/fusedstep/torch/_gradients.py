@@ -1,0 +1,51 @@
+"""Gradients that do not lie in memory as their parameters do: what is wrong with them, or a copy that fits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ._states import local
+
+__all__ = ["fitting_copy"]
+
+
+def fitting_copy(param: Tensor, like: Tensor, name: str) -> Tensor:
+    """A copy of a parameter's gradient in the order of memory of `like`.
+
+    Parameters
+    ----------
+    param
+        The parameter, with a gradient.
+    like
+        The tensor whose strides the copy gets: the parameter, or its dense copy.
+    name
+        What to call the parameter in messages.
+
+    Raises
+    ------
+    TypeError
+        A gradient of a dtype that is wider than the parameter's.
+    ValueError
+        A gradient on another device or of another shape, or without memory.
+    """
+    grad = param.grad
+    assert grad is not None
+    if grad.shape != param.shape:
+        raise ValueError(f"the gradient of {name} has shape {tuple(grad.shape)}, needs {tuple(param.shape)}")
+    placements = getattr(param, "placements", None)
+    if placements is not None and getattr(grad, "placements", None) != placements:
+        grad = grad.redistribute(placements=placements)  # type: ignore[attr-defined]
+    mine = local(grad)
+    if hasattr(mine, "wait"):  # the result of a collective that may still be under way
+        mine = mine.wait()
+    if mine.device.type != "cpu":
+        raise ValueError(f"the gradient of {name} is on {mine.device}, needs the CPU")
+    narrow = {torch.float16, torch.bfloat16, torch.float32}
+    fits = grad.dtype == param.dtype or (grad.dtype in narrow and param.dtype in narrow | {torch.float64})
+    if not fits:
+        raise TypeError(f"the gradient of {name} has dtype {grad.dtype}, needs {param.dtype} or a narrower one")
+    if mine.numel() and mine.untyped_storage().nbytes() == 0:
+        raise ValueError(f"the memory of the gradient of {name} was freed")
+    out = torch.empty_like(local(like).detach(), dtype=grad.dtype, memory_format=torch.preserve_format)
+    return out.copy_(mine)

@@ -1,0 +1,109 @@
+"""The arguments that every optimizer for torch takes beside its hyper-parameters."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypedDict
+
+from torch import Tensor
+
+from .._base import GROUP_OPTIONS, MODEL_OPTIONS, _check_group
+
+__all__ = [
+    "GROUP_OPTIONS",
+    "MODEL_OPTIONS",
+    "Listed",
+    "Options",
+    "Own",
+    "check_group",
+    "check_implementation",
+    "plain",
+]
+
+# How a group's states were made: another value makes the native model anew.
+WATCHED = (
+    "decoupled_weight_decay",
+    "state_format",
+    "min_quantized_size",
+    "master",
+    "rounding",
+    "ema_decay",
+    "differentiable",
+    "capturable",
+)
+
+
+class Own(TypedDict, total=False):
+    """This package's own options by keyword; see `fusedstep.Optimizer`.
+
+    `eps_root`, `lr_in_momentum` and `eps_norm` belong to those rules whose class in `fusedstep` has them.
+    """
+
+    fused: bool | None
+    eps_root: float
+    eps_norm: float
+    lr_in_momentum: bool
+    state_format: Literal["float32", "bfloat16", "8bit"]
+    min_quantized_size: int
+    master: Literal["float32", "split"] | None
+    rounding: Literal["nearest", "stochastic"]
+    max_grad_norm: float | None
+    clip_value: float | None
+    skip_nonfinite: bool
+    ema_decay: float | None
+    zero_grads: bool
+    seed: int
+
+
+class Listed(Own, total=False):
+    """`Options` where ``foreach`` is an argument by position."""
+
+    maximize: bool
+    capturable: bool
+    differentiable: bool
+
+
+class Options(Listed, total=False):
+    """Options by keyword: torch's that choose an implementation, and this package's own.
+
+    ``foreach`` and ``fused`` are accepted and ignored, since there is one implementation; ``capturable`` and
+    ``differentiable`` may only be False.
+    """
+
+    foreach: bool | None
+
+
+def check_implementation(options: Any, where: str = "{}") -> None:
+    """Refuse what a step outside of autograd and of CUDA graphs cannot be.
+
+    Raises
+    ------
+    ValueError
+        ``differentiable`` or ``capturable`` is True.
+    """
+    if options.get("differentiable"):
+        raise ValueError(
+            f"{where.format('differentiable')}: got True, needs False: the step is taken outside of autograd; "
+            "torch.optim has a differentiable one"
+        )
+    if options.get("capturable"):
+        raise ValueError(
+            f"{where.format('capturable')}: got True, needs False: the step runs on the CPU and cannot be captured "
+            "in a CUDA graph"
+        )
+
+
+def plain(value: Any) -> Any:
+    """A hyper-parameter without torch: tensors of one element become numbers."""
+    if isinstance(value, Tensor):
+        if value.numel() != 1:
+            raise ValueError(f"a hyper-parameter given as a tensor must have one element, got {value.numel()}")
+        return value.item()
+    if isinstance(value, (list, tuple)):
+        return tuple(plain(part) for part in value)
+    return value
+
+
+def check_group(rule: str, group: dict[str, Any], where: str) -> None:
+    """Check the options and hyper-parameters of a parameter group."""
+    check_implementation(group, where)
+    _check_group(rule, {key: plain(value) for key, value in group.items() if key != "params"}, where)
