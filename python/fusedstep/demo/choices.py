@@ -1,0 +1,131 @@
+"""Which optimizers to train with, and how a person names them: ``adam``, ``sgd:lr=0.1,momentum=0.9``."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+import fusedstep
+
+# People say gradient descent, the class says SGD.
+_ALIASES = {"gd": "sgd"}
+
+
+class ChoiceError(ValueError):
+    """An optimizer that does not exist or options that it refuses; the message quotes what was given."""
+
+
+def rules() -> dict[str, type[fusedstep.Optimizer]]:
+    """Every optimizer of the package by its lower-case name.
+
+    Examples
+    --------
+    >>> rules()["adam"].__name__
+    'Adam'
+    """
+    public = (getattr(fusedstep, name) for name in fusedstep.__all__)
+    classes = [value for value in public if isinstance(value, type) and issubclass(value, fusedstep.Optimizer)]
+    return {cls.__name__.lower(): cls for cls in classes if cls is not fusedstep.Optimizer}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An optimizer and the options that differ from its defaults.
+
+    Attributes
+    ----------
+    name : str
+        The rule and its options, without the learning rate.
+    label : str
+        What it is called beside the others of a list; see `distinct`.
+    """
+
+    rule: type[fusedstep.Optimizer]
+    options: Mapping[str, Any]
+    name: str
+    label: str = ""
+
+    def build(self, params: Any, grads: Any) -> fusedstep.Optimizer:
+        """The optimizer over `params`, with the arrays of `grads` bound to it."""
+        make: Callable[..., fusedstep.Optimizer] = self.rule
+        return make(params, grads=grads, **self.options)
+
+    @cached_property
+    def lr(self) -> float:
+        """The learning rate it starts with, its own default if no other was given."""
+        probe = np.zeros(1, np.float32)
+        return float(self.build(probe, np.zeros_like(probe)).param_groups[0]["lr"])
+
+    def with_lr(self, lr: float) -> Choice:
+        """The same optimizer with another learning rate."""
+        return replace(self, options={**self.options, "lr": lr})
+
+
+def distinct(choices: Iterable[Choice]) -> list[Choice]:
+    """Each choice once, with a label of its own: its name, and its learning rate where the name is shared.
+
+    Examples
+    --------
+    >>> [choice.label for choice in distinct([parse("sgd"), parse("adam:lr=0.1"), parse("adam"),
+    parse("sgd")])] ['SGD', 'Adam lr=0.1', 'Adam lr=0.001']
+    """
+    once = list({(choice.name, choice.lr): choice for choice in choices}.values())
+    names = [choice.name for choice in once]
+    return [
+        replace(choice, label=choice.name if names.count(choice.name) == 1 else f"{choice.name} lr={choice.lr:g}")
+        for choice in once
+    ]
+
+
+def parse(text: str) -> Choice:
+    """The optimizer that `text` names: a rule and, after a colon, options separated by commas.
+
+    Raises
+    ------
+    ChoiceError
+        If there is no such rule, or it refuses the options.
+
+    Examples
+    --------
+    >>> parse("adam:lr=0.01,betas=0.9,0.99").options
+    {'lr': 0.01, 'betas': (0.9, 0.99)}
+    >>> parse("sgd:lr=0.1,momentum=0.9").name
+    'SGD momentum=0.9'
+    """
+    name, _, tail = text.strip().partition(":")
+    known = rules()
+    key = name.strip().lower().replace("-", "").replace("_", "")
+    rule = known.get(_ALIASES.get(key, key))
+    if rule is None:
+        raise ChoiceError(f"{text!r}: no optimizer is called {name!r}; there are {', '.join(known)}")
+    options: dict[str, Any] = {}
+    # Split only at a comma that begins the next option, so that betas=0.9,0.99 stays whole.
+    for pair in re.split(r",(?=\s*\w+\s*=)", tail) if tail.strip() else []:
+        option, equals, value = pair.partition("=")
+        if not equals:
+            raise ChoiceError(f"{text!r}: write options as name=value, got {pair!r}")
+        try:
+            options[option.strip()] = ast.literal_eval(value.strip())
+        except (SyntaxError, ValueError):
+            raise ChoiceError(
+                f"{text!r}: {option.strip()} must be a number, True, False or None, got {value!r}"
+            ) from None
+    settings = "".join(f" {option}={_written(value)}" for option, value in options.items() if option != "lr")
+    choice = Choice(rule, options, rule.__name__ + settings)
+    try:
+        choice.lr  # noqa: B018  builds one, so that an option it refuses is named before any training
+    except (TypeError, ValueError) as error:
+        raise ChoiceError(f"{text!r}: {error}") from error
+    return choice
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(_written(item) for item in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)

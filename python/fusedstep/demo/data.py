@@ -1,0 +1,200 @@
+"""The data sets of the commands: two moons, scikit-learn's bundled sets, and a file of the user's own.
+
+Every set becomes the same thing, a `Dataset`: examples in columns, standardised with the mean and the spread
+of the training part alone, split once so that every optimizer sees the same training and the same test
+examples.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._extras import need
+
+BUNDLED = ("moons", "digits", "iris", "wine", "breast_cancer")
+TEST_SHARE = 0.2
+_FEWEST = 10
+
+
+class DataError(ValueError):
+    """A data set that cannot be read or cannot be used; the message names the file and what is wrong."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A classification task, ready for `Network`.
+
+    Attributes
+    ----------
+    x_train, x_test : float32 array of shape (features, examples)
+        Standardised: zero mean and unit variance over the training examples, of every feature or (images) of
+        all together.
+    y_train, y_test : int64 array of shape (examples,)
+        Classes counted from 0.
+    labels : tuple of str
+        What the classes are called.
+    """
+
+    name: str
+    x_train: NDArray[np.float32]
+    y_train: NDArray[np.int64]
+    x_test: NDArray[np.float32]
+    y_test: NDArray[np.int64]
+    labels: tuple[str, ...]
+
+    @property
+    def features(self) -> int:
+        """The number of features of an example."""
+        return self.x_train.shape[0]
+
+    @property
+    def outputs(self) -> int:
+        """The number of outputs that a network needs: one for two classes, else one per class."""
+        return 1 if len(self.labels) == 2 else len(self.labels)
+
+
+def split(name: str, x: NDArray[Any], y: NDArray[Any], seed: int = 0, *, pixels: bool = False) -> Dataset:
+    """Shuffle, keep `TEST_SHARE` of every class for the test, standardise.
+
+    Parameters
+    ----------
+    x : array of shape (examples, ...)
+        Numbers; everything after the first axis is flattened into features.
+    y : array of shape (examples,) or (examples, 1)
+        Classes: whole numbers or strings.
+    pixels : bool
+        All features have one unit, so one spread serves all. A spread of its own would blow up a pixel that
+        is dark in nearly every training image: one test image where it is bright would then outweigh all the
+        others in the loss.
+
+    Raises
+    ------
+    DataError
+        If the two do not make a classification task.
+    """
+    features, classes, labels = _checked(name, x, y)
+    rng = np.random.default_rng(seed)
+    testing = np.zeros(classes.size, bool)
+    for value in range(len(labels)):
+        members = rng.permutation(np.flatnonzero(classes == value))
+        testing[members[: round(TEST_SHARE * members.size)]] = True
+    train, test = rng.permutation(np.flatnonzero(~testing)), np.flatnonzero(testing)
+    if test.size == 0:
+        raise DataError(
+            f"{name}: too few examples of each class to keep some for the test "
+            f"({classes.size} examples, {len(labels)} classes)"
+        )
+    mean = features[train].mean(axis=0)
+    spread = features[train].std(axis=0)
+    if pixels:
+        spread[:] = np.sqrt(np.mean(spread**2))
+    spread[spread == 0] = 1.0
+    columns = np.ascontiguousarray(((features - mean) / spread).T, dtype=np.float32)
+    if not np.isfinite(columns).all():
+        raise DataError(f"{name}: X holds values too large to standardise in float32")
+    return Dataset(name, columns[:, train], classes[train], columns[:, test], classes[test], labels)
+
+
+def _checked(
+    name: str, x: NDArray[Any], y: NDArray[Any]
+) -> tuple[NDArray[np.float64], NDArray[np.int64], tuple[str, ...]]:
+    if x.dtype.kind not in "biuf":
+        raise DataError(f"{name}: X must hold real numbers, its dtype is {x.dtype}")
+    if x.ndim < 2 or 0 in x.shape:
+        raise DataError(f"{name}: X must have the shape (examples, features), it has {x.shape}")
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.ndim != 1 or y.size != x.shape[0]:
+        raise DataError(
+            f"{name}: y must hold one class for each of the {x.shape[0]} examples of X, it has the shape {y.shape}"
+        )
+    if y.size < _FEWEST:
+        raise DataError(f"{name}: at least {_FEWEST} examples are needed, there are {y.size}")
+    features = np.asarray(x, np.float64).reshape(y.size, -1)
+    if not np.isfinite(features).all():
+        row = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
+        raise DataError(f"{name}: X holds NaN or an infinity, first in example {row}")
+    if y.dtype.kind == "f" and not (np.isfinite(y).all() and (y == np.round(y)).all()):
+        raise DataError(
+            f"{name}: y must hold classes (whole numbers or strings), it holds numbers with fractions or NaN"
+        )
+    if y.dtype.kind not in "biufUS":
+        raise DataError(f"{name}: y must hold classes (whole numbers or strings), its dtype is {y.dtype}")
+    values, classes = np.unique(y, return_inverse=True)
+    if values.size < 2:
+        raise DataError(f"{name}: y must hold at least two classes, all {y.size} examples are {values[0]}")
+    if values.size > y.size // 2:
+        raise DataError(f"{name}: y holds {values.size} different values for {y.size} examples: these are not classes")
+    names = values.astype(np.int64) if values.dtype.kind == "f" else values
+    return features, classes.reshape(-1).astype(np.int64), tuple(str(value) for value in names)
+
+
+def moons(examples: int = 1000, noise: float = 0.2, seed: int = 3) -> Dataset:
+    """Two interleaving half circles with noise (``sklearn.datasets.make_moons``), one class each."""
+    need("sklearn")
+    from sklearn.datasets import make_moons  # type: ignore[import-untyped,unused-ignore]
+
+    x, y = make_moons(examples, noise=noise, random_state=seed)
+    return split("moons", x, y, seed)
+
+
+def load(source: str, seed: int = 3) -> Dataset:
+    """A bundled set by its name (one of `BUNDLED`), or else the ``.npz`` file at the path `source`.
+
+    Raises
+    ------
+    DataError
+        If there is no such set or file, or it does not hold a classification task.
+    MissingExtraError
+        If a bundled set is asked for and scikit-learn is not installed.
+    """
+    if source == "moons":
+        return moons(seed=seed)
+    if source in BUNDLED:
+        need("sklearn")
+        from sklearn import datasets  # type: ignore[import-untyped,unused-ignore]
+
+        bunch = getattr(datasets, f"load_{source}")()
+        return split(source, bunch.data, bunch.target, seed, pixels=source == "digits")
+    return load_npz(Path(source), seed)
+
+
+def load_npz(path: Path, seed: int = 3) -> Dataset:
+    """Read ``X`` of shape (examples, ...) and ``y`` of shape (examples,) from a file of ``numpy.savez``.
+
+    Raises
+    ------
+    DataError
+        If the file is absent, unreadable, no ``.npz``, damaged, lacks ``X`` or ``y``, or they do not fit
+        together.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: there is no such file, nor a bundled set of that name ({', '.join(BUNDLED)})")
+    if path.is_dir():
+        raise DataError(f"{path}: this is a folder; a .npz file with X and y is needed")
+    try:
+        if not zipfile.is_zipfile(path):
+            raise DataError(f"{path}: this is no .npz file; write one with numpy.savez(path, X=X, y=y)")
+        with np.load(path, allow_pickle=False) as archive:
+            absent = [key for key in ("X", "y") if key not in archive.files]
+            if absent:
+                found = ", ".join(archive.files) or "nothing"
+                raise DataError(f"{path}: holds no {' and no '.join(absent)}; it holds {found}")
+            x, y = archive["X"], archive["y"]
+    except DataError:
+        raise
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        # NumPy reports an object array only in words; everything else here is a damaged or unreadable file.
+        if "allow_pickle" in str(error):
+            raise DataError(
+                f"{path}: X and y must be plain arrays of numbers or strings, not Python objects"
+            ) from error
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    return split(str(path), np.asarray(x), np.asarray(y), seed, pixels=np.ndim(x) > 2)

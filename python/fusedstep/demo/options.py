@@ -1,0 +1,78 @@
+"""Command-line options that ``demo`` and ``compare`` share."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from .choices import Choice, ChoiceError, parse
+
+
+def count(text: str) -> int:
+    """A whole number of at least one."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"a whole number of at least 1 is needed, got {text!r}")
+    return value
+
+
+def natural(text: str) -> int:
+    """A whole number of at least zero."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"a whole number of at least 0 is needed, got {text!r}")
+    return int(text)
+
+
+def optimizer(text: str) -> Choice:
+    """An optimizer as a person names it."""
+    try:
+        return parse(text)
+    except ChoiceError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def folder(text: str) -> Path:
+    """A folder to write into, made if it is absent: an unusable one is better named before the training."""
+    path = Path(text)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"cannot make the folder {text!r}: {error.strerror}") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise argparse.ArgumentTypeError(f"cannot write into the folder {text!r}")
+    return path
+
+
+def add_common(parser: argparse.ArgumentParser, *, epochs: int) -> None:
+    """Add the options that both commands have."""
+    parser.add_argument(
+        "--epochs",
+        type=count,
+        default=epochs,
+        metavar="N",
+        help="passes over the training data (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--batch-size", type=count, default=64, metavar="N", help="examples per step (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--optimizer", type=optimizer, action="append", metavar="NAME[:OPTION=VALUE,...]", dest="optimizers",
+        help="such as adam or sgd:lr=0.1,momentum=0.9; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--output",
+        type=folder,
+        default="demo-output",
+        metavar="FOLDER",
+        help="where the results go (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--plain",
+        action="store_true",
+        help="plain text, no bars and no colours (the default when there is no terminal)",
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress, only the result")

@@ -1,0 +1,135 @@
+"""The data sets of the commands: bundled ones, files of the user's own, and what is wrong with bad ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+pytest.importorskip("sklearn")
+
+from fusedstep import __main__
+from fusedstep.demo import data
+
+
+def save(folder: Path, **arrays: NDArray[Any]) -> str:
+    path = folder / "set.npz"
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+    return str(path)
+
+
+def blobs(classes: int = 3, examples: int = 90, features: int = 4) -> dict[str, NDArray[Any]]:
+    rng = np.random.default_rng(0)
+    y = np.arange(examples) % classes
+    return {"X": rng.standard_normal((examples, features)) + 3 * y[:, None], "y": y}
+
+
+# data
+
+
+@pytest.mark.parametrize("name", data.BUNDLED)
+def test_bundled_sets(name: str) -> None:
+    dataset = data.load(name)
+    examples = dataset.y_train.size + dataset.y_test.size
+    assert dataset.x_train.shape == (dataset.features, dataset.y_train.size)
+    assert dataset.x_train.dtype == dataset.x_test.dtype == np.float32
+    assert dataset.y_test.size == pytest.approx(data.TEST_SHARE * examples, abs=len(dataset.labels))
+    np.testing.assert_allclose(dataset.x_train.mean(axis=1), 0, atol=1e-5)
+    if name == "digits":  # one scale for all pixels
+        assert dataset.x_train.std(axis=1).max() < 3
+    else:
+        np.testing.assert_allclose(dataset.x_train.std(axis=1), 1, atol=1e-5)
+    for part in (dataset.y_train, dataset.y_test):
+        assert set(part) == set(range(len(dataset.labels)))
+    assert dataset.outputs == (1 if len(dataset.labels) == 2 else len(dataset.labels))
+
+
+def test_the_split_loses_and_repeats_nothing() -> None:
+    x = np.arange(200.0).reshape(100, 2)
+    dataset = data.split("numbers", x, np.arange(100) % 4)
+    seen = np.concatenate([dataset.x_train, dataset.x_test], axis=1)[0]
+    order = np.argsort(seen)
+    assert np.allclose(np.diff(seen[order]), np.diff(seen[order])[0], rtol=1e-3)
+    assert (np.concatenate([dataset.y_train, dataset.y_test])[order] == np.arange(100) % 4).all()
+
+
+@pytest.mark.parametrize(
+    "y", [np.array(["cat", "dog"] * 10), np.array([1.0, 5.0] * 10)[:, None], np.array([True, False] * 10)]
+)
+def test_what_may_be_a_class(y: NDArray[Any], tmp_path: Path) -> None:
+    dataset = data.load(save(tmp_path, X=np.arange(60).reshape(20, 3), y=y))
+    assert dataset.labels in {("cat", "dog"), ("1", "5"), ("False", "True")}
+    assert dataset.outputs == 1
+
+
+def test_images_are_flattened(tmp_path: Path) -> None:
+    pictures = np.random.default_rng(0).integers(0, 255, (40, 5, 6), dtype=np.uint8)
+    assert data.load(save(tmp_path, X=pictures, y=np.arange(40) % 4)).features == 30
+
+
+SOUND = blobs()
+BAD_SETS: list[tuple[dict[str, NDArray[Any]], str]] = [
+    ({"X": SOUND["X"]}, "holds no y; it holds X"),
+    ({"images": SOUND["X"], "labels": SOUND["y"]}, "holds no X and no y; it holds images, labels"),
+    ({}, "holds no X and no y; it holds nothing"),
+    ({**SOUND, "X": SOUND["X"][:, 0]}, r"X must have the shape \(examples, features\), it has \(90,\)"),
+    ({**SOUND, "X": SOUND["X"][:, :0]}, r"it has \(90, 0\)"),
+    ({**SOUND, "X": SOUND["X"].astype(str)}, "X must hold real numbers, its dtype is <U"),
+    ({**SOUND, "X": SOUND["X"] + 1j}, "X must hold real numbers, its dtype is complex128"),
+    (
+        {**SOUND, "X": np.where(np.arange(90)[:, None] == 7, np.nan, SOUND["X"])},
+        "NaN or an infinity, first in example 7",
+    ),
+    (
+        {**SOUND, "y": SOUND["y"][:-1]},
+        r"one class for each of the 90 examples of X, it has the shape \(89,\)",
+    ),
+    ({**SOUND, "y": np.eye(3)[SOUND["y"]]}, r"it has the shape \(90, 3\)"),
+    ({**SOUND, "y": SOUND["y"] + 0.5}, "whole numbers or strings"),
+    ({**SOUND, "y": SOUND["y"] * 1j}, "its dtype is complex128"),
+    ({**SOUND, "y": SOUND["y"] * 0}, "at least two classes, all 90 examples are 0"),
+    ({**SOUND, "y": np.arange(90)}, "90 different values for 90 examples"),
+    ({"X": SOUND["X"][:6], "y": SOUND["y"][:6]}, "at least 10 examples are needed, there are 6"),
+    ({"X": SOUND["X"][:10], "y": np.arange(10) % 5}, "too few examples of each class"),
+    ({**SOUND, "X": np.array([None] * 90)[:, None]}, "not Python objects"),
+]
+
+
+@pytest.mark.parametrize(("arrays", "message"), BAD_SETS)
+def test_unusable_sets(
+    arrays: dict[str, NDArray[Any]], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = save(tmp_path, **arrays)
+    with pytest.raises(data.DataError, match=message):
+        data.load(path)
+    assert __main__.main(["compare", path, "--plain", "--output", str(tmp_path / "out")]) == 2
+    told = capsys.readouterr()
+    assert path in told.err
+    assert "Traceback" not in told.err + told.out
+
+
+def test_unreadable_files(tmp_path: Path) -> None:
+    text = tmp_path / "notes.npz"
+    text.write_text("not an archive")
+    single = tmp_path / "single.npy"
+    np.save(single, np.ones(3))
+    whole = Path(save(tmp_path, **blobs()))
+    content = bytearray(whole.read_bytes())
+    content[200:2000] = bytes(1800)
+    damaged = tmp_path / "damaged.npz"
+    damaged.write_bytes(content)
+    cut = tmp_path / "cut.npz"
+    cut.write_bytes(whole.read_bytes()[:1000])
+    for path, message in (
+        (tmp_path / "absent.npz", "no such file"),
+        (tmp_path, "this is a folder"),
+        (text, "no .npz file"),
+        (single, "no .npz file"),
+        (cut, "no .npz file"),
+        (damaged, "cannot be read"),
+    ):
+        with pytest.raises(data.DataError, match=message):
+            data.load(str(path))
