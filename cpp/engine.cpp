@@ -31,6 +31,8 @@ std::size_t width(Format format) {
     }
 }
 
+bool is_half(Format format) { return format == Format::float16 || format == Format::float16_stochastic; }
+
 Format native(Compute compute) { return compute == kFloat ? Format::float32 : Format::float64; }
 
 template <class Pointer>
@@ -66,6 +68,13 @@ public:
         noise.first = element;
         return kernels_.encode[static_cast<int>(stream.format)][compute_](values, at(stream, element),
                                                                           extra_at(stream, element), n, noise);
+    }
+
+    // The same, but always a copy that may be written.
+    void* load_copy(const Stream& stream, std::size_t element, std::size_t n, int slot) {
+        void* loaded = load(stream, element, n, slot);
+        if (!staged(stream)) loaded = std::memcpy(scratch(slot), loaded, n * width(native_));
+        return loaded;
     }
 
     void* scratch(int slot) { return scratch_ + static_cast<std::size_t>(slot) * kLength; }
@@ -118,6 +127,7 @@ struct Engine::Region {
     const StepOptions& options;
     bool gradients_first;
     StepResult result;
+    std::atomic<std::size_t> overflowed{kNone};
     std::atomic<std::uint64_t> nonfinite_blocks{0};
 };
 
@@ -125,18 +135,21 @@ void Engine::prepare() {
     kernels_ = &active_kernels();
     elements_ = 0;
     norms_ = false;
+    half_ = false;
     std::size_t blocks = 0;
     first_block_.clear();
     for (const Tensor& x : tensors) {
         first_block_.push_back(blocks);
         blocks += (x.size + kBlock - 1) / kBlock;
         elements_ += x.size;
+        half_ = half_ || is_half(x.param.format) || (x.copy.data != nullptr && is_half(x.copy.format));
         norms_ = norms_ || kernels_->rules[groups[static_cast<std::size_t>(x.group)].rule].norms;
     }
     grad_sums_.assign(blocks, {});
     pair_sums_.assign(norms_ ? blocks : 0, {});
     constants_.resize(std::max<std::size_t>(1, tensors.size()));
     constants_of_.assign(tensors.size(), 0);
+    scalars_before_.resize(half_ ? tensors.size() : 0);
     cost_.assign(tensors.size() + 1, 0);
     active_.assign((tensors.size() + 63) / 64, 0);
     partition();
@@ -208,6 +221,7 @@ void Engine::derive(const StepOptions& options, double coefficient) {
     for (std::size_t t = 0; t < tensors.size(); ++t) {
         Tensor& x = tensors[t];
         if (x.grad.data == nullptr) continue;
+        if (half_) scalars_before_[t] = x.scalars;
         ++x.step;
         const Group& group = groups[static_cast<std::size_t>(x.group)];
         const RuleEntry& rule = kernels_->rules[group.rule];
@@ -224,6 +238,47 @@ void Engine::derive(const StepOptions& options, double coefficient) {
         }
         constants_of_[t] = used - 1;
         before = &x;
+    }
+}
+
+// Whether the step would make a finite float16 parameter infinite: the step itself, on copies.
+bool Engine::overflows(std::size_t t, std::size_t begin, std::size_t end, const StepOptions& options) {
+    const Tensor& x = tensors[t];
+    const Stream& stored = x.copy.data != nullptr ? x.copy : x.param;
+    if (!is_half(stored.format)) return false;
+    const Group& group = groups[static_cast<std::size_t>(x.group)];
+    const RuleEntry& rule = kernels_->rules[group.rule];
+    const Constants& c = constants_[constants_of_[t]];
+    const unsigned used = rule.used_states(c.variant);
+    const auto encode = kernels_->encode[static_cast<int>(stored.format)][x.compute];
+    Staging<kPiece> staging(*kernels_, x.compute);
+    for (std::size_t g = begin; g < end;) {
+        // Rows lie apart; everything else is one piece after another.
+        const std::size_t row = x.rows == nullptr ? 0 : g / x.row_size;
+        const std::size_t left = x.rows == nullptr ? end - g : std::min(end, (row + 1) * x.row_size) - g;
+        const std::size_t n = std::min(kPiece, left);
+        const std::size_t i = x.rows == nullptr ? g : static_cast<std::size_t>(x.rows[row]) * x.row_size + g % x.row_size;
+        Run run{staging.load_copy(x.param, i, n, 0), nullptr, {}, n};
+        const double multiplier = load_gradient(staging, *kernels_, x, group, c.multiplier, g, n, run);
+        for (int s = 0; s < rule.n_states; ++s)
+            if (used >> s & 1u) run.states[s] = staging.load_copy(x.states[static_cast<std::size_t>(s)], i, n, 2 + s);
+        rule.update[x.compute][c.variant](c.bytes, multiplier, run);
+        std::uint16_t half[kPiece];
+        encode(run.param, half, nullptr, n, {noise_key(options.seed, x.index, x.step), i});
+        const float* wide = static_cast<const float*>(run.param);
+        for (std::size_t k = 0; k < n; ++k)
+            if ((half[k] & 0x7FFFu) == 0x7C00u && std::isfinite(wide[k])) return true;
+        g += n;
+    }
+    return false;
+}
+
+// Undoes derive(): the step is not taken after all.
+void Engine::take_back() {
+    for (std::size_t t = 0; t < tensors.size(); ++t) {
+        if (tensors[t].grad.data == nullptr) continue;
+        --tensors[t].step;
+        tensors[t].scalars = scalars_before_[t];
     }
 }
 
@@ -340,6 +395,21 @@ void Engine::work(Region& region, int thread, int threads) noexcept {
         if (thread == 0) trust();
         barrier();
     }
+    if (half_) {
+        for_each_run(thread, threads, [&](std::size_t t, std::size_t a, std::size_t b) {
+            if (!overflows(t, a, b, options)) return;
+            for (std::size_t first = region.overflowed; t < first;)  // the first of them, whoever finds it when
+                if (region.overflowed.compare_exchange_weak(first, t)) break;
+        });
+        barrier();
+        if (thread == 0 && region.overflowed != kNone) {
+            take_back();
+            region.result.taken = false;
+            region.result.overflowed = region.overflowed;
+        }
+        barrier();
+        if (!region.result.taken) return;
+    }
     std::uint64_t nonfinite = 0;
     for_each_run(thread, threads,
                  [&](std::size_t t, std::size_t a, std::size_t b) { nonfinite += update(t, a, b, options); });
@@ -375,7 +445,7 @@ void Engine::decide(Region& region) {
 StepResult Engine::step(const StepOptions& options) noexcept {
     kernels_ = &active_kernels();
     partition();
-    Region region{*this, options, options.max_grad_norm > 0 || options.skip_nonfinite, {}, {}};
+    Region region{*this, options, options.max_grad_norm > 0 || options.skip_nonfinite, {}, {kNone}, {}};
     if (!region.gradients_first) derive(options, 1);
     const std::uint64_t worth = cost_.back() / kCostPerThread;
     const int threads = worth < 2 ? 1 : static_cast<int>(std::min(worth, static_cast<std::uint64_t>(num_threads())));

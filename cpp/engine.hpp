@@ -58,8 +58,11 @@ struct StepOptions {
     std::uint64_t seed = 0;  // of the noise of stochastic rounding
 };
 
+constexpr std::size_t kNone = static_cast<std::size_t>(-1);
+
 struct StepResult {
-    bool taken = true;              // false: a gradient was not finite and the step was skipped
+    bool taken = true;              // false: nothing was changed, as a gradient was not finite or a parameter overflowed
+    std::size_t overflowed = kNone; // the float16 parameter that the step would have made infinite
     double grad_norm = 0;           // of the unscaled gradients; only known with max_grad_norm or skip_nonfinite
     std::uint64_t nonfinite_blocks = 0;  // 8-bit blocks that held an infinity or NaN
 };
@@ -96,6 +99,8 @@ private:
     void sum_gradients(std::size_t t, std::size_t begin, std::size_t end);
     void decide(Region& region);
     void derive(const StepOptions& options, double coefficient);
+    bool overflows(std::size_t t, std::size_t begin, std::size_t end, const StepOptions& options);
+    void take_back();
     void sum_directions(std::size_t t, std::size_t begin, std::size_t end);
     void trust();
     std::uint64_t update(std::size_t t, std::size_t begin, std::size_t end, const StepOptions& options);
@@ -106,6 +111,8 @@ private:
     const KernelTable* kernels_ = nullptr;
     std::size_t elements_ = 0;
     bool norms_ = false;                       // some rule has a trust ratio
+    bool half_ = false;                        // some parameter is stored in float16, which ends at 65504
+    std::vector<std::array<double, kMaxScalars>> scalars_before_;  // of every tensor, only with half_
     std::vector<std::uint64_t> cost_;          // cumulative, per tensor; size tensors + 1
     std::vector<std::uint64_t> active_;        // one bit per tensor with a gradient: what cost_ was made for
     bool rows_ = false;                        // some gradient was of rows: cost_ holds for that step alone

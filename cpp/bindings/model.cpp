@@ -365,6 +365,13 @@ bool Model::run() {
         const py::gil_scoped_release release;
         last = engine_.step(options);
     }
+    if (last.overflowed != kNone) {
+        const std::string message = param_name(paths_[last.overflowed]) +
+                                    ": the step would take an element beyond 65504, the largest float16; nothing was "
+                                    "changed. Use bfloat16 or float32, or a smaller lr";
+        PyErr_SetString(PyExc_OverflowError, message.c_str());
+        throw py::error_already_set();
+    }
     if (last.taken) ++steps_taken;
     if (last.nonfinite_blocks != 0 &&
         PyErr_WarnFormat(PyExc_RuntimeWarning, 2,

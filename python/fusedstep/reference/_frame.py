@@ -20,6 +20,7 @@ The compute type is float64 for float64 parameters and float32 for all others.
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import math
@@ -84,10 +85,9 @@ def rule(
                 if multiplier is None:
                     return False
                 for tensor in tensors:
-                    if tensor.rows is None:
-                        _step_one(maths, tensor, multiplier, values, around)
-                    else:
-                        _step_rows(maths, tensor, tensor.rows, multiplier, values, around)
+                    _check_overflow(maths, tensor, multiplier, values, around)
+                for tensor in tensors:
+                    _step(maths, tensor, multiplier, values, around)
                     if around["zero_grads"]:
                         tensor.given[...] = 0
             return True
@@ -120,13 +120,46 @@ def _multiplier(tensors: list[Tensor], around: dict[str, Any]) -> float | None:
     return multiplier
 
 
-def _step_one(
+def _step(
+    maths: Callable[..., None],
+    tensor: Tensor,
+    multiplier: float,
+    hypers: dict[str, Any],
+    around: dict[str, Any],
+) -> Array:
+    """Step one tensor, or the rows of it that have a gradient; return the parameters before they were rounded."""
+    if tensor.rows is None:
+        return _step_one(maths, tensor, multiplier, hypers, around)
+    return _step_rows(maths, tensor, tensor.rows, multiplier, hypers, around)
+
+
+def _check_overflow(
     maths: Callable[..., None],
     tensor: Tensor,
     multiplier: float,
     hypers: dict[str, Any],
     around: dict[str, Any],
 ) -> None:
+    """Step a copy of a float16 parameter first: nothing must have changed if it ends beyond the largest number."""
+    if tensor.param.array.dtype != np.float16:
+        return
+    trial = copy.deepcopy(replace(tensor, ema=None))
+    exact = _step(maths, trial, multiplier, hypers, around)
+    rounded = trial.param.array if trial.rows is None else trial.param.array[trial.rows]
+    if (np.isinf(rounded.reshape(-1)) & np.isfinite(exact)).any():
+        raise OverflowError(
+            f"{tensor.param.memory[0][0]}: the step would take an element beyond 65504, the largest float16; nothing "
+            "was changed. Use bfloat16 or float32, or a smaller lr"
+        )
+
+
+def _step_one(
+    maths: Callable[..., None],
+    tensor: Tensor,
+    multiplier: float,
+    hypers: dict[str, Any],
+    around: dict[str, Any],
+) -> Array:
     param = tensor.param.decode()
     T = param.dtype.type
     grad = T(multiplier) * tensor.grad.reshape(-1).astype(T)
@@ -143,6 +176,7 @@ def _step_one(
         ema = tensor.ema.reshape(-1)
         ema[...] = T(around["ema_decay"]) * ema + T(1.0 - around["ema_decay"]) * param
         flush(ema)
+    return param
 
 
 def _step_rows(
@@ -152,11 +186,12 @@ def _step_rows(
     multiplier: float,
     hypers: dict[str, Any],
     around: dict[str, Any],
-) -> None:
+) -> Array:
     """The step of a tensor made of these rows alone, put back where they came from."""
     param = tensor.param.take(rows)
     states = [None if state is None else state.take(rows) for state in tensor.states]
-    _step_one(maths, replace(tensor, param=param, states=states), multiplier, hypers, around)
+    exact = _step_one(maths, replace(tensor, param=param, states=states), multiplier, hypers, around)
     for whole, part in zip([tensor.param, *tensor.states], [param, *states], strict=True):
         if whole is not None and part is not None:
             whole.put(rows, part)
+    return exact
