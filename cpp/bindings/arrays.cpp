@@ -7,11 +7,6 @@ namespace {
 
 const py::detail::PyArray_Proxy* fields(PyObject* array) { return py::detail::array_proxy(array); }
 
-// A masked array would be updated behind its mask.
-bool is_array(PyObject* object) {
-    return py::isinstance<py::array>(py::handle(object)) && !PyObject_HasAttrString(object, "mask");
-}
-
 std::string text(py::handle object) { return py::str(object).cast<std::string>(); }
 
 // NumPy gives the dtypes of other packages their numbers at run time: remember bfloat16's once it was seen.
@@ -53,6 +48,11 @@ bool from_tuple(PyObject* object, Array& out) {
 }
 
 }  // namespace
+
+bool is_array(PyObject* object) {
+    const bool plain = Py_TYPE(object) == py::detail::npy_api::get().PyArray_Type_;
+    return plain || (py::isinstance<py::array>(py::handle(object)) && !PyObject_HasAttrString(object, "mask"));
+}
 
 std::size_t item_size(Format format) {
     switch (format) {

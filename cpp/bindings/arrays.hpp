@@ -22,6 +22,9 @@ struct Array {
 // C-contiguous and aligned.
 constexpr int kLayout = py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
 
+// Whether an object is a NumPy array; a masked one is not, as it would be read and updated behind its mask.
+bool is_array(PyObject* object);
+
 // Bytes of one element.
 std::size_t item_size(Format format);
 

@@ -289,7 +289,7 @@ void Model::set_gradient(std::size_t i, PyObject* grad) {
     if (set_rows(i, grad)) return;
     const auto name = [&] { return grad_name(i); };
     Array array;
-    const bool usable = py::isinstance<py::array>(py::handle(grad)) &&
+    const bool usable = is_array(grad) &&
                         (py::detail::array_proxy(grad)->flags & kLayout) == kLayout &&
                         (!options.zero_grads || py::reinterpret_borrow<py::array>(grad).writeable());
     // The common case without building a name for messages nobody reads.

@@ -26,6 +26,7 @@ from ._core import Model
 from ._hyper import check_hypers, check_step
 from ._rows import take_rows
 from .reference import RULES, Rule
+from .reference._checks import check_array
 from .reference._frame import AROUND, check_around
 
 __all__ = sorted(RULES)
@@ -171,9 +172,7 @@ def _check_master(param: Any, master: Any, at: str) -> None:
 
 
 def _number(value: Any, name: str) -> float:
-    if not isinstance(value, np.ndarray) or value.dtype != np.float64 or value.size != 1 or not value.flags.writeable:
-        raise TypeError(f"{name} must be a writeable float64 array of one element")
-    return float(value.reshape(-1)[0])
+    return float(check_array(value, name, (np.dtype(np.float64),), ()))
 
 
 for _name in __all__:

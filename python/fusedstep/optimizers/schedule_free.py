@@ -75,7 +75,7 @@ class ScheduleFree(Optimizer):
 
 
 class ScheduleFreeSGD(ScheduleFree):
-    r"""Schedule-free SGD:math:`y`, where gradients are taken.
+    r"""Schedule-free SGD; the parameter is :math:`y`, where gradients are taken.
 
     .. math::
         \eta_t &= \eta \min(1, t / t_{warmup}), \quad \eta_{max} \leftarrow \max(\eta_t, \eta_{max}) \\
@@ -115,7 +115,7 @@ class ScheduleFreeSGD(ScheduleFree):
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         warmup_steps: int = 0,
-        r: float = 1.0,
+        r: float = 0.0,
         weight_lr_power: float = 2.0,
         **options: Unpack[Options],
     ) -> None:
@@ -131,7 +131,7 @@ class ScheduleFreeSGD(ScheduleFree):
 
 
 class ScheduleFreeAdamW(ScheduleFree):
-    r"""Schedule-free AdamW:math:`y`, where gradients are taken.
+    r"""Schedule-free AdamW; the parameter is :math:`y`, where gradients are taken.
 
     .. math::
         \eta_t &= \eta \min(1, t / t_{warmup}), \quad \eta_{max} \leftarrow \max(\eta_t, \eta_{max}) \\
@@ -175,7 +175,7 @@ class ScheduleFreeAdamW(ScheduleFree):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         warmup_steps: int = 0,
-        r: float = 2.5e-3,
+        r: float = 0.0,
         weight_lr_power: float = 2.0,
         **options: Unpack[Options],
     ) -> None:
