@@ -167,6 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     threads = environment.prepare(chosen.threads)
     from fusedstep.bench import machine, report
+    from fusedstep.bench.timing import ratio
 
     found: list[dict[str, Any]] = []
     for case in chosen.cases.split(","):
@@ -174,9 +175,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found += rows
         table = []
         for row in ROWS:
-            figures = {one["way"]: one["microseconds"] for one in rows if one["row"] == row}
-            own = figures["fusedstep, one pass"]
-            cells = [f"{value:,.1f} ({value / own:.2f}x)" for value in figures.values()]
+            figures = {one["way"]: one for one in rows if one["row"] == row}
+            own = figures["fusedstep, one pass"]["turns"]
+            cells = [f"{o['microseconds']:,.1f} ({ratio(o['turns'], own):.2f}x)" for o in figures.values()]
             table.append([row, *cells])
         report.show(f"Adam, {case}: microseconds (times the one pass)", ["around the step", *WAYS], table)
     if chosen.json:

@@ -91,6 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     threads = environment.prepare(chosen.threads)
     from fusedstep.bench import machine, picture, report
+    from fusedstep.bench.timing import ratio
 
     found: list[dict[str, Any]] = []
     bars: dict[str, dict[str, float]] = {}
@@ -108,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"{bytes_moved:.2f}" if bytes_moved else "-",
                 f"{base['bytes_per_element'] / bytes_moved:.2f}x" if bytes_moved else "-",
                 f"{row['microseconds']:,.0f} ±{50 * (high - low) / row['microseconds']:.0f}%",
-                f"{base['microseconds'] / row['microseconds']:.3f}x",
+                f"{ratio(base['turns'], row['turns']):.3f}x",
                 f"{1e-3 * row['picoseconds_per_element']:.3f}",
                 f"{row['error']:.1%}",
             ])  # fmt: skip

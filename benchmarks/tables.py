@@ -8,6 +8,7 @@ from typing import Any
 
 import models
 from fusedstep.bench import machine, picture, report
+from fusedstep.bench.timing import ratio
 
 LIMIT = "streaming limit"
 OWN = "fusedstep"
@@ -55,14 +56,14 @@ def show(document: dict[str, Any]) -> None:
         for case, peers in cases.items():
             if OWN not in peers:
                 continue
-            own = peers[OWN]["microseconds"]
-            cells = [f"{peers[n]['microseconds'] / own:.2f}" if n in peers else "-" for n in others]
-            rivals = {n: r["microseconds"] for n, r in peers.items() if n != LIMIT and not n.startswith(OWN)}
-            best = min(rivals, key=lambda n: rivals[n], default="-")
-            share = f"{100 * peers[LIMIT]['microseconds'] / own:.1f}%" if LIMIT in peers else "-"
+            times = {name: ratio(row["turns"], peers[OWN]["turns"]) for name, row in peers.items()}
+            cells = [f"{times[name]:.2f}" if name in times else "-" for name in others]
+            rivals = {name: value for name, value in times.items() if name != LIMIT and not name.startswith(OWN)}
+            best = min(rivals, key=lambda name: rivals[name], default="-")
+            share = f"{100 * times[LIMIT]:.1f}%" if LIMIT in times else "-"
             compared.append([case, *cells, best, share])
         report.show(
-            f"times fusedstep's, gradients bound: {_title(group)}",
+            f"times fusedstep's, gradients bound (median of the rounds' ratios): {_title(group)}",
             ["case", *others, "fastest peer", "of the limit"],
             compared,
         )

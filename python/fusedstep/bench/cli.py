@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from . import machine, report
+from .timing import ratio
 
 __all__ = ["main", "parser"]
 
@@ -86,9 +87,9 @@ def _row(found: dict[str, Any]) -> list[str]:
         spread(native),
         f"{native['gbs']:.1f}",
         spread(limit),
-        f"{100 * limit['microseconds'] / native['microseconds']:.1f}%",
+        f"{100 * ratio(limit['turns'], native['turns']):.1f}%",
         spread(reference),
-        f"{reference['microseconds'] / native['microseconds']:.1f}x" if reference else "-",
+        f"{ratio(reference['turns'], native['turns']):.1f}x" if reference else "-",
     ]
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-__all__ = ["Timing", "alternate", "runner"]
+__all__ = ["Timing", "alternate", "ratio", "runner"]
 
 Run = Callable[[int], float]
 """Takes a number of steps, makes them, returns the seconds they took together."""
@@ -63,12 +64,26 @@ class Timing:
             "microseconds": 1e6 * self.median,
             "quartiles": [1e6 * self.quantile(0.25), 1e6 * self.quantile(0.75)],
             "fastest": 1e6 * min(self.seconds),
-            "turns": len(self.seconds),
+            "turns": [round(1e6 * seconds, 4) for seconds in self.seconds],
             "steps": self.steps,
         }
         if moved:
             figures["gbs"] = 1e-9 * moved / self.median
         return figures
+
+
+def ratio(turns: Sequence[float], own: Sequence[float]) -> float:
+    """Return the median over the rounds of how many times longer one took than the other in the same round.
+
+    What slows the whole machine down for some rounds (a neighbour on the same memory) slows both, and leaves this
+    figure alone.
+
+    Examples
+    --------
+    >>> ratio([2.0, 4.0, 20.0], [1.0, 2.0, 10.0])
+    2.0
+    """
+    return median(one / other for one, other in zip(turns, own, strict=True))
 
 
 def _waited() -> float:
