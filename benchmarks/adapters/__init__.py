@@ -126,9 +126,15 @@ class Peer:
 
 
 def names(wanted: Sequence[str] | None = None) -> list[str]:
-    """Return the peers that ``wanted`` asks for, by name (``"torch fused"``) or first word (``"torch"``)."""
+    """Return the peers that ``wanted`` asks for, by name (``"torch fused"``) or first word (``"torch"``).
+
+    A word that is a whole name means that one alone (``"numba"``, ``"fusedstep"``).
+    """
     known = [name for offered in MODULES.values() for name in offered]
-    return [name for name in known if wanted is None or name in wanted or name.split()[0] in wanted]
+    if wanted is None:
+        return known
+    families = set(wanted) - set(known)
+    return [name for name in known if name in wanted or name.split()[0] in families]
 
 
 def load(wanted: Sequence[str] | None = None) -> tuple[dict[str, Peer], list[str]]:

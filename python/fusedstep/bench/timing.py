@@ -98,7 +98,25 @@ def _waited() -> float:
     return 1e-9 * total
 
 
-def _undisturbed(run: Run, *, patience: float = 1.0, share: float = 0.01) -> Run:
+def _busy() -> bool:
+    """Return whether another process wants a processor right now."""
+    try:
+        return int(Path("/proc/loadavg").read_text(encoding="ascii").split()[3].partition("/")[0]) > 1
+    except (OSError, IndexError, ValueError):
+        return False
+
+
+def _await_quiet(limit: float) -> float:
+    """Wait until nothing else runs for a few glances in a row, or ``limit`` seconds; return the seconds."""
+    start = time.monotonic()
+    quiet = 0
+    while quiet < 5 and time.monotonic() - start < limit:
+        quiet = 0 if _busy() else quiet + 1
+        time.sleep(0.002)
+    return time.monotonic() - start
+
+
+def _undisturbed(run: Run, *, patience: float = 0.3, share: float = 0.01) -> Run:
     """Return ``run`` with turns made again that another process cut into.
 
     A turn in which the threads waited for a processor for more than ``share`` of its time is made again, until
@@ -154,6 +172,7 @@ def alternate(
     sample: float = 5e-3,
     settle: float = 0.02,
     most: int = 20_000,
+    wait: float = 10.0,
 ) -> dict[str, Timing]:
     """Time several computations in turns.
 
@@ -169,6 +188,8 @@ def alternate(
         Pause before each turn, in seconds: another library's threads may still be spinning for work.
     most : int
         Most steps in one turn.
+    wait : float
+        Seconds to wait, in all, for moments in which nothing else runs.
 
     Returns
     -------
@@ -195,6 +216,7 @@ def alternate(
         for turn in range(repeats):
             for name in reversed(list(runs)) if turn % 2 else runs:
                 time.sleep(settle)
+                wait -= _await_quiet(wait)
                 runs[name](max(1, number[name] // 4))
                 seconds[name].append(runs[name](number[name]) / number[name])
     finally:
