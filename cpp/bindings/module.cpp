@@ -127,7 +127,8 @@ PYBIND11_MODULE(_core, m) {
         .def("watch", &TensorModel::watch, py::arg("param"), py::arg("local"), py::arg("inner"), py::arg("state"),
              py::arg("names"), py::arg("step"), py::arg("scalars"))
         .def("finish", &TensorModel::finish)
-        .def("step", &TensorModel::step, py::arg("groups"), py::arg("grad_scale"), py::arg("substitutes"))
+        .def("step", &TensorModel::step, py::arg("groups"), py::arg("grad_scale"), py::arg("substitutes"),
+             py::arg("only") = -1)
         .def("stepped", &TensorModel::stepped)
         .def_readwrite("changed", &TensorModel::changed);
 }

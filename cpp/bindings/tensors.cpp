@@ -268,14 +268,18 @@ void TensorModel::write_progress(std::size_t i) {
     for (std::size_t s = 0; s < item.scalars.size(); ++s) store(item.scalars[s], x.scalars[s]);
 }
 
-py::object TensorModel::step(py::list groups, double grad_scale, py::dict substitutes) {
+py::object TensorModel::step(py::list groups, double grad_scale, py::dict substitutes, std::ptrdiff_t only) {
     const Busy busy(busy_);
+    if (only >= static_cast<std::ptrdiff_t>(items_.size())) return py::none();
+    const std::size_t first = only < 0 ? 0 : static_cast<std::size_t>(only);
+    const std::size_t last_one = only < 0 ? items_.size() : first + 1;
     struct Release {  // gradients are the caller's again, however the step ends
         std::vector<Item>& items;
+        std::size_t first, last;
         ~Release() {
-            for (Item& item : items) item.grad = py::object();
+            for (std::size_t i = first; i < last; ++i) items[i].grad = py::object();
         }
-    } release{items_};
+    } release{items_, first, last_one};
 
     if (!same_groups(groups)) return py::none();
     begin(grad_scale);
@@ -284,7 +288,9 @@ py::object TensorModel::step(py::list groups, double grad_scale, py::dict substi
 
     const bool some = !substitutes.empty();
     py::list others;
-    for (std::size_t i = 0; i < items_.size(); ++i) {
+    if (only >= 0)
+        for (::fusedstep::Tensor& x : engine_.tensors) x.grad.data = nullptr;
+    for (std::size_t i = first; i < last_one; ++i) {
         PyObject* substitute = some ? PyDict_GetItem(substitutes.ptr(), py::int_(i).ptr()) : nullptr;
         if (!same_tensors(items_[i])) return py::none();
         const Found found = gradient(i, substitute);
@@ -300,7 +306,7 @@ py::object TensorModel::step(py::list groups, double grad_scale, py::dict substi
     bound_current_ = false;
     const bool taken = run();
     if (taken) {
-        for (std::size_t i = 0; i < items_.size(); ++i)
+        for (std::size_t i = first; i < last_one; ++i)
             if (engine_.tensors[i].grad.data != nullptr) write_progress(i);
         report_changes();
     }

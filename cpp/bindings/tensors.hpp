@@ -34,7 +34,9 @@ public:
     // Returns True when it was taken and False when it was skipped. Returns None, with nothing changed, when the
     // groups, parameters or states are not what they were: the model must be made anew. Returns a list of numbers,
     // with nothing changed, of those gradients that do not lie as their parameters do: try again with substitutes.
-    py::object step(py::list groups, double grad_scale, py::dict substitutes);
+    //
+    // With `only` the number of a parameter, the others are left alone; -1 is all.
+    py::object step(py::list groups, double grad_scale, py::dict substitutes, std::ptrdiff_t only);
 
     // After the last watch().
     void finish();

@@ -47,6 +47,9 @@ class FusedOptimizer(torch.optim.Optimizer):
     counts_steps: ClassVar[bool] = True
     """Whether torch keeps a step count in the state."""
 
+    eager: bool = False
+    """Whether parameters get their states before they have a gradient."""
+
     _model: _core.TensorModel | None
 
     def __init__(self, params: Any, hypers: dict[str, Any], options: Mapping[str, Any]) -> None:
@@ -128,16 +131,20 @@ class FusedOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._step()
+        return loss
+
+    def _step(self, only: int = -1) -> None:
+        """Step all parameters that have a gradient, or only the one of this number."""
         if self._model is None or self.__dict__["state"].changed:
             self._build()
         if self._works:
             self._load_works()
-        done = self._model.step(self.param_groups, 1.0, NOTHING)  # type: ignore[union-attr]
+        done = self._model.step(self.param_groups, 1.0, NOTHING, only)  # type: ignore[union-attr]
         if done is not True or self._works:
-            self._settle(done)
-        return loss
+            self._settle(done, only)
 
-    def _settle(self, done: bool | list[int] | None) -> None:
+    def _settle(self, done: bool | list[int] | None, only: int) -> None:
         """Finish a step that did not pass at once; `done` is what the native step answered."""
         substitutes: dict[int, Tensor | None] = {}
         sparse: dict[int, Callable[[], None]] = {}
@@ -160,7 +167,7 @@ class FusedOptimizer(torch.optim.Optimizer):
                     else:
                         substitutes[i] = _gradients.fitting_copy(slot.param, slot.like, slot.name)
             assert self._model is not None
-            done = self._model.step(self.param_groups, 1.0, substitutes)
+            done = self._model.step(self.param_groups, 1.0, substitutes, only)
         for take in sparse.values():
             take()
         self._finish(done, substitutes)

@@ -85,7 +85,7 @@ def build(
         rule,
         check,
         cross_check,
-        getattr(Tensor, "__dlpack_c_exchange_api__", None),
+        exchange_table(),
         torch.utils.dlpack.to_dlpack,  # type: ignore[attr-defined]
         WATCHED,
     )
@@ -101,7 +101,7 @@ def build(
             _check_sharding(optimizer, slot)
             state = optimizer.state.get(param, {})
             begun = _has_begun(optimizer.rule, state, group)
-            if param.grad is not None:
+            if param.grad is not None or optimizer.eager:
                 complete(optimizer, state, slot.like, group)
                 if state:
                     optimizer.state[param] = state
@@ -112,6 +112,11 @@ def build(
     model.finish()
     model.changed = increment_version
     return model, slots
+
+
+def exchange_table() -> Any:
+    """The table of C functions that tells where tensors lie; None before torch 2.10."""
+    return getattr(Tensor, "__dlpack_c_exchange_api__", None)
 
 
 def _has_begun(rule: str, state: dict[str, Any], group: dict[str, Any]) -> bool:
@@ -241,7 +246,9 @@ def _add(
     used = rule.used({name: plain(group[name]) for name in rule.hypers})
     inner = None if local(slot.param) is slot.param else "_local_tensor"
     if not state or not any(isinstance(value, Tensor) for value in state.values()):
-        ready: dict[str, Any] | None = {} if slot.param.grad is not None else None  # a rule without states needs none
+        ready: dict[str, Any] | None = (
+            {} if slot.param.grad is not None or optimizer.eager else None
+        )  # a rule without states needs none
         model.add(number, param, [None] * len(rule.states), path=path, step=step)
         model.watch(slot.param, local(slot.like), inner, ready, [], None, [])
         return

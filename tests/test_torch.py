@@ -1,0 +1,624 @@
+"""The optimizers for torch beside torch's own: what a training script does with them."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+ft = pytest.importorskip("fusedstep.torch")
+
+NAMES = ["SGD", "RMSprop", "Adam", "AdamW", "Adagrad", "Adadelta", "Adamax", "NAdam", "RAdam", "ASGD", "Rprop"]
+
+
+def network(dtype: Any = torch.float32) -> Any:
+    torch.manual_seed(3)
+    layers = torch.nn.Sequential(torch.nn.Linear(6, 9), torch.nn.Tanh(), torch.nn.Linear(9, 2))
+    return layers.to(dtype)
+
+
+def train(model: Any, optimizer: Any, steps: int, schedulers: Any = (), clip: float | None = None) -> list[float]:
+    generator = torch.Generator().manual_seed(5)
+    dtype = next(model.parameters()).dtype
+    losses = []
+    for _ in range(steps):
+        x = torch.randn(16, 6, generator=generator).to(dtype)
+        optimizer.zero_grad()
+        loss = (model(x) - x[:, :2]).square().mean()
+        loss.backward()
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+        optimizer.step()
+        for scheduler in schedulers:
+            scheduler.step()
+        losses.append(loss.item())
+    return losses
+
+
+def assert_same(mine: Any, theirs: Any, rtol: float = 1e-5, atol: float = 1e-6) -> None:
+    for a, b in zip(mine.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=rtol, atol=atol)
+
+
+def test_torch_is_not_imported_by_the_package() -> None:
+    code = "import sys, fusedstep; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_constructor_is_torchs(name: str) -> None:
+    import inspect
+
+    theirs = inspect.signature(getattr(torch.optim, name)).parameters
+    mine = inspect.signature(getattr(ft, name)).parameters
+    for position, (key, parameter) in enumerate(theirs.items()):
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
+            assert list(mine)[position] == key
+        if key in mine:
+            assert mine[key].default == parameter.default
+        optimizer = getattr(ft, name)(
+            [torch.nn.Parameter(torch.ones(2))], **({} if key == "params" else {key: parameter.default})
+        )
+        if key != "params":
+            assert optimizer.param_groups[0][key] == parameter.default
+    assert isinstance(optimizer, getattr(torch.optim, name))
+
+
+def scheduled(name: str, optimizer: Any) -> Any:
+    lr = torch.optim.lr_scheduler
+    if name == "StepLR":
+        return lr.StepLR(optimizer, 3, 0.5)
+    if name == "CosineAnnealingLR":
+        return lr.CosineAnnealingLR(optimizer, 6)
+    cycles = bool({"momentum", "betas"} & optimizer.defaults.keys())  # changes them too, where there are any
+    return lr.OneCycleLR(optimizer, 0.05, total_steps=12, cycle_momentum=cycles)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("scheduler", ["StepLR", "OneCycleLR", "CosineAnnealingLR"])
+def test_schedulers(name: str, scheduler: str) -> None:
+    results = []
+    for module in (torch.optim, ft):
+        model = network(torch.float64)
+        options = {"momentum": 0.9} if name in ("SGD", "RMSprop") else {}
+        optimizer = getattr(module, name)(model.parameters(), lr=1e-2, **options)
+        made = scheduled(scheduler, optimizer)
+        losses = train(model, optimizer, 10, [made])
+        results.append((model, losses, made.get_last_lr()))
+    assert_same(results[1][0], results[0][0], 1e-6, 1e-8)
+    assert results[0][2] == results[1][2]
+    assert results[1][1] == pytest.approx(results[0][1], rel=1e-6)
+
+
+def test_momentum_that_a_scheduler_turns_on_and_off() -> None:
+    results = []
+    for module in (torch.optim, ft):
+        model = network(torch.float64)
+        optimizer = module.SGD(model.parameters(), lr=0.05, dampening=0.3)
+        for momentum in (0.0, 0.9, 0.0, 0.5):
+            optimizer.param_groups[0]["momentum"] = momentum
+            train(model, optimizer, 3)
+        results.append(model)
+    assert_same(results[1], results[0], 1e-10, 1e-12)
+
+
+def test_amsgrad_that_begins_late() -> None:
+    model = network()
+    optimizer = ft.Adam(model.parameters(), lr=0.05)
+    train(model, optimizer, 3)
+    optimizer.param_groups[0]["amsgrad"] = True
+    train(model, optimizer, 3)
+    assert "max_exp_avg_sq" in optimizer.state[model[0].weight]
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_clipping_closures_and_groups(name: str) -> None:
+    results = []
+    for module in (torch.optim, ft):
+        model = network(torch.float64)
+        groups = [{"params": model[0].parameters()}, {"params": model[2].parameters(), "lr": 0.5, "weight_decay": 0.1}]
+        optimizer = getattr(module, name)(groups, lr=0.01)
+        train(model, optimizer, 5, clip=0.05)
+        extra = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
+        optimizer.add_param_group({"params": [extra], "lr": 0.2})
+
+        def closure(optimizer: Any = optimizer, extra: Any = extra) -> Any:
+            optimizer.zero_grad()
+            loss = extra.square().sum()
+            loss.backward()
+            return loss
+
+        assert optimizer.step(closure).item() == 3.0
+        results.append((model, extra))
+    assert_same(results[1][0], results[0][0], 1e-10, 1e-12)
+    torch.testing.assert_close(results[0][1], results[1][1])
+
+
+def test_own_clipping_is_that_of_torch() -> None:
+    theirs, mine = network(torch.float64), network(torch.float64)
+    train(theirs, torch.optim.Adam(theirs.parameters(), lr=0.01), 10, clip=0.05)
+    optimizer = ft.Adam(mine.parameters(), lr=0.01, max_grad_norm=0.05)
+    train(mine, optimizer, 10)
+    assert_same(mine, theirs, 1e-9, 1e-11)
+    assert optimizer.grad_norm > 0
+
+
+def test_hooks_and_profiler() -> None:
+    model = network()
+    optimizer = ft.Adam(model.parameters())
+    seen: list[str] = []
+    optimizer.register_step_pre_hook(lambda *_: seen.append("pre"))
+    optimizer.register_step_post_hook(lambda *_: seen.append("post"))
+    train(model, optimizer, 1)
+    assert seen == ["pre", "post"]
+    with torch.profiler.profile() as profile:
+        train(model, optimizer, 1)
+    assert any("Optimizer.step#Adam.step" in event.key for event in profile.key_averages())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_copies_go_on_alike(name: str) -> None:
+    model = network()
+    optimizer = getattr(ft, name)(model.parameters())
+    train(model, optimizer, 3)
+    other_model, other = copy.deepcopy((model, optimizer))
+    loaded_model, loaded = pickle.loads(pickle.dumps((model, optimizer)))
+    expected = train(model, optimizer, 3)
+    assert train(other_model, other, 3) == expected
+    assert train(loaded_model, loaded, 3) == expected
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"state_format": "8bit", "min_quantized_size": 0}, {"state_format": "bfloat16", "min_quantized_size": 0}],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_saving_resumes_exactly(options: dict[str, Any], dtype: Any) -> None:
+    options = options | {"ema_decay": 0.9, "master": "split" if dtype == torch.bfloat16 else None}
+    model = network(dtype)
+    optimizer = ft.AdamW(model.parameters(), lr=0.01, **options)
+    train(model, optimizer, 4)
+    file = io.BytesIO()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
+    file.seek(0)
+    saved = torch.load(file, weights_only=True)
+    expected = train(model, optimizer, 4)
+    again = network(dtype)
+    resumed = ft.AdamW(again.parameters(), lr=0.5, **options)
+    again.load_state_dict(saved["model"])
+    resumed.load_state_dict(saved["optimizer"])
+    assert train(again, resumed, 4) == expected
+    for a, b in zip(model.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b)
+    for a, b in zip(optimizer.ema_params()[0], resumed.ema_params()[0], strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_bad_state_dict_changes_nothing() -> None:
+    model = network()
+    optimizer = ft.Adam(model.parameters())
+    train(model, optimizer, 2)
+    before = copy.deepcopy(optimizer.state_dict())
+    bad = copy.deepcopy(before)
+    bad["state"][1]["exp_avg"] = torch.zeros(4)
+    with pytest.raises(ValueError, match=r'state_dict\["state"\]\[1\]\["exp_avg"\]'):
+        optimizer.load_state_dict(bad)
+    torch.testing.assert_close(optimizer.state_dict()["state"], before["state"])
+    with pytest.raises(ValueError, match="different number of parameter groups"):
+        optimizer.load_state_dict({"state": {}, "param_groups": []})
+
+
+def test_step_counts_and_states_may_be_changed() -> None:
+    model = network()
+    optimizer = ft.Adam(model.parameters())
+    train(model, optimizer, 3)
+    state = optimizer.state[model[0].weight]
+    assert state["step"].item() == 3
+    state["step"].zero_()
+    state["exp_avg"] = torch.zeros_like(state["exp_avg"])
+    train(model, optimizer, 1)
+    assert optimizer.state[model[0].weight]["step"].item() == 1
+    assert optimizer.state[model[0].bias]["step"].item() == 4
+    optimizer.state.clear()
+    train(model, optimizer, 1)
+    assert optimizer.state[model[0].bias]["step"].item() == 1
+
+
+def test_scaler() -> None:
+    results = []
+    for module in (torch.optim, ft):
+        model = network()
+        optimizer = module.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=2)
+        for step in range(6):
+            optimizer.zero_grad()
+            x = torch.full((4, 6), 0.1 * step)
+            loss = model(x).square().mean() * (float("inf") if step == 3 else 1.0)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        results.append((model, scaler.get_scale()))
+    assert_same(results[1][0], results[0][0])
+    assert results[0][1] == results[1][1]
+
+
+def test_learning_rate_as_a_tensor() -> None:
+    model, other = network(), network()
+    rate = torch.tensor(0.1)
+    optimizer = ft.Adam(model.parameters(), lr=rate)
+    train(model, optimizer, 2)
+    rate.fill_(0.01)
+    train(model, optimizer, 2)
+    plain = ft.Adam(other.parameters(), lr=0.1)
+    train(other, plain, 2)
+    plain.param_groups[0]["lr"] = rate.item()
+    train(other, plain, 2)
+    assert_same(model, other, 0, 0)
+
+
+def layouts() -> dict[str, Any]:
+    base = torch.randn(8, 6, 5, 4, generator=torch.Generator().manual_seed(1))
+    return {
+        "channels_last": base.clone(memory_format=torch.channels_last),
+        "transposed": base.clone().permute(3, 1, 0, 2),
+        "a view of a larger buffer": torch.cat([base.flatten(), base.flatten()])[7 : 7 + 240].view(8, 30),
+        "with gaps": base.clone()[:, ::2],
+        "one row": base.clone()[:1, :1],
+        "empty": base.new_zeros(0, 3),
+        "scalar": base.new_tensor(2.0),
+    }
+
+
+@pytest.mark.parametrize("layout", layouts())
+@pytest.mark.parametrize("order", ["as the parameter", "contiguous", "reversed"])
+def test_layouts(layout: str, order: str) -> None:
+    mine = layouts()[layout].requires_grad_()
+    theirs = layouts()[layout].requires_grad_()
+    a, b = ft.Adam([mine], lr=0.1), torch.optim.Adam([theirs], lr=0.1)
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(3):
+        grad = torch.randn(mine.shape, generator=generator)
+        theirs.grad = grad
+        if order == "as the parameter":
+            mine.grad = torch.empty_like(mine).copy_(grad)
+        elif order == "contiguous":
+            mine.grad = grad.clone()
+        else:
+            dims = list(range(grad.dim()))[::-1]
+            mine.grad = grad.permute(dims).contiguous().permute(dims)
+        a.step()
+        b.step()
+    torch.testing.assert_close(mine, theirs)
+    state = a.state[mine]
+    assert state["exp_avg"].shape == mine.shape
+    torch.testing.assert_close(state["exp_avg"], b.state[theirs]["exp_avg"])
+
+
+def test_complex_gradients_that_are_conjugated_views() -> None:
+    torch.manual_seed(0)
+    start = torch.randn(5, dtype=torch.complex64)
+    mine, theirs = start.clone().requires_grad_(), start.clone().requires_grad_()
+    a, b = ft.RMSprop([mine]), torch.optim.RMSprop([theirs])
+    grad = torch.randn(5, dtype=torch.complex64)
+    for _ in range(3):
+        mine.grad, theirs.grad = grad.conj(), grad.conj().resolve_conj()
+        a.step()
+        b.step()
+    torch.testing.assert_close(mine, theirs)
+
+
+def test_a_negated_scalar_gradient() -> None:
+    mine = torch.tensor(1.0, requires_grad=True)
+    mine.grad = torch.complex(torch.tensor(0.0), torch.tensor(2.0)).conj().imag
+    assert mine.grad.is_neg()
+    ft.SGD([mine], lr=0.5).step()
+    assert mine.item() == 2.0
+
+
+def test_several_dtypes_in_one_model() -> None:
+    params = [
+        torch.nn.Parameter(torch.ones(300, dtype=d))
+        for d in (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+    ]
+    optimizer = ft.Adam(params, lr=0.125)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    for p in params:
+        assert p.dtype == optimizer.state[p]["exp_avg"].dtype or p.dtype.itemsize == 2
+        assert torch.allclose(p.double(), torch.tensor(0.875, dtype=torch.float64), atol=1e-3)
+
+
+def test_parameters_that_get_their_first_gradient_later() -> None:
+    results = []
+    for module in (torch.optim, ft):
+        model = network(torch.float64)
+        optimizer = module.Adam(model.parameters(), lr=0.05)
+        for frozen in (True, False, True):
+            model[0].requires_grad_(not frozen)
+            train(model, optimizer, 3)
+        results.append(model)
+    assert_same(results[1], results[0], 1e-10, 1e-12)
+
+
+def test_parameters_that_move_are_found() -> None:
+    results = []
+    for module in (torch.optim, ft):
+        model = network(torch.float64)
+        optimizer = module.Adam(model.parameters(), lr=0.05)
+        train(model, optimizer, 3)
+        with torch.no_grad():
+            model[0].weight.data = model[0].weight.data.clone() * 2
+        train(model, optimizer, 3)
+        results.append(model)
+    assert_same(results[1], results[0], 1e-10, 1e-12)
+
+
+def test_autograd_sees_that_parameters_changed() -> None:
+    p = torch.ones(3, requires_grad=True)
+    p.grad = torch.ones(3)
+    frozen = torch.ones(3, requires_grad=True)
+    optimizer = ft.SGD([p, frozen], lr=0.1)
+    loss = (p * p * frozen).sum()
+    before = frozen._version
+    optimizer.step()
+    assert frozen._version == before
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_narrow_gradients() -> None:
+    mine = torch.ones(4, requires_grad=True)
+    mine.grad_dtype = None
+    mine.grad = torch.full((4,), 2.0, dtype=torch.bfloat16)
+    ft.SGD([mine], lr=0.25).step()
+    assert torch.equal(mine, torch.full((4,), 0.5))
+
+
+# ---- what goes wrong ----
+
+
+def snapshot(optimizer: Any) -> Any:
+    params = [p.detach().clone() for group in optimizer.param_groups for p in group["params"]]
+    return params, copy.deepcopy(optimizer.state_dict())
+
+
+def bad_sparse(p: Any) -> None:
+    p.grad = torch.ones(4, 3).to_sparse()
+
+
+def bad_dtype(p: Any) -> None:
+    p.grad_dtype = None
+    p.grad = torch.ones(4, 3, dtype=torch.float64)
+
+
+def bad_integer(p: Any) -> None:
+    p.grad_dtype = None
+    p.grad = torch.ones(4, 3, dtype=torch.int32)
+
+
+def bad_shape(p: Any) -> None:
+    p.grad.data = torch.ones(12)
+
+
+def bad_freed(p: Any) -> None:
+    p.grad.untyped_storage().resize_(0)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "text"),
+    [
+        (bad_sparse, TypeError, "does not support sparse gradients"),
+        (bad_dtype, TypeError, "dtype torch.float64"),
+        (bad_integer, TypeError, "dtype torch.int32"),
+        (bad_shape, ValueError, "shape"),
+        (bad_freed, ValueError, "freed"),
+    ],
+)
+def test_bad_gradients_change_nothing(spoil: Any, error: type[Exception], text: str) -> None:
+    params = [torch.nn.Parameter(torch.randn(3, 2)), torch.nn.Parameter(torch.randn(4, 3))]
+    optimizer = ft.Adam(params)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    before, saved = snapshot(optimizer)
+    spoil(params[1])
+    with pytest.raises(error, match=text):
+        optimizer.step()
+    after, state = snapshot(optimizer)
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
+    torch.testing.assert_close(state["state"], saved["state"], rtol=0, atol=0)
+    params[1].grad = torch.ones_like(params[1])
+    optimizer.step()
+
+
+def test_a_freed_parameter() -> None:
+    p = torch.nn.Parameter(torch.randn(3, 2))
+    optimizer = ft.Adam([p])
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    p.untyped_storage().resize_(0)
+    with pytest.raises(ValueError, match="freed or resized"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "text"),
+    [
+        (lambda p: ft.Adam(p, differentiable=True), ValueError, "differentiable"),
+        (lambda p: ft.Adam(p, capturable=True), ValueError, "capturable"),
+        (lambda p: ft.Adam([{"params": p, "capturable": True}]), ValueError, "capturable"),
+        (lambda p: ft.Adam(p, state_format="4bit"), ValueError, "state_format"),
+        (lambda p: ft.Adam(p, max_grad_norm=-1.0), ValueError, "max_grad_norm"),
+        (lambda p: ft.Adam(p, clip_value="x"), TypeError, "clip_value"),
+        (lambda p: ft.Adam(p, speed="high"), TypeError, "speed"),
+        (lambda p: ft.Adam([{"params": p, "lr": -1.0}]), ValueError, "lr"),
+        (lambda p: ft.apply_in_backward(p, torch.optim.Adam), TypeError, "optimizer_class"),
+        (lambda p: ft.apply_in_backward(p, ft.Adam, max_grad_norm=1.0), ValueError, "max_grad_norm"),
+        (lambda p: ft.CPUOffload(torch.optim.Adam, p), TypeError, "optimizer_class"),
+    ],
+)
+def test_bad_arguments(make: Any, error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        make([torch.nn.Parameter(torch.ones(2))])
+
+
+@pytest.mark.parametrize(
+    ("params", "error", "text"),
+    [
+        (lambda: [torch.ones(4, device="meta", requires_grad=True)], ValueError, "is on meta, needs the CPU"),
+        (lambda: [torch.ones(1, requires_grad=True).detach().expand(3).requires_grad_()], ValueError, "share memory"),
+        (lambda: [(b := torch.ones(6))[:4].requires_grad_(), b[2:].requires_grad_()], ValueError, "overlap"),
+        (lambda: [torch.ones(3, dtype=torch.float8_e4m3fn).requires_grad_()], TypeError, "dtype"),
+    ],
+)
+def test_bad_parameters(params: Any, error: type[Exception], text: str) -> None:
+    made = params()
+    optimizer = ft.SGD(made)
+    for p in made:
+        p.grad = torch.ones_like(p)
+    with pytest.raises(error, match=text):
+        optimizer.step()
+
+
+def test_hyperparameters_out_of_range() -> None:
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = ft.Adam([p])
+    p.grad = torch.ones(3)
+    optimizer.param_groups[0]["lr"] = float("nan")
+    with pytest.raises(ValueError, match=r'param_groups\[0\]\["lr"\]'):
+        optimizer.step()
+    assert torch.equal(p, torch.ones(3))
+
+
+# ---- sparse gradients ----
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant")  # torch's Adagrad makes sparse tensors
+@pytest.mark.parametrize("name", ["SGD", "Adagrad", "SparseAdam"])
+def test_embeddings(name: str) -> None:
+    results = []
+    for module in (torch.optim, ft):
+        torch.manual_seed(0)
+        table = torch.nn.Embedding(20, 4, sparse=True)
+        optimizer = getattr(module, name)(table.parameters(), lr=0.1)
+        for step in range(5):
+            optimizer.zero_grad()
+            table(torch.tensor([step, 3, 3, 7])).square().sum().backward()
+            optimizer.step()
+        results.append(table)
+    assert_same(results[1], results[0])
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant")
+def test_sparse_and_dense_in_one_model() -> None:
+    results = []
+    for module in (torch.optim, ft):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Embedding(20, 4, sparse=True), torch.nn.Linear(4, 2))
+        optimizer = module.Adagrad(model.parameters(), lr=0.1)
+        for step in range(5):
+            optimizer.zero_grad()
+            model(torch.tensor([step, 3, 3, 7])).square().sum().backward()
+            optimizer.step()
+        results.append(model)
+    assert_same(results[1], results[0])
+
+
+# ---- step in backward, offload ----
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW", "RMSprop"])
+def test_in_backward(name: str) -> None:
+    mine, theirs = network(), network()
+    expected = train(theirs, getattr(torch.optim, name)(theirs.parameters(), lr=0.01), 6)
+    optimizer = ft.apply_in_backward(mine, getattr(ft, name), lr=0.01)
+    assert train(mine, optimizer, 6) == pytest.approx(expected, rel=1e-5)
+    assert all(p.grad is None for p in mine.parameters())
+    assert optimizer.state_dict()["param_groups"][0]["params"] == [0, 1, 2, 3]
+    optimizer.param_groups[0]["lr"] = 0.0
+    before = [p.detach().clone() for p in mine.parameters()]
+    train(mine, optimizer, 1)
+    if name != "AdamW":
+        assert all(torch.equal(a, b) for a, b in zip(before, mine.parameters(), strict=True))
+
+
+def test_in_backward_frees_gradients() -> None:
+    """No more than two layers' gradients exist at a time."""
+    layers = [torch.nn.Linear(64, 64, bias=False) for _ in range(8)]
+    model = torch.nn.Sequential(*layers)
+    optimizer = ft.apply_in_backward(model, ft.Adam)
+    alive: list[int] = []
+    for p in model.parameters():
+        p.register_post_accumulate_grad_hook(
+            lambda _: alive.append(sum(q.grad is not None for q in model.parameters()))
+        )
+    model(torch.randn(2, 64)).sum().backward()
+    assert len(alive) == 8 and max(alive) <= 1
+    del optimizer
+    model(torch.randn(2, 64)).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize("free", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_offload_is_the_step_on_the_cpu(free: bool, dtype: Any) -> None:
+    mine, plain = network(dtype), network(dtype)
+    offload = ft.CPUOffload(ft.AdamW, mine.parameters(), free_gradients=free, lr=0.01, max_grad_norm=0.1)
+    master = None if dtype == torch.float32 else "float32"
+    direct = ft.AdamW(plain.parameters(), lr=0.01, max_grad_norm=0.1, master=master)
+    schedulers = [torch.optim.lr_scheduler.StepLR(o, 3, 0.5) for o in (offload, direct)]
+    assert train(mine, offload, 8, schedulers[:1]) == train(plain, direct, 8, schedulers[1:])
+    assert_same(mine, plain, 0, 0)
+    assert offload.grad_norm == direct.grad_norm
+    if free:
+        assert all(p.grad is None for p in mine.parameters())
+    torch.testing.assert_close(offload.state_dict()["state"], direct.state_dict()["state"])
+
+
+def test_offload_with_clipping_by_torch_and_accumulation() -> None:
+    mine, theirs = network(), network()
+    offload = ft.CPUOffload(ft.SGD, mine.parameters(), lr=0.1)
+    assert train(mine, offload, 5, clip=0.05) == pytest.approx(
+        train(theirs, torch.optim.SGD(theirs.parameters(), lr=0.1), 5, clip=0.05), rel=1e-5
+    )
+    for free in (False, True):
+        model = network()
+        optimizer = ft.CPUOffload(ft.SGD, model.parameters(), lr=0.1, free_gradients=free)
+        reference = network()
+        other = torch.optim.SGD(reference.parameters(), lr=0.1)
+        for m, o in ((model, optimizer), (reference, other)):
+            o.zero_grad()
+            for value in (0.5, 1.0, 2.0):
+                m(torch.full((3, 6), value)).square().mean().backward()
+            o.step()
+        assert_same(model, reference)
+
+
+def test_offload_takes_up_a_loaded_model() -> None:
+    model = network(torch.bfloat16)
+    optimizer = ft.CPUOffload(ft.AdamW, model.parameters(), lr=0.01)
+    saved = copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict())
+    expected = train(model, optimizer, 4)
+    model.load_state_dict(saved[0])
+    optimizer.load_state_dict(saved[1])
+    assert train(model, optimizer, 4) == expected
+
+
+def test_without_the_exchange_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Older torch has no exchange table: capsules lead to the same result."""
+    results = []
+    for table in (True, False):
+        if not table:
+            monkeypatch.setattr("fusedstep.torch._building.exchange_table", lambda: None)
+        model = network()
+        optimizer = ft.AdamW(model.parameters(), lr=0.01)
+        train(model, optimizer, 4)
+        results.append(model)
+    assert_same(results[0], results[1], 0, 0)
