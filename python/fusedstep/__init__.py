@@ -12,13 +12,19 @@ array([0.9, 0.9, 0.9], dtype=float32)
 
 from __future__ import annotations
 
-from . import functional, optimizers, reference, schedules
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from . import optimizers, reference
 from ._core import available_isas, get_num_threads, isa, set_isa, set_num_threads
 from ._version import __version__
 from .averages import ExponentialAverage
 from .minibatch import minibatches
 from .optimizers import *  # noqa: F403  (optimizers.__all__ is the list of every optimizer)
 from .sparse import SparseRows
+
+if TYPE_CHECKING:
+    from . import functional, schedules
 
 __all__ = [
     "ExponentialAverage",
@@ -35,3 +41,10 @@ __all__ = [
     "set_num_threads",
 ]
 __all__ += optimizers.__all__
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when they are first used: `import fusedstep` is to cost little beside NumPy's own import.
+    if name in ("functional", "schedules"):
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,8 @@ from ._arguments import whole
 
 __all__ = ["minibatches"]
 
-RandomState: TypeAlias = np.random.Generator | np.random.RandomState
+if TYPE_CHECKING:  # numpy.random takes longer to import than the rest of the package
+    RandomState: TypeAlias = np.random.Generator | np.random.RandomState
 
 
 class minibatches:
