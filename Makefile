@@ -1,4 +1,4 @@
-# make demo | test | bench | docs. Everything runs in a private environment, .venv; nothing is installed elsewhere.
+# make demo | test | lint | bench | docs. Everything runs in a private environment, .venv; nothing is installed elsewhere.
 # Options of the command go into ARGS: make demo ARGS="--epochs 20 --optimizer adam". Another Python: make PYTHON=python3.12 demo.
 PYTHON ?= python3
 VENV ?= .venv
@@ -6,15 +6,19 @@ ARGS ?=
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(shell find cpp python -type f \( -name '*.?pp' -o -name '*.py*' \) ! -name '*.pyc')
 
-.PHONY: demo test bench docs clean
+.PHONY: demo test lint bench docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m fusedstep demo $(ARGS)
 
+# A file's tests stay on one process: some of them build programs that the others of the file use.
 test: $(VENV)/.test
+	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+
+lint: $(VENV)/.test
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest $(ARGS)
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m fusedstep bench $(ARGS)
