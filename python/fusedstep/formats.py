@@ -23,7 +23,7 @@ BLOCK_8BIT: Final = 256
 """Elements that share one scale in the 8-bit formats."""
 
 BLOCK_NOISE: Final = 2048
-"""Elements whose noise comes from one block key; noise may be generated from any multiple of this."""
+"""Elements whose noise comes from one block key."""
 
 _NAN32: Final = np.uint32(0x7FC00000)
 _NAN16: Final = {"float16": np.uint16(0x7E00), "bfloat16": np.uint16(0x7FC0)}
@@ -82,8 +82,8 @@ def encode_bfloat16(values: Array, noise: Bits16 | None = None) -> Bits16:
     """Return the bfloat16 bit patterns of `values`.
 
     Rounds to nearest, ties to even; or, given `noise`, away from zero with a probability equal to the fraction of the
-    spacing that is dropped. Values beyond the largest bfloat16 become infinite where rounding takes them there, as IEEE 754
-    has it; every NaN becomes ``0x7FC0``.
+    spacing that is dropped. Values beyond the largest bfloat16 become infinite where rounding takes them there, as
+    IEEE 754 has it; every NaN becomes ``0x7FC0``.
 
     Parameters
     ----------
@@ -93,10 +93,8 @@ def encode_bfloat16(values: Array, noise: Bits16 | None = None) -> Bits16:
         One number per element, from :func:`noise`.
     """
     bits = _bits(values)
-    if noise is None:
-        added = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
-    else:
-        added = noise.astype(np.uint32)
+    even = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+    added = even if noise is None else noise.astype(np.uint32)
     rounded = ((bits + added) >> np.uint32(16)).astype(np.uint16)
     return np.where(_is_nan(bits), _NAN16["bfloat16"], rounded)
 
@@ -110,9 +108,9 @@ def decode_float16(stored: Array) -> Float32:
 def encode_float16(values: Array, noise: Bits16 | None = None) -> Bits16:
     """Return the IEEE float16 bit patterns of `values`.
 
-    Rounds to nearest, ties to even; or, given `noise`, away from zero with a probability equal to the dropped fraction of
-    the spacing, seen to 13 bits (all there are) for normal and 16 bits for subnormal results. Magnitudes of 65520 and
-    above (nearest), and whatever noise carries to 65536, become infinite. Every NaN becomes ``0x7E00``.
+    Rounds to nearest, ties to even; or, given `noise`, away from zero with a probability equal to the dropped fraction
+    of the spacing, seen to 13 bits (all there are) for normal and 16 bits for subnormal results. Magnitudes of 65520
+    and above (nearest), and whatever noise carries to 65536, become infinite. Every NaN becomes ``0x7E00``.
 
     Parameters
     ----------
@@ -200,18 +198,16 @@ def noise(key: int, size: int, start: int = 0) -> Bits16:
     size : int
         How many numbers.
     start : int
-        The first element's position in the flattened tensor, a multiple of 2048.
+        The first element's position in the flattened tensor.
     """
-    if start % BLOCK_NOISE:
-        raise ValueError(f"start: got {start}, need a multiple of {BLOCK_NOISE}")
-    first, count = start // BLOCK_NOISE, -(-size // BLOCK_NOISE)
-    keys = [_mix((key + (block + 1) * _WEYL64) & _MASK64) for block in range(first, first + count)]
+    blocks = range(start // BLOCK_NOISE, -(-(start + size) // BLOCK_NOISE))
+    keys = [_mix((key + (block + 1) * _WEYL64) & _MASK64) for block in blocks]
     low, high = np.array(keys, "<u8").reshape(-1, 1).view("<u4").T[:, :, None]
     x = np.arange(BLOCK_NOISE // 2, dtype=np.uint32) * np.uint32(0x9E3779B9) + low
     x = (x ^ (x >> np.uint32(15)) ^ high) * np.uint32(0x2C1B3C6D)
     x ^= x >> np.uint32(16)
     halves: Bits16 = x.astype("<u4").view("<u2").astype(np.uint16).reshape(-1)
-    return halves[:size]
+    return halves[start % BLOCK_NOISE :][:size]
 
 
 # ----------------------------------------------------------------------------------------------------- 8-bit blocks
@@ -223,10 +219,11 @@ _FLUSH: Final = {True: np.uint32((127 - 110) << 23), False: np.uint32(1 << 23)} 
 def encode_8bit(values: Array, signed: bool) -> tuple[npt.NDArray[np.uint8], Float32]:
     """Return the 8-bit codes and the scales of `values`.
 
-    Each 256 consecutive elements (in C order) share one scale, their largest magnitude, which decodes to itself. A block
-    that holds a NaN or an infinity (or, when unsigned, a number with the sign bit set) gets the scale NaN, so that all of
-    it and nothing else decodes to NaN. A signed block below ``2**-110`` and an unsigned one below ``2**-126`` become zero.
-    An unsigned value from ``2**-126`` on never gets the code of zero; a smaller one always does.
+    Each 256 consecutive elements (in C order) share one scale, their largest magnitude, which decodes to itself. A
+    block that holds a NaN or an infinity (or, when unsigned, a number with the sign bit set) gets the scale NaN, so
+    that all of it and nothing else decodes to NaN. A signed block below ``2**-110`` and an unsigned one below
+    ``2**-126`` become zero. An unsigned value from ``2**-126`` on never gets the code of zero; a smaller one always
+    does.
 
     Parameters
     ----------
