@@ -11,6 +11,9 @@
 #if defined(_OPENMP)
 #include <omp.h>
 #endif
+#if defined(__linux__) || defined(__APPLE__)
+#include <dlfcn.h>
+#endif
 #if defined(__linux__)
 #include <pthread.h>
 #include <sched.h>
@@ -117,7 +120,16 @@ void set_num_threads(int n) {
 
 std::string parallel_runtime() {
 #if defined(_OPENMP)
-    return "OpenMP " + std::to_string(_OPENMP);
+    std::string name = "OpenMP " + std::to_string(_OPENMP);
+#if defined(__linux__) || defined(__APPLE__)
+    // Which library it is matters where a process holds several.
+    Dl_info info;
+    if (dladdr(reinterpret_cast<void*>(&omp_get_thread_num), &info) != 0 && info.dli_fname != nullptr) {
+        const std::string path = info.dli_fname;
+        name += ", " + path.substr(path.find_last_of('/') + 1);
+    }
+#endif
+    return name;
 #else
     return "none (built without OpenMP: one thread)";
 #endif
