@@ -1,0 +1,190 @@
+"""A Keras model's variables as the native engine takes them: addresses in the memory of torch tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from keras import ops
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from .._core import Model
+
+__all__ = ["NARROW", "Row", "Stepper", "check_variable"]
+
+NAMES = {
+    torch.float32: "float32",
+    torch.float64: "float64",
+    torch.float16: "float16",
+    torch.bfloat16: "bfloat16",
+}
+NARROW = ("float16", "bfloat16")
+
+Address = tuple[int, int, str]  # what the native side takes in an array's place: address, elements, dtype
+
+
+def check_variable(variable: Any) -> None:
+    """Check that a variable's memory can be stepped on.
+
+    Parameters
+    ----------
+    variable
+        A ``keras.Variable``.
+
+    Raises
+    ------
+    TypeError
+        Its dtype, or the kind of its tensor, is another.
+    ValueError
+        It lies on another device than the CPU.
+    """
+    name, value = f'variables["{variable.path}"]', variable.value
+    if value.device.type != "cpu":
+        raise ValueError(
+            f"{name}: is on {value.device}, needs the CPU; set the environment variable KERAS_TORCH_DEVICE=cpu, or "
+            'make the model inside keras.device("cpu")'
+        )
+    if hasattr(value, "_local_tensor") or value.layout != torch.strided:
+        raise TypeError(f"{name}: got {type(value).__name__} ({value.layout}), needs a dense tensor of this process")
+    if value.dtype not in NAMES:
+        raise TypeError(f"{name}: got {value.dtype}, needs {', '.join(NAMES.values())}")
+
+
+@dataclass
+class Row:
+    """A variable and what goes with it: its optimizer variables in the order of the rule's states (None where the
+    options do not use one), the variable of its moving average, and the number of its group.
+    """
+
+    variable: Any
+    states: list[Any]
+    average: Any
+    group: int
+
+
+class Stepper:
+    """One native model over all rows.
+
+    Parameters
+    ----------
+    rule
+        The update rule.
+    rows
+        What it steps; looked at once, see `moved`.
+    groups
+        Hyper-parameters of the rule; the dicts are read again at every step.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A variable that cannot be stepped on, or options whose states are missing.
+    """
+
+    def __init__(self, rule: str, rows: Sequence[Row], groups: list[dict[str, Any]]) -> None:
+        self.groups = groups
+        self.numbers = {id(row.variable): i for i, row in enumerate(rows)}
+        self._paths = [row.variable.path for row in rows]
+        self._step: int | None = 0  # the native count of every row; None when they differ
+        self._seen: list[tuple[Any, Tensor, int]] = []
+        self._model = Model(rule, None, None)
+        for group in groups:
+            self._model.add_group(group)
+        for row in rows:
+            check_variable(row.variable)
+            self._model.add(
+                row.group,
+                self._address(row.variable),
+                [None if state is None else self._address(state) for state in row.states],
+                path=f'["{row.variable.path}"]',
+                ema=None if row.average is None else self._address(row.average),
+            )
+        self._params = [row.variable.value for row in rows]
+        self._model.finish()
+
+    def _address(self, variable: Any) -> Address:
+        value = variable.value
+        if not value.is_contiguous():
+            value.data = value.contiguous()
+        self._seen.append((variable, value, value.data_ptr()))
+        return value.data_ptr(), value.numel(), NAMES[value.dtype]
+
+    def moved(self) -> bool:
+        """Whether a variable has another tensor, or its tensor other memory, than when this was made."""
+        return any(variable._value is not value or value.data_ptr() != at for variable, value, at in self._seen)
+
+    def fit(self, numbers: Sequence[int], grads: Sequence[Any]) -> list[Tensor]:
+        """Gradients as contiguous tensors of their variables' dtype (or float32 for those of 16 bits), as Keras casts.
+
+        Parameters
+        ----------
+        numbers, grads
+            Which rows, and their gradients.
+
+        Raises
+        ------
+        TypeError, ValueError
+            A gradient of another shape than its variable, on another device, or sparse.
+        """
+        return [self._fitting(i, grad) for i, grad in zip(numbers, grads, strict=True)]
+
+    def step(
+        self,
+        numbers: Sequence[int],
+        grads: Sequence[Tensor],
+        before: int,
+        grad_scale: float = 1.0,
+        scalar: float | None = None,
+    ) -> float | None:
+        """Take one step on some of the rows.
+
+        Parameters
+        ----------
+        numbers, grads
+            Which rows, and their gradients as `fit` returns them.
+        before
+            Steps completed before this one, the same for every row.
+        grad_scale
+            Gradients are divided by it.
+        scalar
+            The rule's scalar state, one for all rows, if it has any.
+
+        Returns
+        -------
+        float or None
+            The scalar state afterwards.
+        """
+        flat: list[Address | None] = [None] * len(self._params)
+        for i, grad in zip(numbers, grads, strict=True):
+            flat[i] = grad.data_ptr(), grad.numel(), NAMES[grad.dtype]
+        if self._step != before:
+            for i in range(len(flat)):
+                self._model.set_step(i, before)
+        if scalar is not None:
+            for i in numbers:
+                self._model.set_scalars(i, [scalar])
+        self._step = None
+        self._model.step_list(flat, grad_scale)
+        if len(numbers) == len(flat):
+            self._step = before + 1
+        increment_version([self._params[i] for i in numbers])  # so that autograd notices, as after any write in place
+        return None if scalar is None else self._model.get_scalars(numbers[0])[0]
+
+    def _fitting(self, i: int, grad: Any) -> Tensor:
+        param = self._params[i]
+        if not isinstance(grad, Tensor):
+            grad = ops.convert_to_tensor(grad)
+        if grad.shape != param.shape:
+            raise ValueError(
+                f'grads["{self._paths[i]}"]: got shape {tuple(grad.shape)}, needs {tuple(param.shape)}, the shape of '
+                "its variable"
+            )
+        if not grad.is_cpu or grad.layout != torch.strided:
+            raise TypeError(
+                f'grads["{self._paths[i]}"]: got a {grad.layout} tensor on {grad.device}, needs a dense one on the CPU'
+            )
+        if grad.dtype is not param.dtype and not (grad.dtype is torch.float32 and NAMES[param.dtype] in NARROW):
+            grad = grad.to(param.dtype)
+        return grad if grad.is_contiguous() else grad.contiguous()
