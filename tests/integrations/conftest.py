@@ -23,7 +23,7 @@ def _child(rank: int, size: int, folder: str, body: Callable[..., Any], argument
     import torch.distributed as dist
 
     torch.set_num_threads(1)
-    store = dist.FileStore(os.path.join(folder, "store"), size)
+    store = dist.FileStore(os.path.join(folder, "store"), size)  # type: ignore[attr-defined]
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
     try:
         result = body(rank, *arguments)
@@ -44,7 +44,7 @@ def two_processes(tmp_path: Path) -> Callable[..., list[Any]]:
 
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         folder.mkdir()
-        mp.start_processes(_child, (2, str(folder), body, arguments), nprocs=2, start_method="spawn")
+        mp.spawn(_child, (2, str(folder), body, arguments), nprocs=2)  # type: ignore[attr-defined, no-untyped-call]
         return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
 
     return run
