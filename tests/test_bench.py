@@ -72,13 +72,8 @@ def test_every_element_of_a_filled_array_is_compared(start: int) -> None:
 
 def test_turns_alternate_and_quantiles_are_of_the_turns() -> None:
     order: list[str] = []
-    timings = alternate(
-        {name: runner(lambda name=name: order.append(name)) for name in "ab"},
-        repeats=3,
-        sample=0.0,
-        settle=0.0,
-        wait=0.0,
-    )
+    runs = {"a": runner(lambda: order.append("a")), "b": runner(lambda: order.append("b"))}
+    timings = alternate(runs, repeats=3, sample=0.0, settle=0.0, wait=0.0)
     assert [len(timings[name].seconds) for name in "ab"] == [3, 3]
     assert order.index("b") > order.index("a")
     assert Timing((4.0, 1.0, 2.0), 1).as_dict()["quartiles"] == [1.5e6, 3e6]
