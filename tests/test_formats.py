@@ -88,10 +88,10 @@ def test_stochastic_is_unbiased(name: str, value: float) -> None:
 
 
 def test_overflow_is_infinite() -> None:
-    assert formats.encode_float16(np.float32([65519.9, 65520, -1e5]))[:].tolist() == [0x7BFF, 0x7C00, 0xFC00]
+    assert formats.encode_float16(np.array([65519.9, 65520, -1e5], np.float32))[:].tolist() == [0x7BFF, 0x7C00, 0xFC00]
     noise = np.full(2, 0xFFFF, np.uint16)
-    assert formats.encode_float16(np.float32([65504, 65505]), noise).tolist() == [0x7BFF, 0x7C00]
-    largest = np.uint32([0x7F7FFFFF, 0x7F7F0000]).view(np.float32)
+    assert formats.encode_float16(np.array([65504, 65505], np.float32), noise).tolist() == [0x7BFF, 0x7C00]
+    largest = np.array([0x7F7FFFFF, 0x7F7F0000], np.uint32).view(np.float32)
     assert formats.encode_bfloat16(largest).tolist() == [0x7F80, 0x7F7F]
     assert formats.encode_bfloat16(largest, noise).tolist() == [0x7F80, 0x7F7F]
 
@@ -114,7 +114,7 @@ def test_split_restores_every_bit(values: Any) -> None:
 
 
 def test_split_rounds_ties_away() -> None:
-    tie = np.uint32([0x3F808000, 0xBF808000, 0x3F818000]).view(np.float32)
+    tie = np.array([0x3F808000, 0xBF808000, 0x3F818000], np.uint32).view(np.float32)
     parameter, remainder = formats.split(tie)
     assert parameter.tolist() == [0x3F81, 0xBF81, 0x3F82]
     assert remainder.tolist() == [-0x8000] * 3
@@ -218,7 +218,7 @@ def test_a_bad_number_stays_in_its_block(signed: bool, bad: float) -> None:
 
 
 def test_a_negative_second_moment_is_as_bad() -> None:
-    scales = formats.encode_8bit(np.float32([1, -1]), signed=False)[1]
+    scales = formats.encode_8bit(np.array([1, -1], np.float32), signed=False)[1]
     assert np.isnan(scales).all()
 
 
@@ -229,10 +229,12 @@ def test_states_need_no_flushing(signed: bool) -> None:
     for top in 2.0 ** np.arange(-130.0, -80.0):
         values = (rng.random(256) * 2.0 ** rng.uniform(-30, 0, 256) * top).astype(np.float32)
         if signed:
-            values *= rng.choice(np.float32([-1, 1]), 256)
+            values *= rng.choice(np.array([-1, 1], np.float32), 256)
         flushed = np.where(np.abs(values) < SUBNORMAL, np.float32(0), values)
-        for one, two in zip(formats.encode_8bit(values, signed), formats.encode_8bit(flushed, signed), strict=True):
-            assert one.tobytes() == two.tobytes()
+        codes, scales = formats.encode_8bit(values, signed)
+        flushed_codes, flushed_scales = formats.encode_8bit(flushed, signed)
+        assert codes.tobytes() == flushed_codes.tobytes()
+        assert scales.tobytes() == flushed_scales.tobytes()
 
 
 @signs

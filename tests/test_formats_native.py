@@ -30,8 +30,7 @@ FLAGS = [
 ISAS = {
     "baseline": [],
     "avx2": ["-mavx2", "-mfma", "-mf16c", "-mbmi2"],
-    "avx512": [f"-mavx512{x}" for x in ("f", "bw", "dq", "vl", "cd")]
-    + ["-mf16c", "-mprefer-vector-width=512"],
+    "avx512": [f"-mavx512{x}" for x in ("f", "bw", "dq", "vl", "cd")] + ["-mf16c", "-mprefer-vector-width=512"],
 }
 LENGTHS = [0, 1, 2, 15, 16, 17, 255, 256, 257, 511, 2047, 2048, 2049, 4100]
 
@@ -59,10 +58,7 @@ def call(library: Any, name: str, *arguments: Any) -> Any:
     function = getattr(library, name)
     function.restype = ctypes.c_size_t
     return function(
-        *(
-            ctypes.c_void_p(a.ctypes.data) if isinstance(a, np.ndarray) else ctypes.c_size_t(a)
-            for a in arguments
-        )
+        *(ctypes.c_void_p(a.ctypes.data) if isinstance(a, np.ndarray) else ctypes.c_size_t(a) for a in arguments)
     )
 
 
@@ -152,9 +148,7 @@ def test_8bit(native: Any, kind: str, signed: bool) -> None:
     edges = np.zeros((8, 256))
     edges[:, 0] = [3.4028234e38, 2.0**-109.9, 2.0**-110, 2.0**-110.1, 2.0**-126, 1.17e-38, 1e-45, 2.0**127]
     edges[:, 1:] = edges[:, :1] * 2.0 ** rng.uniform(-30, 0, (8, 255))
-    values = (
-        np.concatenate([spread.astype(np.float32), wild, edges.astype(np.float32)]).astype(dtype).reshape(-1)
-    )
+    values = np.concatenate([spread.astype(np.float32), wild, edges.astype(np.float32)]).astype(dtype).reshape(-1)
     for size in [*LENGTHS, values.size]:
         part = values[values.size - size :].copy()
         codes, scales = np.full(size, 99, np.uint8), np.empty(-(-size // 256), np.float32)

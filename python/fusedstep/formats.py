@@ -40,9 +40,7 @@ def bfloat16() -> np.dtype[Any]:
     try:
         from ml_dtypes import bfloat16 as scalar
     except ImportError:
-        raise ImportError(
-            "bfloat16 arrays need the package ml_dtypes: pip install fusedstep[bfloat16]"
-        ) from None
+        raise ImportError("bfloat16 arrays need the package ml_dtypes: pip install fusedstep[bfloat16]") from None
     dtype: np.dtype[Any] = np.dtype(scalar)
     return dtype
 
