@@ -81,7 +81,7 @@ ROWS: dict[str, Row] = {
     "schedule_free_adamw": row({"betas": (0.5, 0.9), "warmup_steps": 3, "r": 0.5, **WD}),
 }
 
-CLASSES: dict[str, type[fs.Optimizer]] = {
+CLASSES: dict[str, Any] = {
     kind.rule: kind
     for kind in map(fs.optimizers.__dict__.get, fs.optimizers.__all__)
     if isinstance(kind, type) and issubclass(kind, fs.Optimizer) and kind is not fs.Optimizer
@@ -105,14 +105,20 @@ def label(value: Any) -> str:
 
 def specials(dtype: np.dtype[Any]) -> Array:
     """Zeros of both signs, infinities, NaN, subnormals and numbers at the ends of the range."""
-    info = ml_dtypes.finfo(dtype)
+    info: Any = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
     small, tiny, large = float(info.smallest_subnormal), float(info.smallest_normal), float(info.max)
     values = [0.0, -0.0, math.inf, -math.inf, math.nan, small, -small, tiny, -tiny, tiny - small, large, -large, 1.0]
     return np.array(values).astype(dtype)
 
 
 def numbers(
-    shape: Any, dtype: Any = np.float32, seed: int = 0, *, special: float = 0.0, positive: bool = False, scale: float = 1.0
+    shape: Any,
+    dtype: Any = np.float32,
+    seed: int = 0,
+    *,
+    special: float = 0.0,
+    positive: bool = False,
+    scale: float = 1.0,
 ) -> Array:
     """Random numbers of many magnitudes; a share `special` of them is replaced by `specials`."""
     rng = np.random.default_rng([seed, 7])
@@ -224,7 +230,7 @@ class Twin:
         """One step of every parameter that has a gradient."""
         settings = self.optimizer._settings
         present = [i for i, grad in enumerate(grads) if grad is not None]
-        if settings["skip_nonfinite"] and not all(np.isfinite(grads[i]).all() for i in present):
+        if settings["skip_nonfinite"] and not all(np.isfinite(grad).all() for grad in grads if grad is not None):
             return False
         groups = {self.slots[i]["group"] for i in present}
         together = settings["max_grad_norm"] is not None

@@ -79,9 +79,7 @@ def test_arrays_are_averaged_by_element(data: Any, beta: float, correct: bool) -
         assert value.ravel().tolist() == [p.update(float(e)) for p, e in zip(parts, x.ravel(), strict=True)]
 
 
-@pytest.mark.parametrize(
-    ("dtype", "expected"), [("f4", "f4"), ("f8", "f8"), ("f2", "f8"), ("i8", "f8"), ("u1", "f8")]
-)
+@pytest.mark.parametrize(("dtype", "expected"), [("f4", "f4"), ("f8", "f8"), ("f2", "f8"), ("i8", "f8"), ("u1", "f8")])
 def test_types_of_arrays(dtype: str, expected: str) -> None:
     average = ExponentialAverage(0.9)
     for _ in range(3):

@@ -74,9 +74,7 @@ def test_the_seed_decides() -> None:
     costs = [[net.gradients(x, y) for _ in range(3)] for net in (first, second, other)]
     assert costs[0] == costs[1] != costs[2]
     assert len(set(costs[0])) == 3  # dropout draws anew every time
-    assert {array.dtype for array in (*first.params.values(), *first.grads.values())} == {
-        np.dtype(np.float32)
-    }
+    assert {array.dtype for array in (*first.params.values(), *first.grads.values())} == {np.dtype(np.float32)}
 
 
 def test_gradients_stay_where_they_are_bound() -> None:

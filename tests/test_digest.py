@@ -88,7 +88,10 @@ def test_compilers(
 
 def test_aarch64(digests: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> None:
     """The NEON baseline, in an emulator."""
-    for tool, package in (("aarch64-linux-gnu-g++", "g++-aarch64-linux-gnu"), ("qemu-aarch64-static", "qemu-user-static")):
+    for tool, package in (
+        ("aarch64-linux-gnu-g++", "g++-aarch64-linux-gnu"),
+        ("qemu-aarch64-static", "qemu-user-static"),
+    ):
         if shutil.which(tool) is None:
             pytest.skip(f"{tool} is not installed: apt-get install {package}")
     program = build(

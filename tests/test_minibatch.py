@@ -53,9 +53,7 @@ def test_every_example_once_and_in_step(
         (ids[:, None] * np.ones((1, 2))).astype(np.float32),
     )
     arrays = rows if axis == 0 else tuple(np.ascontiguousarray(a.T) for a in rows)
-    batches = minibatches(
-        *arrays, batch_size=batch_size, rng=seed, axis=axis, shuffle=shuffle, drop_last=drop_last
-    )
+    batches = minibatches(*arrays, batch_size=batch_size, rng=seed, axis=axis, shuffle=shuffle, drop_last=drop_last)
     taken = [tuple(a if axis == 0 else a.T for a in batch) for batch in batches]
     assert len(taken) == len(batches)
     sizes = [len(b) for _, b, _ in taken]
@@ -82,9 +80,7 @@ def test_the_same_seed_gives_the_same_epochs() -> None:
     assert first == second
     assert first[0] != first[1] != first[2]
     assert first != orders(minibatches(data, batch_size=7, rng=4), 3)
-    assert (
-        first[0] == orders(minibatches(data, batch_size=50, rng=3), 1)[0]
-    )  # the size has no say in the order
+    assert first[0] == orders(minibatches(data, batch_size=50, rng=3), 1)[0]  # the size has no say in the order
 
 
 def test_a_generator_is_used_and_advanced() -> None:

@@ -311,7 +311,7 @@ def test_pickled_printed_compared(schedule: Schedule) -> None:
 
 
 def test_numbers_of_numpy_become_plain() -> None:
-    schedule = cosine(np.float32(0.5), np.int32(10))  # type: ignore[arg-type]
+    schedule = cosine(np.float32(0.5), np.int32(10))
     assert repr(schedule) == "cosine(lr=0.5, steps=10, end=0.0)"
 
 
@@ -322,9 +322,7 @@ def test_the_same_values_in_another_process() -> None:
 
 
 @pytest.mark.parametrize("schedule", ALL, ids=repr)
-@pytest.mark.parametrize(
-    ("t", "error"), [(-1, ValueError), (1.0, TypeError), ("1", TypeError), (None, TypeError)]
-)
+@pytest.mark.parametrize(("t", "error"), [(-1, ValueError), (1.0, TypeError), ("1", TypeError), (None, TypeError)])
 def test_bad_step(schedule: Schedule, t: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="t must be"):
         schedule(t)

@@ -24,14 +24,14 @@ CPUS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.
 VARIABLES = ("FUSEDSTEP_NUM_THREADS", "OMP_NUM_THREADS", "FUSEDSTEP_ISA")
 
 
-def python(code: str, *prefix: str, timeout: float = 60, **variables: str) -> subprocess.CompletedProcess[str]:
+def python(code: str, *prefix: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run code in an interpreter of its own, with these environment variables and no other of ours."""
     kept = {k: v for k, v in os.environ.items() if k not in VARIABLES}
     path = str(pathlib.Path(fs.__file__).parent.parent)
     kept["PYTHONPATH"] = path + os.pathsep + kept.get("PYTHONPATH", "")
     head = "import numpy as np, fusedstep as fs\nfrom fusedstep import _core\n"
     command = [*prefix, sys.executable, "-W", "error", "-c", head + code]
-    return subprocess.run(command, env=kept | variables, capture_output=True, text=True, timeout=timeout)
+    return subprocess.run(command, env=kept | variables, capture_output=True, text=True, timeout=60)
 
 
 def prints(code: str, *prefix: str, **variables: str) -> str:
@@ -101,7 +101,11 @@ def compiled(source: str, folder: pathlib.Path) -> pathlib.Path:
         ("0::/\n", {"cpu.max": "max 100000"}, None),
         ("0::/a/b\n", {"a/cpu.max": "100000 100000", "a/b/cpu.max": "400000 100000"}, 1.0),
         ("0::/a/b\n", {"cpu.max": "20000 100000"}, 0.2),
-        ("2:cpuacct,cpu:/pod\n1:memory:/\n", {"cpu/pod/cpu.cfs_quota_us": "100000", "cpu/pod/cpu.cfs_period_us": "100000"}, 1.0),
+        (
+            "2:cpuacct,cpu:/pod\n1:memory:/\n",
+            {"cpu/pod/cpu.cfs_quota_us": "100000", "cpu/pod/cpu.cfs_period_us": "100000"},
+            1.0,
+        ),
         ("2:cpu:/pod\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
         ("2:cpuset:/pod\n", {"cpu/pod/cpu.cfs_quota_us": "1", "cpu/pod/cpu.cfs_period_us": "100000"}, None),
         ("nonsense", {"cpu.max": "x y"}, None),
@@ -123,7 +127,7 @@ def test_cgroup_quota(groups: str, files: dict[str, str], cpus: float | None, tm
 def test_set_and_get() -> None:
     with running(threads=3):
         assert fs.get_num_threads() == 3
-        fs.set_num_threads(np.int64(2))  # type: ignore[arg-type]
+        fs.set_num_threads(np.int64(2))
         assert fs.get_num_threads() == 2
 
 
@@ -290,7 +294,9 @@ def test_wrong_instruction_set() -> None:
     for code in ("fs.isa()", "fs.SGD(np.ones(1))", "fs.set_isa('baseline')", "_core.rules()"):
         done = python(code, FUSEDSTEP_ISA="pentium")
         assert done.returncode == 1
-        message = "ValueError: FUSEDSTEP_ISA: unknown instruction set 'pentium'; available: " + ", ".join(fs.available_isas())
+        message = "ValueError: FUSEDSTEP_ISA: unknown instruction set 'pentium'; available: " + ", ".join(
+            fs.available_isas()
+        )
         assert done.stderr.strip().splitlines()[-1] == message
 
 

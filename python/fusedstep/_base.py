@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +19,10 @@ from .reference import RULES
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Optimizer", "Options"]
+__all__ = ["Number", "Optimizer", "Options"]
 
 Array = NDArray[Any]
+Number: TypeAlias = float | Callable[[int], float]  # a hyper-parameter: its value, or a schedule of the steps completed
 Structure = Any  # an array, or any nesting of dict, list and tuple of arrays
 
 MASTERS = (None, "float32", "split")
@@ -206,9 +207,7 @@ class Optimizer:
         def check(group: int, name: str, value: Any) -> Any:
             optimizer = this()
             assert optimizer is not None
-            return check_hyper(
-                name, optimizer._now(value), f'param_groups[{group}]["{name}"]', rule=optimizer.rule
-            )
+            return check_hyper(name, optimizer._now(value), f'param_groups[{group}]["{name}"]', rule=optimizer.rule)
 
         def cross_check(group: int) -> None:
             optimizer = this()
@@ -301,10 +300,7 @@ class Optimizer:
         model = self._model
         if type(grad_scale) is not float:
             grad_scale = check_hyper("grad_scale", grad_scale)
-        if grads is None:
-            taken = model.step_bound(grad_scale)
-        else:
-            taken = model.step_tree(self._tree, grads, grad_scale)
+        taken = model.step_bound(grad_scale) if grads is None else model.step_tree(self._tree, grads, grad_scale)
         if not taken:
             self.skipped_steps += 1
         return taken
@@ -535,6 +531,3 @@ def _rebuilt(structure: Structure, leaves: Any) -> Structure:
         entries = [_rebuilt(value, leaves) for value in structure]
         return type(structure)(*entries) if hasattr(structure, "_fields") else type(structure)(entries)
     return next(leaves)
-
-
-Schedule = Callable[[int], Any]

@@ -1,6 +1,7 @@
 from collections.abc import Sequence
-from typing import Any, TypedDict
+from typing import Any, TypedDict, type_check_only
 
+@type_check_only
 class BuildInfo(TypedDict):
     version: str
     compiler: str

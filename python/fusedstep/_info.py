@@ -18,9 +18,8 @@ def info() -> dict[str, str]:
 
     Examples
     --------
-    >>> list(info())
-    ['fusedstep', 'compiler', 'processor', 'built for', 'supported here', 'active', 'threads', 'threading',
-    'NumPy', 'Python']
+    >>> list(info())[:2]
+    ['fusedstep', 'compiler']
     """
     build = _core.build_info()
     threads, source = _core.get_num_threads(), ""

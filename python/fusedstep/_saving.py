@@ -237,9 +237,7 @@ class _Loaded:
                 self._take(slot.states[state.name], self._as(slot.states[state.name], stored, state.kind))
             elif state in used:
                 values = stored_values(stored, state.kind, slot.compute)
-                self.added[state.name] = store_values(
-                    values, state.kind, options["state_format"], slot.compute, small
-                )
+                self.added[state.name] = store_values(values, state.kind, options["state_format"], slot.compute, small)
         self._rest(saved)
 
     def _step(self, saved: Mapping[str, Any]) -> int:

@@ -105,9 +105,7 @@ class ExponentialAverage:
         if new.dtype.kind not in "fiu":
             raise TypeError(f"x must be a real number or array, got dtype {new.dtype}")
         if self.count and new.shape != np.shape(self._average):
-            raise ValueError(
-                f"x must have the shape {np.shape(self._average)} of the average, got {new.shape}"
-            )
+            raise ValueError(f"x must have the shape {np.shape(self._average)} of the average, got {new.shape}")
         if new.ndim == 0:
             self._average = self.beta * self._average + (1.0 - self.beta) * float(new)
         else:
@@ -116,7 +114,7 @@ class ExponentialAverage:
             self._average = beta * self._average + rest * new.astype(kept)
         self._weight = self.beta * self._weight + (1.0 - self.beta)
         self.count += 1
-        return self.value  # type: ignore[no-any-return]
+        return self.value
 
     def __repr__(self) -> str:
         correction = "" if self.bias_correction else ", bias_correction=False"

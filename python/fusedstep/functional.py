@@ -145,9 +145,7 @@ def _native(about: Rule, definition: Callable[..., bool]) -> Callable[..., bool]
 
         model.take_rows(rows)
         model.finish()
-        model.configure(
-            around["max_grad_norm"] or 0.0, around["skip_nonfinite"], around["zero_grads"], around["seed"]
-        )
+        model.configure(around["max_grad_norm"] or 0.0, around["skip_nonfinite"], around["zero_grads"], around["seed"])
         gradients = column("grad", True)
         for i, gradient in enumerate(gradients):
             if gradient is None:
@@ -168,7 +166,9 @@ def _check_master(param: Any, master: Any, at: str) -> None:
         raise TypeError(f"master{at} is for float16 and bfloat16 parameters, param{at} is {brief}")
     name = getattr(getattr(master, "dtype", None), "name", type(master).__name__)
     if name != "float32" and not (name == "int16" and brief == "bfloat16"):
-        raise TypeError(f"master{at} must be float32" + ", or int16 remainders" * (brief == "bfloat16") + f", got {name}")
+        raise TypeError(
+            f"master{at} must be float32" + ", or int16 remainders" * (brief == "bfloat16") + f", got {name}"
+        )
 
 
 def _number(value: Any, name: str) -> float:

@@ -1,1 +1,1 @@
-from .reference import *
+from .reference import *  # noqa: F403

@@ -77,9 +77,7 @@ class minibatches:
     ) -> None:
         for i, array in enumerate(arrays):
             if not isinstance(array, np.ndarray):
-                raise TypeError(
-                    f"arrays[{i}] must be a NumPy array, got {type(array).__name__}; use numpy.asarray"
-                )
+                raise TypeError(f"arrays[{i}] must be a NumPy array, got {type(array).__name__}; use numpy.asarray")
         if not arrays:
             raise ValueError("minibatches needs at least one array, got none")
         for name, flag in (("shuffle", shuffle), ("drop_last", drop_last)):
@@ -115,9 +113,7 @@ class minibatches:
             start = i * self.batch_size
             stop = min(start + self.batch_size, self.examples)
             chosen = np.arange(start, stop) if order is None else order[start:stop]
-            yield tuple(
-                np.take(array, chosen, axis) for array, axis in zip(self.arrays, self.axes, strict=True)
-            )
+            yield tuple(np.take(array, chosen, axis) for array, axis in zip(self.arrays, self.axes, strict=True))
 
     def __repr__(self) -> str:
         return f"<minibatches: {len(self)} of {self.batch_size} out of {self.examples} examples>"

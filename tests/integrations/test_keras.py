@@ -480,7 +480,7 @@ RECIPES: list[tuple[str, dict[str, Any], Any]] = [
     (
         "Adam",
         {"beta_1": B1, "beta_2": B2, "epsilon": E1},
-        lambda p, lr: fs.Adam(p, lr, betas=(B1, B2), eps=lambda t: E1 / (1 - B2 ** (t + 1)) ** 0.5),  # type: ignore[arg-type]
+        lambda p, lr: fs.Adam(p, lr, betas=(B1, B2), eps=lambda t: E1 / (1 - B2 ** (t + 1)) ** 0.5),
     ),
     (
         "Adagrad",

@@ -72,8 +72,8 @@ def distinct(choices: Iterable[Choice]) -> list[Choice]:
 
     Examples
     --------
-    >>> [choice.label for choice in distinct([parse("sgd"), parse("adam:lr=0.1"), parse("adam"),
-    parse("sgd")])] ['SGD', 'Adam lr=0.1', 'Adam lr=0.001']
+    >>> [choice.label for choice in distinct(map(parse, ["sgd", "adam:lr=0.1", "adam", "sgd"]))]
+    ['SGD', 'Adam lr=0.1', 'Adam lr=0.001']
     """
     once = list({(choice.name, choice.lr): choice for choice in choices}.values())
     names = [choice.name for choice in once]

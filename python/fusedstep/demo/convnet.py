@@ -106,7 +106,7 @@ class ConvNet:
 
     def _keep(self, shape: tuple[int, ...], share: float) -> Array:
         kept = self._dropping.random(shape, np.float32) >= share
-        return kept.astype(self.dtype) / self.dtype.type(1.0 - share)
+        return kept.astype(self.dtype) / np.asarray(1.0 - share, self.dtype)
 
     def _forward(self, x: Array, training: bool) -> _Forward:
         p, m, (rows, columns, filters) = self.params, x.shape[1], self._pooled
@@ -124,9 +124,7 @@ class ConvNet:
         hidden = np.maximum(pooled @ p["W2"].T + p["b2"], 0)
         keep_hidden = self._keep(hidden.shape, self.dropout[1]) if training else 1.0
         hidden *= keep_hidden
-        return _Forward(
-            patches, chosen, pooled, hidden, hidden @ p["W3"].T + p["b3"], keep_pooled, keep_hidden
-        )
+        return _Forward(patches, chosen, pooled, hidden, hidden @ p["W3"].T + p["b3"], keep_pooled, keep_hidden)
 
     def gradients(self, x: Array, y: NDArray[np.integer[Any]]) -> float:
         """Forward with dropout and backward over one mini-batch: overwrites `grads`.

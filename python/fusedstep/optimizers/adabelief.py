@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .._base import Optimizer, Options, Structure
+from .._base import Number, Optimizer, Options, Structure
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -46,11 +46,11 @@ class AdaBelief(Optimizer):
     def __init__(
         self,
         params: Structure,
-        lr: float = 1e-3,
+        lr: Number = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-16,
-        eps_root: float = 1e-16,
-        weight_decay: float = 0.0,
+        eps: Number = 1e-16,
+        eps_root: Number = 1e-16,
+        weight_decay: Number = 0.0,
         **options: Unpack[Options],
     ) -> None:
         defaults = {"lr": lr, "betas": betas, "eps": eps, "eps_root": eps_root, "weight_decay": weight_decay}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._base import Optimizer, Options, Structure
+from .._base import Number, Optimizer, Options, Structure
 from .._hyper import check_hyper
 from .._slots import Slot
 
@@ -50,13 +50,13 @@ class Adagrad(Optimizer):
     def __init__(
         self,
         params: Structure,
-        lr: float = 1e-2,
-        lr_decay: float = 0.0,
-        weight_decay: float = 0.0,
-        initial_accumulator_value: float = 0.0,
-        eps: float = 1e-10,
+        lr: Number = 1e-2,
+        lr_decay: Number = 0.0,
+        weight_decay: Number = 0.0,
+        initial_accumulator_value: Number = 0.0,
+        eps: Number = 1e-10,
         *,
-        eps_root: float = 0.0,
+        eps_root: Number = 0.0,
         **options: Unpack[Options],
     ) -> None:
         defaults = {
@@ -107,10 +107,10 @@ class Adadelta(Optimizer):
     def __init__(
         self,
         params: Structure,
-        lr: float = 1.0,
-        rho: float = 0.9,
-        eps: float = 1e-6,
-        weight_decay: float = 0.0,
+        lr: Number = 1.0,
+        rho: Number = 0.9,
+        eps: Number = 1e-6,
+        weight_decay: Number = 0.0,
         **options: Unpack[Options],
     ) -> None:
         defaults = {"lr": lr, "rho": rho, "eps": eps, "weight_decay": weight_decay}

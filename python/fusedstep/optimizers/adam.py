@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .._base import Optimizer, Options, Structure
+from .._base import Number, Optimizer, Options, Structure
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -48,13 +48,13 @@ class Adam(Optimizer):
     def __init__(
         self,
         params: Structure,
-        lr: float = 1e-3,
+        lr: Number = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
+        eps: Number = 1e-8,
+        weight_decay: Number = 0.0,
         amsgrad: bool = False,
         *,
-        eps_root: float = 0.0,
+        eps_root: Number = 0.0,
         **options: Unpack[Options],
     ) -> None:
         defaults = {
@@ -100,13 +100,13 @@ class AdamW(Optimizer):
     def __init__(
         self,
         params: Structure,
-        lr: float = 1e-3,
+        lr: Number = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 1e-2,
+        eps: Number = 1e-8,
+        weight_decay: Number = 1e-2,
         amsgrad: bool = False,
         *,
-        eps_root: float = 0.0,
+        eps_root: Number = 0.0,
         **options: Unpack[Options],
     ) -> None:
         defaults = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .._base import Optimizer, Options, Structure
+from .._base import Number, Optimizer, Options, Structure
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -45,11 +45,11 @@ class ASGD(Optimizer):
     def __init__(
         self,
         params: Structure,
-        lr: float = 1e-2,
-        lambd: float = 1e-4,
-        alpha: float = 0.75,
-        t0: float = 1e6,
-        weight_decay: float = 0.0,
+        lr: Number = 1e-2,
+        lambd: Number = 1e-4,
+        alpha: Number = 0.75,
+        t0: Number = 1e6,
+        weight_decay: Number = 0.0,
         **options: Unpack[Options],
     ) -> None:
         defaults = {"lr": lr, "lambd": lambd, "alpha": alpha, "t0": t0, "weight_decay": weight_decay}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .._base import Optimizer, Options, Structure
+from .._base import Number, Optimizer, Options, Structure
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -51,11 +51,11 @@ class NAdam(Optimizer):
     def __init__(
         self,
         params: Structure,
-        lr: float = 2e-3,
+        lr: Number = 2e-3,
         betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        momentum_decay: float = 4e-3,
+        eps: Number = 1e-8,
+        weight_decay: Number = 0.0,
+        momentum_decay: Number = 4e-3,
         decoupled_weight_decay: bool = False,
         **options: Unpack[Options],
     ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .._base import Optimizer, Options, Structure
+from .._base import Number, Optimizer, Options, Structure
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -52,14 +52,14 @@ class RMSprop(Optimizer):
     def __init__(
         self,
         params: Structure,
-        lr: float = 1e-2,
-        alpha: float = 0.99,
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        momentum: float = 0.0,
+        lr: Number = 1e-2,
+        alpha: Number = 0.99,
+        eps: Number = 1e-8,
+        weight_decay: Number = 0.0,
+        momentum: Number = 0.0,
         centered: bool = False,
         *,
-        eps_root: float = 0.0,
+        eps_root: Number = 0.0,
         lr_in_momentum: bool = False,
         **options: Unpack[Options],
     ) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._base import Optimizer, Options, Structure
+from .._base import Number, Optimizer, Options, Structure
 from .._hyper import check_hyper
 from .._slots import Slot
 
@@ -48,7 +48,7 @@ class Rprop(Optimizer):
     def __init__(
         self,
         params: Structure,
-        lr: float = 1e-2,
+        lr: Number = 1e-2,
         etas: tuple[float, float] = (0.5, 1.2),
         step_sizes: tuple[float, float] = (1e-6, 50.0),
         **options: Unpack[Options],

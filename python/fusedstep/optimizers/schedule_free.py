@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from .._base import Optimizer, Options, Structure
+from .._base import Number, Optimizer, Options, Structure
 from .._slots import Slot
 from ..reference import schedule_free_average
 
@@ -111,12 +111,12 @@ class ScheduleFreeSGD(ScheduleFree):
     def __init__(
         self,
         params: Structure,
-        lr: float = 1.0,
-        momentum: float = 0.9,
-        weight_decay: float = 0.0,
+        lr: Number = 1.0,
+        momentum: Number = 0.9,
+        weight_decay: Number = 0.0,
         warmup_steps: int = 0,
-        r: float = 0.0,
-        weight_lr_power: float = 2.0,
+        r: Number = 0.0,
+        weight_lr_power: Number = 2.0,
         **options: Unpack[Options],
     ) -> None:
         defaults = {
@@ -170,13 +170,13 @@ class ScheduleFreeAdamW(ScheduleFree):
     def __init__(
         self,
         params: Structure,
-        lr: float = 2.5e-3,
+        lr: Number = 2.5e-3,
         betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
+        eps: Number = 1e-8,
+        weight_decay: Number = 0.0,
         warmup_steps: int = 0,
-        r: float = 0.0,
-        weight_lr_power: float = 2.0,
+        r: Number = 0.0,
+        weight_lr_power: Number = 2.0,
         **options: Unpack[Options],
     ) -> None:
         defaults = {

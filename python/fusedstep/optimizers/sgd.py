@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .._base import Optimizer, Options, Structure
+from .._base import Number, Optimizer, Options, Structure
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -60,10 +60,10 @@ class SGD(Optimizer):
     def __init__(
         self,
         params: Structure,
-        lr: float = 1e-3,
-        momentum: float = 0.0,
-        dampening: float = 0.0,
-        weight_decay: float = 0.0,
+        lr: Number = 1e-3,
+        momentum: Number = 0.0,
+        dampening: Number = 0.0,
+        weight_decay: Number = 0.0,
         nesterov: bool = False,
         *,
         lr_in_momentum: bool = False,
@@ -111,10 +111,10 @@ class Momentum(Optimizer):
     def __init__(
         self,
         params: Structure,
-        lr: float = 1e-3,
-        beta: float = 0.9,
+        lr: Number = 1e-3,
+        beta: Number = 0.9,
         bias_correction: bool = False,
-        weight_decay: float = 0.0,
+        weight_decay: Number = 0.0,
         **options: Unpack[Options],
     ) -> None:
         defaults = {"lr": lr, "beta": beta, "bias_correction": bias_correction, "weight_decay": weight_decay}

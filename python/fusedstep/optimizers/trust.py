@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .._base import Optimizer, Options, Structure
+from .._base import Number, Optimizer, Options, Structure
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -45,12 +45,12 @@ class LAMB(Optimizer):
     def __init__(
         self,
         params: Structure,
-        lr: float = 1e-3,
+        lr: Number = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-6,
-        weight_decay: float = 0.0,
+        eps: Number = 1e-6,
+        weight_decay: Number = 0.0,
         *,
-        eps_root: float = 0.0,
+        eps_root: Number = 0.0,
         **options: Unpack[Options],
     ) -> None:
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "eps_root": eps_root}
@@ -95,11 +95,11 @@ class LARS(Optimizer):
     def __init__(
         self,
         params: Structure,
-        lr: float = 1e-3,
-        momentum: float = 0.9,
-        weight_decay: float = 0.0,
-        trust_coefficient: float = 1e-3,
-        eps: float = 0.0,
+        lr: Number = 1e-3,
+        momentum: Number = 0.9,
+        weight_decay: Number = 0.0,
+        trust_coefficient: Number = 1e-3,
+        eps: Number = 0.0,
         nesterov: bool = False,
         **options: Unpack[Options],
     ) -> None:

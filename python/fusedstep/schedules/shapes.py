@@ -192,9 +192,7 @@ class join(Schedule):
             raise TypeError(f"schedules must be a sequence of callables, got {type(self.schedules).__name__}")
         for i, schedule in enumerate(self.schedules):
             if not callable(schedule):
-                raise TypeError(
-                    f"schedules[{i}] must be a callable of the step, got {type(schedule).__name__}"
-                )
+                raise TypeError(f"schedules[{i}] must be a callable of the step, got {type(schedule).__name__}")
         self._set(schedules=tuple(self.schedules), boundaries=rising("boundaries", self.boundaries))
         if len(self.schedules) != len(self.boundaries) + 1:
             raise ValueError(
@@ -221,9 +219,7 @@ class join(Schedule):
         states = state.get("schedules")
         kinds = [isinstance(s, Stateful) for s in self.schedules]
         if not isinstance(states, list) or [s is not None for s in states] != kinds:
-            raise ValueError(
-                f'state["schedules"] does not match the {len(kinds)} joined schedules: got {states!r}'
-            )
+            raise ValueError(f'state["schedules"] does not match the {len(kinds)} joined schedules: got {states!r}')
         for schedule, one in zip(self.schedules, states, strict=True):
             if isinstance(schedule, Stateful):
                 schedule.load_state_dict(one)

@@ -1,0 +1,243 @@
+"""What is built: the objects' symbols, the wheel's contents, the stub, the style, what an import costs."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pathlib
+import pkgutil
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from doctest import DocTestFinder, DocTestRunner
+from typing import Any
+
+import pytest
+
+import fusedstep as fs
+
+ROOT = pathlib.Path(__file__).parent.parent
+PACKAGE = pathlib.Path(fs.__file__).parent
+SOURCES = sorted(path for path in (ROOT / "cpp").rglob("*") if path.suffix in (".cpp", ".hpp"))
+
+
+def module(name: str) -> str:
+    """A tool that is a Python module, or skip."""
+    if importlib.util.find_spec(name) is None:
+        pytest.skip(f"{name} is not installed: pip install {name}")
+    return name
+
+
+def passes(*command: str, **variables: str) -> str:
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | variables, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+# ------------------------------------------------------------------------------------------------------ the kernels
+
+
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pathlib.Path]:
+    """The kernels' object of each instruction set, from a build with optimisation as it is released."""
+    for tool in ("cmake", "ninja", "nm"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed")
+    folder = tmp_path_factory.mktemp("objects")
+    passes(
+        "cmake", "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", "-DFUSEDSTEP_PYTHON=OFF", "-DFUSEDSTEP_WERROR=ON"
+    )
+    passes("cmake", "--build", str(folder), "--target", "fusedstep_core", "-j", "2")
+    found = {}
+    for target in folder.glob("CMakeFiles/fusedstep_*.dir"):
+        isa = target.name.removeprefix("fusedstep_").removesuffix(".dir")
+        for path in target.rglob("kernels.cpp.o"):
+            found[isa] = path
+    if not found:  # built together with the core
+        pytest.fail("no kernels were built: the core's target no longer brings them")
+    return found
+
+
+def test_kernels_share_no_symbol(objects: dict[str, pathlib.Path]) -> None:
+    """Each exports its table alone: a weak symbol could be taken from the object of another instruction set."""
+    from fusedstep import _core
+
+    assert sorted(objects) == sorted(name for name, _, _ in _core.build_info()["isas"])
+    allowed = re.compile(r"mem(set|cpy|move)|__stack_chk_fail|_GLOBAL_OFFSET_TABLE_|sqrtf?|__.*_chk")
+    for isa, path in objects.items():
+        exported = []
+        for line in passes("nm", "--demangle", str(path)).splitlines():
+            kind, name = line[17:18], line[19:]
+            assert kind not in "WwVvu", f"{isa}: {name} is a weak or unique symbol"
+            if kind == "U":
+                assert allowed.fullmatch(name), f"{isa}: {name} comes from elsewhere"
+            elif kind.isupper():
+                exported.append(name)
+        assert exported == [f"fusedstep::table_{isa}()"]
+
+
+def test_kernels_use_their_instruction_set(objects: dict[str, pathlib.Path]) -> None:
+    """No wide register below its level, none missing at it, and no fused multiply-add anywhere."""
+    if shutil.which("objdump") is None or "avx512" not in objects:
+        pytest.skip("needs objdump and an x86-64 build")
+    text = {isa: passes("objdump", "-d", "--no-show-raw-insn", str(path)) for isa, path in objects.items()}
+    assert "%ymm" not in text["baseline"] and "%zmm" not in text["baseline"]
+    assert "%ymm" in text["avx2"] and "%zmm" not in text["avx2"]
+    assert len(re.findall(r"vsqrtps.*%zmm", text["avx512"])) >= 3
+    assert len(re.findall(r"vsqrtps.*%ymm", text["avx2"])) >= 3
+    assert len(re.findall(r"\tsqrtps", text["baseline"])) >= 3
+    for isa in text:
+        assert not re.search(r"\tvf[n]?m(add|sub)", text[isa]), f"{isa} rounds a product and a sum at once"
+
+
+# -------------------------------------------------------------------------------------------------------- the wheel
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]:
+    """Built as pip builds it, but without another environment; only the packing, not the speed, is of interest."""
+    for name in ("scikit_build_core", "pybind11"):
+        module(name)
+    folder = tmp_path_factory.mktemp("wheel")
+    options = ["-C", "cmake.define.FUSEDSTEP_OPTIMISE=-O0", "-C", "cmake.build-type=Debug"]
+    options += ["-C", f"build-dir={folder / 'build'}"]
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check"]
+    command += ["--no-build-isolation", "--no-deps", "--wheel-dir", str(folder)]
+    passes(*command, *options, str(ROOT))
+    (path,) = folder.glob("*.whl")
+    with zipfile.ZipFile(path) as archive:
+        yield archive
+
+
+def test_wheel_contains_only_the_package(wheel: zipfile.ZipFile) -> None:
+    names = wheel.namelist()
+    version = fs.__version__
+    strange = [n for n in names if not re.match(rf"fusedstep/|fusedstep-{version}\.dist-info/", n)]
+    assert not strange
+    kinds = {pathlib.PurePath(n).suffix for n in names if n.startswith("fusedstep/")}
+    assert kinds <= {".py", ".pyi", ".so", ".pyd", ".typed", ""}, kinds
+    assert "fusedstep/py.typed" in names and "fusedstep/_core.pyi" in names
+    assert len([n for n in names if re.match(r"fusedstep/_core\..*(so|pyd)$", n)]) == 1
+    mine = {str(p.relative_to(PACKAGE.parent)) for p in PACKAGE.rglob("*.py")}
+    assert mine == {n for n in names if n.endswith(".py")}
+    metadata = wheel.read(f"fusedstep-{version}.dist-info/METADATA").decode()
+    needed = [line for line in metadata.splitlines() if line.startswith("Requires-Dist") and "extra ==" not in line]
+    assert needed == ["Requires-Dist: numpy>=1.23"]
+    assert any("licenses/LICENSE" in n for n in names)
+    assert sum(info.file_size for info in wheel.infolist()) < 30e6
+
+
+# ------------------------------------------------------------------------------------------------- types and style
+
+
+def test_stub_is_the_modules(tmp_path: pathlib.Path) -> None:
+    module("mypy")
+    path = os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])
+    allowed = tmp_path / "allowed"
+    # pybind11's classes have a metaclass of its own; the stub of the functions takes all names of the reference.
+    allowed.write_text("fusedstep\\._core\\.(Model|Tree|TensorModel)\nfusedstep\\.functional\\.__all__\n")
+    modules = "fusedstep._core", "fusedstep.functional"
+    command = sys.executable, "-m", "mypy.stubtest", "--allowlist", str(allowed), *modules
+    passes(*command, PYTHONPATH=path, MYPYPATH=path)
+
+
+def test_types() -> None:
+    module("mypy")
+    passes(sys.executable, "-m", "mypy")
+
+
+def test_style() -> None:
+    module("ruff")
+    passes(sys.executable, "-m", "ruff", "check", ".")
+    passes(sys.executable, "-m", "ruff", "format", "--check", "python", "tests", "benchmarks")
+
+
+def test_cpp_style() -> None:
+    if shutil.which("clang-format") is None:
+        pytest.skip("clang-format is not installed: pip install clang-format")
+    assert SOURCES
+    passes("clang-format", "--dry-run", "--Werror", *map(str, SOURCES))
+
+
+def test_the_core_includes_nothing_it_should_not() -> None:
+    """Headers that are compiled once per instruction set hold no inline function of anybody else."""
+    allowed = {"cmath", "cstddef", "cstdint", "cstring", "immintrin.h"}
+    for path in [
+        ROOT / "cpp" / "kernels.cpp",
+        *(ROOT / "cpp" / "rules").glob("*"),
+        *(ROOT / "cpp" / "formats").glob("*"),
+    ]:
+        for name in re.findall(r"^\s*#\s*include <(.*)>", path.read_text(), re.M):
+            assert name in allowed, f"{path.name} includes <{name}>"
+    for path in SOURCES:
+        if "bindings" not in path.parts:
+            assert not re.search(r"#include .*(pybind11|Python\.h)", path.read_text()), path
+
+
+# ------------------------------------------------------------------------------------------------------- the import
+
+OPTIONAL = "torch ml_dtypes rich matplotlib sklearn keras jax numba scipy pytest hypothesis typing_extensions"
+
+
+def test_import_brings_no_extra() -> None:
+    code = f"""
+import sys, numpy, time
+before = set(sys.modules)
+start = time.perf_counter()
+import fusedstep
+taken = time.perf_counter() - start
+new = set(sys.modules) - before
+wrong = sorted(new & set({OPTIONAL.split()!r}))
+wrong += [m for m in new if m.startswith("fusedstep.") and m.split(".")[1] in ("demo", "bench", "torch", "keras")]
+print(taken, wrong)
+"""
+    path = os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])
+    taken, *rest = passes(sys.executable, "-c", code, PYTHONPATH=path).split(maxsplit=1)
+    assert rest == ["[]\n"]
+    print(f"import fusedstep: {float(taken) * 1e3:.1f} ms beyond NumPy")
+
+
+def test_bfloat16_is_only_needed_for_bfloat16() -> None:
+    """Without ml_dtypes everything else works, and bfloat16 states say what to install."""
+    code = """
+import sys
+sys.modules["ml_dtypes"] = None
+import numpy as np, fusedstep as fs
+for dtype in (np.float16, np.float32, np.float64):
+    fs.Adam(np.ones(5000, dtype), state_format="8bit").step(np.ones(5000, dtype))
+try:
+    fs.Adam(np.ones(5000), state_format="bfloat16")
+except ImportError as error:
+    print(error)
+"""
+    path = os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])
+    told = passes(sys.executable, "-W", "error", "-c", code, PYTHONPATH=path)
+    assert told == "bfloat16 arrays need the package ml_dtypes: pip install fusedstep[bfloat16]\n"
+
+
+# --------------------------------------------------------------------------------------------------------- doctests
+
+
+def modules() -> list[str]:
+    names = ["fusedstep"]
+    for info in pkgutil.walk_packages(fs.__path__, "fusedstep."):
+        if info.name.rpartition(".")[2] != "__main__":
+            names.append(info.name)
+    return names
+
+
+@pytest.mark.parametrize("name", modules())
+def test_examples_in_docstrings(name: str) -> None:
+    try:
+        found: Any = importlib.import_module(name)
+    except ImportError as error:
+        pytest.skip(f"an extra is not installed: {error}")
+    runner = DocTestRunner()
+    failed: list[str] = []
+    for test in DocTestFinder(exclude_empty=True).find(found, name):
+        if test.examples:
+            runner.run(test, out=failed.append)
+    assert runner.summarize(verbose=False).failed == 0, "".join(failed)
