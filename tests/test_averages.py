@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -18,6 +18,7 @@ betas = st.floats(0.0, 0.999)
 numbers = st.floats(-1e6, 1e6)
 
 
+@settings(deadline=None)
 @given(betas, st.lists(numbers, min_size=1, max_size=30))
 def test_it_is_the_recursion(beta: float, observations: list[float]) -> None:
     raw, corrected = ExponentialAverage(beta, bias_correction=False), ExponentialAverage(beta)
@@ -29,6 +30,7 @@ def test_it_is_the_recursion(beta: float, observations: list[float]) -> None:
     assert raw.count == len(observations)
 
 
+@settings(deadline=None)
 @given(betas, st.lists(numbers, min_size=1, max_size=30))
 def test_it_is_the_weighted_mean(beta: float, observations: list[float]) -> None:
     average = ExponentialAverage(beta)
@@ -39,6 +41,7 @@ def test_it_is_the_weighted_mean(beta: float, observations: list[float]) -> None
     assert min(observations) - 1e-6 <= value <= max(observations) + 1e-6
 
 
+@settings(deadline=None)
 @given(betas, numbers, st.integers(1, 200))
 def test_a_constant_stays_itself_when_corrected(beta: float, x: float, count: int) -> None:
     average = ExponentialAverage(beta)
@@ -69,6 +72,7 @@ def test_the_window(beta: float, window: int) -> None:
     assert 1 - value == pytest.approx(beta**window) and abs(1 - value - 1 / math.e) < 0.12
 
 
+@settings(deadline=None)
 @given(hnp.arrays(np.float64, (5, 3, 2), elements=numbers), betas, st.booleans())
 def test_arrays_are_averaged_by_element(data: Any, beta: float, correct: bool) -> None:
     whole = ExponentialAverage(beta, correct)

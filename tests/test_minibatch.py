@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusedstep.minibatch import minibatches
@@ -35,6 +35,7 @@ def test_the_numbers_of_the_course() -> None:
     np.testing.assert_allclose(first[0, :3], [0.90085595, -0.7612069, 0.2344157], atol=5e-9)
 
 
+@settings(deadline=None)
 @given(
     examples=st.integers(0, 60),
     batch_size=st.integers(1, 70),

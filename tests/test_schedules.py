@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusedstep.schedules import (
@@ -72,11 +72,13 @@ def test_exponential_decay_is_the_formula() -> None:
         assert schedule(epoch) == pytest.approx(0.95**epoch * 0.1, rel=3e-16, abs=0)
 
 
+@settings(deadline=None)
 @given(rates, steps, st.floats(0.1, 10.0))
 def test_inverse_sqrt_decay_is_the_formula(lr: float, t: int, k: float) -> None:
     assert inverse_sqrt_decay(lr, k)(t) == k / math.sqrt(max(t, 1)) * lr
 
 
+@settings(deadline=None)
 @given(steps, st.integers(1, 1000), st.integers(1, 50))
 def test_staircase_is_the_formula(t: int, steps_per_epoch: int, every: int) -> None:
     schedule = staircase(0.3, every, 0.5, steps_per_epoch=steps_per_epoch)
@@ -101,6 +103,7 @@ def test_piecewise_takes_the_new_value_at_the_boundary() -> None:
     assert piecewise([], [0.5])(10**9) == 0.5
 
 
+@settings(deadline=None)
 @given(rates, st.integers(1, 1000), st.floats(0.0, 1.0))
 def test_cosine_and_warmup_start_and_end_exactly(lr: float, length: int, share: float) -> None:
     for schedule in (cosine(lr, length, lr * share), linear_warmup(lr * share, length, lr)):
@@ -127,18 +130,21 @@ def test_join_counts_each_schedule_from_its_boundary() -> None:
 # the maths behind them
 
 
+@settings(deadline=None)
 @given(st.floats(0.0, 1.0))
 def test_cospi_is_the_cosine(x: float) -> None:
     # math.cos sees pi * x rounded, which alone moves it by up to 2.2e-16
     assert abs(cospi(x) - math.cos(math.pi * x)) <= 5e-16
 
 
+@settings(deadline=None)
 @given(st.floats(0.5, 1.0))
 def test_cospi_is_odd_about_the_middle(x: float) -> None:
     assert cospi(x) == -cospi(1.0 - x)
     assert (cospi(0.0), cospi(0.5), cospi(1.0)) == (1.0, 0.0, -1.0)
 
 
+@settings(deadline=None)
 @given(st.floats(1e-3, 1.0), st.integers(0, 400))
 def test_power_is_the_nearest_double(base: float, exponent: int) -> None:
     exact = power(base, exponent)
@@ -311,7 +317,9 @@ def test_pickled_printed_compared(schedule: Schedule) -> None:
 
 
 def test_numbers_of_numpy_become_plain() -> None:
-    schedule = cosine(np.float32(0.5), np.int32(10))
+    lr: Any = np.float32(0.5)
+    steps: Any = np.int32(10)
+    schedule = cosine(lr, steps)
     assert repr(schedule) == "cosine(lr=0.5, steps=10, end=0.0)"
 
 
