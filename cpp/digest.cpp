@@ -29,14 +29,14 @@ struct NamedValue {
     double value;
 };
 constexpr NamedValue kValues[] = {
-    {"lr", 0.01},         {"momentum", 0.9},         {"dampening", 0.0}, {"weight_decay", 0.02}, {"beta", 0.9},
-    {"betas.0", 0.9},     {"betas.1", 0.99},         {"alpha", 0.9},     {"eps", 1e-6},          {"eps_root", 1e-6},
-    {"etas.1", 1.25},     {"step_sizes.0", 0.00001}, {"t0", 10.0},       {"warmup_steps", 5.0},  {"lambd", 0.0001},
-    {"step_sizes.1", 2.},
+    {"lr", 0.01},  {"momentum", 0.9},     {"dampening", 0.0}, {"weight_decay", 0.02},
+    {"beta", 0.9}, {"betas.0", 0.9},      {"betas.1", 0.99},  {"alpha", 0.9},
+    {"eps", 1e-6}, {"eps_root", 1e-6},    {"etas.1", 1.25},   {"step_sizes.0", 0.00001},
+    {"t0", 10.0},  {"warmup_steps", 5.0}, {"lambd", 0.0001},  {"step_sizes.1", 2.},
 };
 // Options that are on or off; everything runs with all off and with all on.
-constexpr const char* kFlags[] = {"nesterov", "bias_correction", "centered", "amsgrad", "decoupled_weight_decay",
-                                  "lr_in_momentum"};
+constexpr const char* kFlags[] = {"nesterov", "bias_correction",        "centered",
+                                  "amsgrad",  "decoupled_weight_decay", "lr_in_momentum"};
 
 // How parameter, gradient and states are stored; a float32 master has its parameter in `copy`.
 struct Storage {
@@ -47,9 +47,9 @@ constexpr Format f32 = Format::float32, f64 = Format::float64, f16 = Format::flo
                  f16_noisy = Format::float16_stochastic, bf16_noisy = Format::bfloat16_stochastic,
                  split = Format::split, q8 = Format::q8_signed;
 constexpr Storage kStorages[] = {
-    {f32, f32, f32, false},   {f64, f64, f64, false},        {f32, bf16, bf16, false},  {f32, f16, q8, false},
-    {f64, f32, q8, false},    {f16, f16, f32, false},        {f16_noisy, f16, bf16, false}, {bf16, f32, f32, false},
-    {bf16_noisy, bf16, q8, false}, {split, bf16, q8, false}, {f16, f16, f32, true},     {split, bf16, f32, false},
+    {f32, f32, f32, false},        {f64, f64, f64, false},   {f32, bf16, bf16, false},      {f32, f16, q8, false},
+    {f64, f32, q8, false},         {f16, f16, f32, false},   {f16_noisy, f16, bf16, false}, {bf16, f32, f32, false},
+    {bf16_noisy, bf16, q8, false}, {split, bf16, q8, false}, {f16, f16, f32, true},         {split, bf16, f32, false},
 };
 
 double value_of(const std::string& name, bool flags) {
@@ -141,8 +141,8 @@ std::uint64_t run(int rule, const Storage& storage, bool flags, const std::vecto
         for (int s = 0; s < entry.n_states; ++s) {
             const StateKind kind = entry.states[s].kind;
             const Format format = kind == kExact || storage.states == f32 || storage.states == f64 ? compute
-                                  : storage.states == q8 && kind == kUnsigned ? Format::q8_unsigned
-                                                                              : storage.states;
+                                  : storage.states == q8 && kind == kUnsigned                      ? Format::q8_unsigned
+                                                                                                   : storage.states;
             own.emplace_back(format, n);
             own.back().fill(std::vector<float>(n, kind == kExact ? 0.5f : 0.0f));
         }
@@ -158,7 +158,8 @@ std::uint64_t run(int rule, const Storage& storage, bool flags, const std::vecto
         if (storage.master) x.copy = arrays[t][1].stream();
         if (flags) x.ema = arrays[t][2].stream().data;
         for (int s = 0; s < entry.n_states; ++s)
-            if (used >> s & 1u) x.states[static_cast<std::size_t>(s)] = arrays[t][static_cast<std::size_t>(3 + s)].stream();
+            if (used >> s & 1u)
+                x.states[static_cast<std::size_t>(s)] = arrays[t][static_cast<std::size_t>(3 + s)].stream();
         x.grad = arrays[t].back().stream();
         x.scalars.fill(1.0);
         engine.tensors.push_back(x);

@@ -23,11 +23,15 @@ constexpr std::size_t kPiece = 1024;
 
 std::size_t width(Format format) {
     switch (format) {
-        case Format::float64: return 8;
-        case Format::float32: return 4;
+        case Format::float64:
+            return 8;
+        case Format::float32:
+            return 4;
         case Format::q8_signed:
-        case Format::q8_unsigned: return 1;
-        default: return 2;
+        case Format::q8_unsigned:
+            return 1;
+        default:
+            return 2;
     }
 }
 
@@ -89,8 +93,8 @@ private:
 };
 
 // Steps as many whole blocks of a run as there is a fused kernel for; returns how many elements that were.
-std::size_t step_fused(const RuleEntry& rule, const void* constants, double multiplier, unsigned variant, const Tensor& x,
-                       std::size_t begin, std::size_t size, Noise noise, std::uint64_t& nonfinite) {
+std::size_t step_fused(const RuleEntry& rule, const void* constants, double multiplier, unsigned variant,
+                       const Tensor& x, std::size_t begin, std::size_t size, Noise noise, std::uint64_t& nonfinite) {
     const unsigned used = rule.used_states(variant);
     if (used != 3u) return 0;  // a first and a second moment
     const bool quantized = x.states[0].format == Format::q8_signed && x.states[1].format == Format::q8_unsigned;
@@ -162,8 +166,7 @@ void Engine::partition() {
     for (std::size_t w = 0; w < active_.size(); ++w) {
         std::uint64_t word = 0;
         const std::size_t end = std::min(tensors.size(), w * 64 + 64);
-        for (std::size_t t = w * 64; t < end; ++t)
-        {
+        for (std::size_t t = w * 64; t < end; ++t) {
             word |= static_cast<std::uint64_t>(tensors[t].grad.data != nullptr) << (t - w * 64);
             rows_ = rows_ || tensors[t].rows != nullptr;
         }
@@ -189,9 +192,10 @@ Engine::Place Engine::place(std::uint64_t cost) const {
 template <class Body>
 void Engine::for_each_run(int thread, int threads, Body&& body) const {
     const std::uint64_t total = cost_.back();
-    const auto share = [&](int k) { return total / static_cast<unsigned>(threads) * static_cast<unsigned>(k) +
-                                           total % static_cast<unsigned>(threads) * static_cast<unsigned>(k) /
-                                               static_cast<unsigned>(threads); };
+    const auto share = [&](int k) {
+        return total / static_cast<unsigned>(threads) * static_cast<unsigned>(k) +
+               total % static_cast<unsigned>(threads) * static_cast<unsigned>(k) / static_cast<unsigned>(threads);
+    };
     const Place from = threads == 1 ? Place{0, 0} : place(share(thread));
     const Place to = thread + 1 == threads ? Place{tensors.size(), 0} : place(share(thread + 1));
     for (std::size_t t = from.tensor; t <= to.tensor && t < tensors.size(); ++t) {
@@ -257,7 +261,8 @@ bool Engine::overflows(std::size_t t, std::size_t begin, std::size_t end, const 
         const std::size_t row = x.rows == nullptr ? 0 : g / x.row_size;
         const std::size_t left = x.rows == nullptr ? end - g : std::min(end, (row + 1) * x.row_size) - g;
         const std::size_t n = std::min(kPiece, left);
-        const std::size_t i = x.rows == nullptr ? g : static_cast<std::size_t>(x.rows[row]) * x.row_size + g % x.row_size;
+        const std::size_t i =
+            x.rows == nullptr ? g : static_cast<std::size_t>(x.rows[row]) * x.row_size + g % x.row_size;
         Run run{staging.load_copy(x.param, i, n, 0), nullptr, {}, n};
         const double multiplier = load_gradient(staging, *kernels_, x, group, c.multiplier, g, n, run);
         for (int s = 0; s < rule.n_states; ++s)
@@ -358,7 +363,8 @@ std::uint64_t Engine::update_span(std::size_t t, std::size_t element, std::size_
     for (; done < size; done += piece) {
         const std::size_t i = element + done, n = std::min(piece, size - done);
         Run run{staging.load(x.param, i, n, 0), nullptr, {}, n};
-        const double multiplier = load_gradient(staging, *kernels_, x, group, c.multiplier, grad_element + done, n, run);
+        const double multiplier =
+            load_gradient(staging, *kernels_, x, group, c.multiplier, grad_element + done, n, run);
         for (int s = 0; s < rule.n_states; ++s)
             if (used >> s & 1u) run.states[s] = staging.load(x.states[static_cast<std::size_t>(s)], i, n, 2 + s);
 
@@ -367,7 +373,8 @@ std::uint64_t Engine::update_span(std::size_t t, std::size_t element, std::size_
 
         for (int s = 0; s < rule.n_states; ++s) {
             const Stream& state = x.states[static_cast<std::size_t>(s)];
-            if ((used >> s & 1u) && staging.staged(state)) nonfinite += staging.store(state, i, n, run.states[s], noise);
+            if ((used >> s & 1u) && staging.staged(state))
+                nonfinite += staging.store(state, i, n, run.states[s], noise);
         }
         if (x.copy.data != nullptr) staging.store(x.copy, i, n, run.param, noise);
         if (staging.staged(x.param)) staging.store(x.param, i, n, run.param, noise);

@@ -61,9 +61,9 @@ struct StepOptions {
 constexpr std::size_t kNone = static_cast<std::size_t>(-1);
 
 struct StepResult {
-    bool taken = true;              // false: nothing was changed, as a gradient was not finite or a parameter overflowed
-    std::size_t overflowed = kNone; // the float16 parameter that the step would have made infinite
-    double grad_norm = 0;           // of the unscaled gradients; only known with max_grad_norm or skip_nonfinite
+    bool taken = true;  // false: nothing was changed, as a gradient was not finite or a parameter overflowed
+    std::size_t overflowed = kNone;      // the float16 parameter that the step would have made infinite
+    double grad_norm = 0;                // of the unscaled gradients; only known with max_grad_norm or skip_nonfinite
     std::uint64_t nonfinite_blocks = 0;  // 8-bit blocks that held an infinity or NaN
 };
 
@@ -110,10 +110,10 @@ private:
 
     const KernelTable* kernels_ = nullptr;
     std::size_t elements_ = 0;
-    bool norms_ = false;                       // some rule has a trust ratio
-    bool half_ = false;                        // some parameter is stored in float16, which ends at 65504
+    bool norms_ = false;  // some rule has a trust ratio
+    bool half_ = false;   // some parameter is stored in float16, which ends at 65504
     std::vector<std::array<double, kMaxScalars>> scalars_before_;  // of every tensor, only with half_
-    std::vector<std::uint64_t> cost_;          // cumulative, per tensor; size tensors + 1
+    std::vector<std::uint64_t> cost_;                              // cumulative, per tensor; size tensors + 1
     std::vector<std::uint64_t> active_;        // one bit per tensor with a gradient: what cost_ was made for
     bool rows_ = false;                        // some gradient was of rows: cost_ holds for that step alone
     std::vector<std::size_t> first_block_;     // of each tensor in the arrays of partial sums

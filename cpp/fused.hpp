@@ -1,9 +1,9 @@
 // Whole steps over narrow storage, for the rules and formats where a pass per conversion costs more than the memory.
 //
-// The engine can step any rule over any formats: it decodes a piece into the L1 cache, runs the rule there and encodes it
-// back. Here the same functions are applied to one vector of elements after another in registers, so decoding hides
-// behind the rule's division and square root. 8-bit states still need a second pass over each block of 256, since its scale
-// is known only at the end. Same operations, same bits: the tests compare both with the NumPy reference.
+// The engine can step any rule over any formats: it decodes a piece into the L1 cache, runs the rule there and encodes
+// it back. Here the same functions are applied to one vector of elements after another in registers, so decoding hides
+// behind the rule's division and square root. 8-bit states still need a second pass over each block of 256, since its
+// scale is known only at the end. Same operations, same bits: the tests compare both with the NumPy reference.
 #pragma once
 
 #if defined(FUSEDSTEP_LANES)
@@ -81,8 +81,8 @@ struct HalfGrad {
     }
 };
 
-// ---- states: one object per state and block of 256 elements. `first` is the block's first element, `values` room for a block
-// of them.
+// ---- states: one object per state and block of 256 elements. `first` is the block's first element, `values` room for
+// a block of them.
 
 template <bool kSignedCode>
 struct FloatState {
@@ -237,8 +237,10 @@ FusedFn choose_states(Format states) {
 template <class Rule>
 FusedFn choose_fused(unsigned variant, Format param, Format grad, Format states) {
     if (variant != 0) return nullptr;
-    if (param == Format::float32 && grad == Format::float32) return choose_states<Rule, 0, FloatParam, FloatGrad>(states);
-    if (param == Format::float32 && grad == Format::bfloat16) return choose_states<Rule, 0, FloatParam, HalfGrad>(states);
+    if (param == Format::float32 && grad == Format::float32)
+        return choose_states<Rule, 0, FloatParam, FloatGrad>(states);
+    if (param == Format::float32 && grad == Format::bfloat16)
+        return choose_states<Rule, 0, FloatParam, HalfGrad>(states);
     if (grad != Format::bfloat16) return nullptr;
     if (param == Format::split) return choose_states<Rule, 0, SplitParam, HalfGrad>(states);
     if (param == Format::bfloat16) return choose_states<Rule, 0, NearestParam, HalfGrad>(states);

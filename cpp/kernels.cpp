@@ -215,8 +215,8 @@ template <class Rule, class T, unsigned... V>
 struct Updates<Rule, T, Sequence<V...>> {
     static constexpr UpdateFn table[] = {&update<Rule, T, V>...};
 };
-template <class Rule, class T, class = typename Count<Rule::kNorms ? Rule::kVariants : 0>::type>
-struct Directions;
+template <class Rule, class T, class = typename Count < Rule::kNorms ? Rule::kVariants : 0>
+    ::type > struct Directions;
 template <class Rule, class T, unsigned... V>
 struct Directions<Rule, T, Sequence<V...>> {
     static constexpr DirectionFn table[sizeof...(V) + 1] = {&direction<Rule, T, V>..., nullptr};

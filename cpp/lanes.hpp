@@ -1,5 +1,5 @@
-// A vector of elements as a number: GCC's and Clang's vector types, which have the operators that the rules are written in.
-// Included before the rules, so that they find its square root.
+// A vector of elements as a number: GCC's and Clang's vector types, which have the operators that the rules are written
+// in. Included before the rules, so that they find its square root.
 #pragma once
 
 #if defined(__AVX2__) && (defined(__GNUC__) || defined(__clang__))
@@ -74,15 +74,15 @@ LANES_INLINE U32 widen(const std::int16_t* x) {
 }
 // The low byte, or the low half, of every lane.
 LANES_INLINE void narrow(std::uint8_t* to, const U32& x) {
-    const __m256i pick = _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 0, 4,
-                                          8, 12, -1, -1, -1, -1, -1, -1, -1, -1);
+    const __m256i pick = _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
+                                          0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1);
     const __m256i bytes = _mm256_shuffle_epi8(reinterpret_cast<__m256i>(x), pick);
     const __m128i both = _mm_or_si128(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1));
     _mm_storel_epi64(reinterpret_cast<__m128i*>(to), both);
 }
 LANES_INLINE void narrow(std::uint16_t* to, const U32& x) {
-    const __m256i pick = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
-                                          -1, -1, 0, 1, 4, 5, 8, 9, 12, 13);
+    const __m256i pick = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
+                                          -1, -1, -1, 0, 1, 4, 5, 8, 9, 12, 13);
     const __m256i halves = _mm256_shuffle_epi8(reinterpret_cast<__m256i>(x), pick);
     store_lanes(to, _mm_or_si128(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1)));
 }

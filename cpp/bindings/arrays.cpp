@@ -26,8 +26,9 @@ void check_layout(PyObject* object, bool writeable, const std::string& name) {
                               text(py::handle(object).attr("strides")) +
                               ", needs a C-contiguous one; numpy.ascontiguousarray makes a copy that is");
     if ((flags & py::detail::npy_api::NPY_ARRAY_ALIGNED_) == 0)
-        throw py::value_error(name + ": got an array that is not aligned to its dtype, needs an aligned one; "
-                                     "array.copy() is");
+        throw py::value_error(name +
+                              ": got an array that is not aligned to its dtype, needs an aligned one; "
+                              "array.copy() is");
     if (writeable && (flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_) == 0)
         throw py::value_error(name + ": got a read-only array, needs a writeable one, since it is updated in place");
 }
@@ -56,24 +57,33 @@ bool is_array(PyObject* object) {
 
 std::size_t item_size(Format format) {
     switch (format) {
-        case Format::float64: return 8;
-        case Format::float32: return 4;
+        case Format::float64:
+            return 8;
+        case Format::float32:
+            return 4;
         case Format::q8_signed:
-        case Format::q8_unsigned: return 1;
-        default: return 2;
+        case Format::q8_unsigned:
+            return 1;
+        default:
+            return 2;
     }
 }
 
 const char* dtype_name(Format format) {
     switch (format) {
-        case Format::float64: return "float64";
-        case Format::float32: return "float32";
+        case Format::float64:
+            return "float64";
+        case Format::float32:
+            return "float32";
         case Format::float16:
-        case Format::float16_stochastic: return "float16";
+        case Format::float16_stochastic:
+            return "float16";
         case Format::bfloat16:
         case Format::bfloat16_stochastic:
-        case Format::split: return "bfloat16";
-        default: return "uint8";
+        case Format::split:
+            return "bfloat16";
+        default:
+            return "uint8";
     }
 }
 
@@ -92,10 +102,14 @@ Format format_of(PyObject* object, const std::function<std::string()>& name) {
     const bool native = order == '=' || order == '|' || order == (PY_BIG_ENDIAN ? '>' : '<');
     if (native) {
         switch (dtype->type_num) {
-            case py::detail::npy_api::NPY_FLOAT_: return Format::float32;
-            case py::detail::npy_api::NPY_DOUBLE_: return Format::float64;
-            case 23: return Format::float16;  // NPY_HALF
-            default: break;
+            case py::detail::npy_api::NPY_FLOAT_:
+                return Format::float32;
+            case py::detail::npy_api::NPY_DOUBLE_:
+                return Format::float64;
+            case 23:
+                return Format::float16;  // NPY_HALF
+            default:
+                break;
         }
         if (is_bfloat16(descr, dtype->type_num)) return Format::bfloat16;
     }
@@ -137,8 +151,8 @@ Array as_plain(PyObject* object, const char* dtype, std::size_t size, const std:
 
 bool unchanged(PyObject* object, const void* data, bool writeable) {
     const auto* array = fields(object);
-    const int needed = py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ |
-                       (writeable ? py::detail::npy_api::NPY_ARRAY_WRITEABLE_ : 0);
+    const int needed =
+        py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | (writeable ? py::detail::npy_api::NPY_ARRAY_WRITEABLE_ : 0);
     return array->data == data && (array->flags & needed) == needed;
 }
 

@@ -4,7 +4,8 @@ namespace fusedstep {
 
 TensorReader::TensorReader(py::object exchange, py::object to_dlpack) : to_dlpack_(std::move(to_dlpack)) {
     if (exchange.is_none()) return;
-    const auto* api = static_cast<const dlpack::ExchangeApi*>(PyCapsule_GetPointer(exchange.ptr(), "dlpack_exchange_api"));
+    const auto* api =
+        static_cast<const dlpack::ExchangeApi*>(PyCapsule_GetPointer(exchange.ptr(), "dlpack_exchange_api"));
     if (api == nullptr) throw py::error_already_set();
     while (api != nullptr && api->header.major != 1) api = api->header.previous;
     if (api != nullptr) from_object_ = api->tensor_from_object;

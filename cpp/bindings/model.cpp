@@ -65,7 +65,10 @@ int Model::add_group(py::dict group) {
         source.values.push_back({py::str(slot == kMaximize    ? "maximize"
                                          : slot == kClipValue ? "clip_value"
                                                               : "ema_decay"),
-                                 {}, false, slot, 1});
+                                 {},
+                                 false,
+                                 slot,
+                                 1});
     for (Value& value : source.values) {
         PyObject* key = value.key.release().ptr();
         PyUnicode_InternInPlace(&key);
@@ -219,8 +222,8 @@ void Model::read_value(std::size_t group, Value& value) {
     }
     // The learning rate is the one value that goes with any other.
     for (std::size_t h = 0; h < before.size(); ++h)
-        groups_[group].unsettled = groups_[group].unsettled ||
-                                   (target.hypers[h] != before[h] && std::strcmp(entry_->hypers[h], "lr") != 0);
+        groups_[group].unsettled =
+            groups_[group].unsettled || (target.hypers[h] != before[h] && std::strcmp(entry_->hypers[h], "lr") != 0);
     if (value.slot == kEmaDecay && checked.is_none() == groups_[group].averaged) {
         groups_[group].averaged = !checked.is_none();
         groups_[group].unsettled = true;
@@ -289,8 +292,7 @@ void Model::set_gradient(std::size_t i, PyObject* grad) {
     if (set_rows(i, grad)) return;
     const auto name = [&] { return grad_name(i); };
     Array array;
-    const bool usable = is_array(grad) &&
-                        (py::detail::array_proxy(grad)->flags & kLayout) == kLayout &&
+    const bool usable = is_array(grad) && (py::detail::array_proxy(grad)->flags & kLayout) == kLayout &&
                         (!options.zero_grads || py::reinterpret_borrow<py::array>(grad).writeable());
     // The common case without building a name for messages nobody reads.
     if (usable) {
@@ -303,8 +305,8 @@ void Model::set_gradient(std::size_t i, PyObject* grad) {
         throw py::type_error(name() + ": got dtype float64, needs float32, float16 or bfloat16, no wider than " +
                              param_name(paths_[i]) + " is computed in");
     PyObject* param = params_[i].ptr();
-    const bool fits = usable && py::isinstance<py::array>(py::handle(param)) ? same_shape(grad, param)
-                                                                             : array.size == x.size;
+    const bool fits =
+        usable && py::isinstance<py::array>(py::handle(param)) ? same_shape(grad, param) : array.size == x.size;
     if (!fits)
         throw py::value_error(name() + ": got shape " + (usable ? shape_text(grad) : std::to_string(array.size)) +
                               ", needs " + (usable ? shape_text(param) : std::to_string(x.size)) + ", the shape of " +
@@ -327,7 +329,8 @@ void Model::check_gradient_overlap() {
             throw py::value_error(grad_name(i) + " and " + after->name +
                                   " overlap in memory; a gradient needs memory of its own");
         // Remembered only when its longest reading, as float64, would be free too.
-        checked_grads_[i] = after == extents_.end() || after->begin >= begin + x.size * sizeof(double) ? begin : nullptr;
+        checked_grads_[i] =
+            after == extents_.end() || after->begin >= begin + x.size * sizeof(double) ? begin : nullptr;
     }
     if (!moved || !options.zero_grads) return;
     std::vector<Extent> grads;
@@ -343,8 +346,9 @@ void Model::check_gradient_overlap() {
 void Model::check_still_there() const {
     for (const Written& w : written_)
         if (!unchanged(w.object, w.data, true))
-            throw py::value_error("params: an array of this optimizer was made read-only or its memory was replaced "
-                                  "since the optimizer was made");
+            throw py::value_error(
+                "params: an array of this optimizer was made read-only or its memory was replaced "
+                "since the optimizer was made");
 }
 
 // Everything that may run a caller's code (a schedule's), before any pointer is taken from the caller's gradients.
@@ -399,8 +403,9 @@ void Model::bind(const Tree& tree, py::object grads) {
 
 bool Model::step_bound(double grad_scale) {
     if (bound_.size() != engine_.tensors.size() || bound_.empty())
-        throw py::value_error("grads: got None, needs the gradients; only an optimizer that was made with grads= can "
-                              "step without them");
+        throw py::value_error(
+            "grads: got None, needs the gradients; only an optimizer that was made with grads= can "
+            "step without them");
     const Busy busy(busy_);
     begin(grad_scale);
     if (!bound_current_) {

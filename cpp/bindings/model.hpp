@@ -35,8 +35,8 @@ public:
     // already called; `cross_check(group)` looks at all of a group's values together. Both raise what a user reads.
     // None: the values were checked before.
     //
-    // Messages call the arrays params["W1"] and grads["W1"], with `plain` param[0], grad[0] and exp_avg[0]: the names of
-    // a function's arguments.
+    // Messages call the arrays params["W1"] and grads["W1"], with `plain` param[0], grad[0] and exp_avg[0]: the names
+    // of a function's arguments.
     Model(const std::string& rule, py::object check, py::object cross_check, bool plain, std::uint64_t first_index);
 
     virtual ~Model() = default;
@@ -98,7 +98,8 @@ protected:
         bool unsettled = true;  // values changed and have not been looked at together since
     };
 
-    Stream state_stream(PyObject* object, const State& state, const Tensor& x, PyObject* param, const std::string& name);
+    Stream state_stream(PyObject* object, const State& state, const Tensor& x, PyObject* param,
+                        const std::string& name);
     void check_shape(PyObject* object, PyObject* param, const std::string& name) const;
     void keep(const py::object& object, const Array& array, const std::string& name);
     void read_groups();
@@ -123,8 +124,8 @@ protected:
     Engine engine_;
     std::vector<GroupSource> groups_;
     std::vector<std::string> paths_;
-    std::vector<py::object> params_;          // as given: what gradients are compared with
-    std::vector<py::object> owned_;           // keeps every other array alive
+    std::vector<py::object> params_;  // as given: what gradients are compared with
+    std::vector<py::object> owned_;   // keeps every other array alive
     struct Written {
         PyObject* object;
         void* data;
@@ -134,10 +135,10 @@ protected:
     std::vector<PyObject*> flat_;             // gradients of the current call
     std::vector<const void*> checked_grads_;  // where gradients were found free of overlap before
     py::object take_rows_ = py::none();
-    std::vector<py::object> rows_kept_;       // what the rows of the current step lie in
-    std::vector<Array> rows_given_;           // their gradients as given, to be zeroed with zero_grads
+    std::vector<py::object> rows_kept_;  // what the rows of the current step lie in
+    std::vector<Array> rows_given_;      // their gradients as given, to be zeroed with zero_grads
     std::vector<py::object> bound_;
-    bool bound_current_ = false;              // the engine's gradients are the bound ones
+    bool bound_current_ = false;  // the engine's gradients are the bound ones
     bool busy_ = false;
 };
 

@@ -42,7 +42,8 @@ py::list rules() {
 }
 
 std::string received(py::handle object) {
-    return py::repr(object).cast<std::string>() + " (" + py::str(py::type::handle_of(object).attr("__name__")).cast<std::string>() + ")";
+    return py::repr(object).cast<std::string>() + " (" +
+           py::str(py::type::handle_of(object).attr("__name__")).cast<std::string>() + ")";
 }
 
 void choose_isa(py::object name) {
@@ -57,7 +58,8 @@ void choose_threads(py::object n) {
     const long count = PyLong_AsLongAndOverflow(n.ptr(), &overflow);
     if (PyErr_Occurred()) throw py::error_already_set();
     if (overflow != 0 || count < 1 || count > kMaxThreads)
-        throw py::value_error("n: got " + py::str(n).cast<std::string>() + ", needs 1 to " + std::to_string(kMaxThreads));
+        throw py::value_error("n: got " + py::str(n).cast<std::string>() + ", needs 1 to " +
+                              std::to_string(kMaxThreads));
     set_num_threads(static_cast<int>(count));
 }
 
@@ -72,8 +74,9 @@ PYBIND11_MODULE(_core, m) {
     m.def("available_isas", &available_isas, "What this machine can run, lowest first.");
     m.def("get_num_threads", &num_threads);
     m.def("set_num_threads", &choose_threads, py::arg("n"));
-    m.def("thread_default", [] { return py::make_tuple(default_threads().count, default_threads().source); },
-          "The default number of threads, and where it comes from.");
+    m.def(
+        "thread_default", [] { return py::make_tuple(default_threads().count, default_threads().source); },
+        "The default number of threads, and where it comes from.");
     m.def("noise_key", &noise_key, py::arg("seed"), py::arg("tensor"), py::arg("step"));
     m.def("stream", &stream, py::arg("read_write"), py::arg("read"),
           "One pass that reads all arrays and writes the first list's: the memory traffic of a step.");
@@ -82,13 +85,16 @@ PYBIND11_MODULE(_core, m) {
         .def(py::init<py::handle, std::string>(), py::arg("object"), py::arg("name"))
         .def_property_readonly("paths", &Tree::paths)
         .def_property_readonly("leaves", &Tree::leaves)
-        .def("flatten", [](const Tree& tree, py::object object, const std::string& name) {
-            std::vector<PyObject*> flat;
-            tree.flatten(object.ptr(), name.c_str(), flat);
-            py::list leaves;
-            for (PyObject* leaf : flat) leaves.append(py::handle(leaf));
-            return leaves;
-        }, py::arg("object"), py::arg("name"));
+        .def(
+            "flatten",
+            [](const Tree& tree, py::object object, const std::string& name) {
+                std::vector<PyObject*> flat;
+                tree.flatten(object.ptr(), name.c_str(), flat);
+                py::list leaves;
+                for (PyObject* leaf : flat) leaves.append(py::handle(leaf));
+                return leaves;
+            },
+            py::arg("object"), py::arg("name"));
 
     py::class_<Model>(m, "Model")
         .def(py::init<const std::string&, py::object, py::object, bool, std::uint64_t>(), py::arg("rule"),
@@ -104,8 +110,8 @@ PYBIND11_MODULE(_core, m) {
         .def("step_bound", &Model::step_bound, py::arg("grad_scale"))
         .def("step_tree", &Model::step_tree, py::arg("tree"), py::arg("grads"), py::arg("grad_scale"))
         .def("step_list", &Model::step_list, py::arg("grads"), py::arg("grad_scale"))
-        .def("configure", &Model::configure,
-             py::arg("max_grad_norm"), py::arg("skip_nonfinite"), py::arg("zero_grads"), py::arg("seed"))
+        .def("configure", &Model::configure, py::arg("max_grad_norm"), py::arg("skip_nonfinite"), py::arg("zero_grads"),
+             py::arg("seed"))
         .def("__len__", &Model::size)
         .def("get_step", &Model::get_step, py::arg("index"))
         .def("set_step", &Model::set_step, py::arg("index"), py::arg("step"))

@@ -53,7 +53,8 @@ void stream(py::list read_write, py::list read) {
         for (const Array& a : *arrays) longest = std::max(longest, a.size);
     pass.pieces = std::max<std::size_t>(1, longest / 1024);
     const py::gil_scoped_release release;
-    parallel(static_cast<int>(std::min<std::size_t>(pass.pieces, static_cast<std::size_t>(num_threads()))), walk, &pass);
+    parallel(static_cast<int>(std::min<std::size_t>(pass.pieces, static_cast<std::size_t>(num_threads()))), walk,
+             &pass);
 }
 
 }  // namespace fusedstep

@@ -257,7 +257,8 @@ void TensorModel::read_progress(std::size_t i) {
     }
     for (std::size_t s = 0; s < item.scalars.size(); ++s) {
         const double seen = value(item.scalars[s]), known = x.scalars[s];
-        if (seen != (item.scalars[s].wide ? known : static_cast<double>(static_cast<float>(known)))) x.scalars[s] = seen;
+        if (seen != (item.scalars[s].wide ? known : static_cast<double>(static_cast<float>(known))))
+            x.scalars[s] = seen;
     }
 }
 

@@ -28,8 +28,8 @@ public:
     void watch(py::object param, py::object local, py::object inner, py::object state, std::vector<std::string> names,
                py::object step, py::list scalars);
 
-    // One step with the gradients that lie in the parameters' attribute `grad`, or in `substitutes`, by number (None: leave
-    // the parameter alone).
+    // One step with the gradients that lie in the parameters' attribute `grad`, or in `substitutes`, by number (None:
+    // leave the parameter alone).
     //
     // Returns True when it was taken and False when it was skipped. Returns None, with nothing changed, when the
     // groups, parameters or states are not what they were: the model must be made anew. Returns a list of numbers,

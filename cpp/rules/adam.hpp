@@ -4,7 +4,7 @@
 // Loshchilov and Hutter, "Decoupled weight decay regularization", ICLR 2019, algorithm 2 (AdamW).
 template <bool kDecoupled>
 struct AdamFamily : Elementwise {
-  static constexpr bool kFused = true;
+    static constexpr bool kFused = true;
     static constexpr const char* kName = kDecoupled ? "adamw" : "adam";
     static constexpr const char* kHypers[] = {"lr", "betas.0", "betas.1", "eps", "eps_root", "weight_decay", "amsgrad"};
     enum { kLr, kBeta1, kBeta2, kEps, kEpsRoot, kWeightDecay, kAmsgrad };

@@ -9,7 +9,7 @@ struct Elementwise {
     static constexpr int kScalars = 0;                           // doubles kept per tensor from step to step
     static constexpr const char* const* kScalarNames = nullptr;  // their names, kScalars of them
     static constexpr bool kNorms = false;                        // true: a first pass sums two squares per tensor
-  static constexpr bool kFused = false;                        // true: has steps over narrow formats in one pass (fused.hpp)
+    static constexpr bool kFused = false;  // true: has steps over narrow formats in one pass (fused.hpp)
 };
 
 inline float root(float x) { return std::sqrt(x); }
