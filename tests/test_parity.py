@@ -88,6 +88,20 @@ def test_functions_on_any_number_of_threads(rule: str, options: Options, dtype: 
             assert_same(actual, expected, f"{rule} {isa} {threads} threads {sorted(frame)}")
 
 
+@pytest.mark.parametrize(("rule", "options"), EVERY, ids=label)
+def test_functions_at_late_steps(rule: str, options: Options) -> None:
+    """The constants of a step are derived from its number, however large, and may differ from tensor to tensor."""
+    counts = [1, 5, 6, 17, 999, 1_000_003, 2**40 + 1, 2**62]
+    for dtype in (np.float32, np.float64):
+        params = packed([33] * len(counts), dtype, 1)
+        grads = packed([33] * len(counts), dtype, 2)
+        given = functional_arrays(rule, options, params, 5)
+        expected, actual = copied([params, given]), copied([params, given])
+        getattr(fs.reference, rule)(expected[0], grads, step=counts, **expected[1], **options)
+        getattr(fs.functional, rule)(actual[0], grads, step=counts, **actual[1], **options)
+        assert_same(actual, expected, rule)
+
+
 NORMS = {"lamb", "lars"}  # rules that look at a tensor as a whole
 
 
