@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -132,7 +133,7 @@ def pair(name: str, options: dict[str, Any]) -> tuple[Any, Any]:
     return made[0], made[1]
 
 
-@pytest.mark.parametrize(("name", "options"), ROWS, ids=[f"{n}-{o}" for n, o in ROWS])
+@pytest.mark.parametrize(("name", "options"), ROWS, ids=[re.sub(r" at 0x\w+", "", f"{n}-{o}") for n, o in ROWS])
 def test_same_weights_as_keras(name: str, options: dict[str, Any]) -> None:
     for dtype, atol in ATOL.items():
         if dtype == "float32" and options and options in COMMON:
