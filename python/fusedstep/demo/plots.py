@@ -148,7 +148,7 @@ def _speeds(axes: Axes, runs: Sequence[Run], colour: dict[str, str]) -> None:
     _subtitle(axes, f"One step on the {runs[0].dataset.name}", "full: fusedstep, hollow: its NumPy reference")
     for row, run in enumerate(runs):
         shade, label = colour[run.choice.label], run.choice.label
-        fast, slow = (1e6 * seconds / run.steps for seconds in (run.seconds_step, run.seconds_reference))
+        fast, slow = run.microseconds
         axes.plot([fast, slow], [row, row], color=shade, lw=2.4, alpha=0.45, zorder=2)
         axes.plot(fast, row, "o", color=shade, ms=10, zorder=3)
         axes.plot(slow, row, "o", color="white", mec=shade, mew=2.2, ms=9, zorder=3)
@@ -159,7 +159,7 @@ def _speeds(axes: Axes, runs: Sequence[Run], colour: dict[str, str]) -> None:
     axes.set_yticks([])
     axes.margins(x=0.15)
     plain_log(axes, "x")
-    axes.set_xlabel("microseconds per step")
+    axes.set_xlabel("microseconds, median")
 
 
 def plain_log(axes: Axes, which: Literal["x", "y"] = "y") -> None:

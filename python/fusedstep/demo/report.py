@@ -115,8 +115,8 @@ def demo_table(runs: Sequence[Run]) -> Table:
             "same\nbits",
         ),
         {},
-        "final loss: training cost, mean of the last epoch. speed-up: seconds of the NumPy reference in the same "
-        "steps over seconds in step; the reference is written to be read and checks every call, which takes "
+        "final loss: training cost, mean of the last epoch. speed-up: the median step of the NumPy reference over "
+        "the median step, taken in turn; the reference is written to be read and checks every call, which takes "
         "most of its time on the small moons network. same bits: parameters of both are equal, byte for byte, "
         "after the last step.",
     )

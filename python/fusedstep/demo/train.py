@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from array import array
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -63,8 +64,8 @@ class Run:
         Mean cost and share of right answers on the test examples after each epoch.
     elapsed : list of float
         `seconds_all` at the end of each epoch.
-    seconds_step, seconds_reference : float
-        In the optimizer's steps, and in the same steps by the NumPy reference (zero when it did not run).
+    step_ns, reference_ns : array of int
+        Nanoseconds of each of the optimizer's steps, and of the same steps by the NumPy reference (if it ran).
     seconds_all : float
         Batches, forward, backward and step; neither the reference nor the evaluation after each epoch.
     same_bits : bool or None
@@ -76,13 +77,12 @@ class Run:
     network: Network
     epochs: int
     seed: int = 0
-    steps: int = 0
     costs: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     accuracies: list[float] = field(default_factory=list)
     elapsed: list[float] = field(default_factory=list)
-    seconds_step: float = 0.0
-    seconds_reference: float = 0.0
+    step_ns: array[int] = field(default_factory=lambda: array("q"))
+    reference_ns: array[int] = field(default_factory=lambda: array("q"))
     seconds_all: float = 0.0
     same_bits: bool | None = None
 
@@ -92,14 +92,25 @@ class Run:
         return len(self.costs) == self.epochs
 
     @property
+    def seconds_step(self) -> float:
+        """Seconds in all of the optimizer's steps."""
+        return sum(self.step_ns) * 1e-9
+
+    @property
     def share_in_step(self) -> float:
         """The part of the training time that the optimizer took."""
         return self.seconds_step / self.seconds_all
 
     @property
+    def microseconds(self) -> tuple[float, float]:
+        """The median step: native, and the reference's."""
+        return float(np.median(self.step_ns)) * 1e-3, float(np.median(self.reference_ns)) * 1e-3
+
+    @property
     def speed_up(self) -> float:
-        """How many times faster the native steps were than the reference's."""
-        return self.seconds_reference / self.seconds_step
+        """How many times faster the native step was than the reference's, by their medians."""
+        native, reference = self.microseconds
+        return reference / native
 
 
 def by_choice(runs: Iterable[Run]) -> dict[str, list[Run]]:
@@ -147,20 +158,20 @@ def train(
     batches = minibatches(data.x_train, data.y_train, batch_size=batch_size, rng=run.seed, axis=-1)
     with _one_blas_thread():
         for _ in range(run.epochs):
-            cost, in_step, in_reference, began = 0.0, 0, 0, clock()
+            cost, taken, mirrored, began = 0.0, array("q"), array("q"), clock()
             for x, y in batches:
                 cost += network.gradients(x, y) * y.size
                 before = clock()
                 optimizer.step()
                 after = clock()
-                in_step += after - before
+                taken.append(after - before)
                 if shadow is not None:
+                    before = clock()
                     shadow.step(network.grads)
-                    in_reference += clock() - after
-                run.steps += 1
-            run.seconds_all += (clock() - began - in_reference) * 1e-9
-            run.seconds_step += in_step * 1e-9
-            run.seconds_reference += in_reference * 1e-9
+                    mirrored.append(clock() - before)
+            run.seconds_all += (clock() - began - sum(mirrored)) * 1e-9
+            run.step_ns.extend(taken)
+            run.reference_ns.extend(mirrored)
             if shadow is not None:
                 run.same_bits = shadow.same_bits(network.params)
             run.losses.append(network.cost(data.x_test, data.y_test))
