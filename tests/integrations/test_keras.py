@@ -319,6 +319,18 @@ def test_variables_of_16_bits_keep_states_in_float32(name: str, dtype: str) -> N
         np.testing.assert_allclose(a, b, rtol=0, atol=0.1)
 
 
+def test_inside_torch_compile() -> None:
+    """What ``jit_compile=True`` does to a train step, with a backend that compiles nothing."""
+    ours, theirs = pair("Adam", {"learning_rate": 0.01})
+    mine, yours = variables("float32"), variables("float32")
+    ours.build(mine)
+    step = torch.compile(lambda grads: ours.apply(grads, mine), backend="eager")
+    for t in range(3):
+        step(gradients("float32", seed=t))
+        theirs.apply(gradients("float32", seed=t), yours)
+    agree(ours, theirs, mine, yours, 1e-5)
+
+
 def test_autograd_notices_the_step() -> None:
     weight = keras.Variable(np.ones(3), dtype="float32", name="w")
     loss = (weight.value**2).sum()

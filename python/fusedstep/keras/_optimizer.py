@@ -89,16 +89,20 @@ class FusedStep(keras.optimizers.Optimizer):
         if in_stateless_scope():  # there, values must not change in place
             super()._backend_apply_gradients(grads, trainable_variables)
             return
-        with torch.no_grad():
-            self._apply_fused(list(grads), list(trainable_variables))
+        if torch.is_grad_enabled():
+            with torch.no_grad():
+                self._apply_fused(grads, trainable_variables)
+        else:
+            self._apply_fused(grads, trainable_variables)
 
-    def _apply_fused(self, grads: list[Any], variables: list[Any]) -> None:
+    @torch.compiler.disable  # a compiled train step has nothing to compile here
+    def _apply_fused(self, grads: Sequence[Any], variables: Sequence[Any]) -> None:
         given = self._check_hypers()
         if self._stepper is None or self._stepper.moved():
             self._stepper = self._make_stepper()
         numbers = [self._stepper.numbers[id(v)] for v in variables]
         grads = self._stepper.fit(numbers, grads)
-        steps, every = int(self._iterations.value), self.gradient_accumulation_steps
+        steps, every = self._iterations._value.item(), self.gradient_accumulation_steps
         stepped = True
         if not every:
             self._step_fused(self._stepper, given, grads, variables, numbers, steps, 1.0)
@@ -121,14 +125,14 @@ class FusedStep(keras.optimizers.Optimizer):
         self,
         stepper: Stepper,
         given: dict[str, Any],
-        grads: list[Any],
-        variables: list[Any],
+        grads: Sequence[Any],
+        variables: Sequence[Any],
         numbers: list[int],
         steps: int,
         grad_scale: float,
     ) -> None:
         rate = self._get_current_learning_rate()
-        rate = float(rate.value if isinstance(rate, keras.Variable) else rate)
+        rate = rate._value.item() if isinstance(rate, keras.Variable) else float(rate)
         decay = given["weight_decay"] or 0.0
         values = {"lr": rate, **self.options(given, steps + 1)}
         if self.use_ema:
@@ -198,7 +202,7 @@ class FusedStep(keras.optimizers.Optimizer):
             return torch._foreach_mul(wide, float("nan")), grad_scale
         return grads, grad_scale * max(1.0, norm / together)
 
-    def _average_rest(self, averaged: list[Any], steps: int) -> None:
+    def _average_rest(self, averaged: Sequence[Any], steps: int) -> None:
         """Average the variables that the step left out, as Keras averages all of them every time."""
         known = {id(variable) for variable in averaged}
         pairs = zip(self._trainable_variables, self._model_variables_moving_average, strict=True)
