@@ -146,7 +146,7 @@ print(step(1000), step(16000), step(100, 100), step(1), step(0), step(400_000))
     *small, large = prints(code, FUSEDSTEP_NUM_THREADS="4").split()
     assert small == ["0"] * 5
     parallel = _core.build_info()["parallel"]
-    assert int(large) == (3 if "OpenMP" in parallel else 0)
+    assert int(large) == (0 if parallel.startswith("none") else 3)
     assert prints(code, FUSEDSTEP_NUM_THREADS="1").split()[-1] == "0"
 
 
@@ -239,6 +239,7 @@ def test_one_optimizer_in_two_threads() -> None:
     param, grad = np.zeros(size, np.float32), np.ones(size, np.float32)
     optimizer = fs.SGD(param, lr=1.0)
     taken, refused, ready = [0] * 4, [0] * 4, threading.Barrier(4)
+    rounds = 0
 
     def work(k: int) -> None:
         ready.wait()
@@ -249,12 +250,14 @@ def test_one_optimizer_in_two_threads() -> None:
                 assert str(error) == "step(): this optimizer is already taking a step in another thread"
                 refused[k] += 1
 
-    threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert sum(taken) + sum(refused) == 48 and sum(taken) == optimizer.steps_taken
+    while rounds < 10 and not any(refused):  # until two steps meet
+        rounds += 1
+        threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    assert sum(taken) + sum(refused) == 48 * rounds and sum(taken) == optimizer.steps_taken
     assert sum(refused) > 0, "the steps never met: make them longer"
     assert (param == -sum(taken)).all()
 
