@@ -24,6 +24,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m fusedstep bench $(ARGS)
 
 docs: $(VENV)/.test
+	$(BIN)/python docs/plot_schedules.py
 	$(BIN)/python -m pytest --doctest-glob='*.md' README.md docs $(ARGS)
 
 clean:
@@ -35,7 +36,7 @@ $(VENV)/.demo $(VENV)/.bench: $(VENV)/.%: $(SOURCES) | $(BIN)/python
 	@touch $@
 
 $(VENV)/.test: $(SOURCES) | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check ".[test,peers]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check ".[test,peers,keras]"
 	@touch $@
 
 $(BIN)/python:
