@@ -9,7 +9,10 @@ import subprocess
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
+
+import fusedstep as fs
 
 torch = pytest.importorskip("torch")
 ft = pytest.importorskip("fusedstep.torch")
@@ -495,6 +498,53 @@ def test_hyperparameters_out_of_range() -> None:
     with pytest.raises(ValueError, match=r'param_groups\[0\]\["lr"\]'):
         optimizer.step()
     assert torch.equal(p, torch.ones(3))
+
+
+# ---- the same bits as the NumPy side ----
+
+
+@pytest.mark.parametrize("state_format", ["float32", "8bit"])
+@pytest.mark.parametrize("name", [name for name in fs.optimizers.__all__ if name not in ("Optimizer", "SparseAdam")])
+def test_leaves_the_bits_of_the_numpy_side(name: str, state_format: str) -> None:
+    options: dict[str, Any] = {"max_grad_norm": 3.0, "ema_decay": 0.9, "maximize": True}
+    if state_format == "8bit":
+        if name in ("Adagrad", "ASGD", "ScheduleFreeSGD"):
+            return  # states that are kept exactly
+        options |= {"state_format": "8bit", "min_quantized_size": 0}
+    generator = np.random.default_rng(0)
+    arrays = [generator.standard_normal(shape).astype(np.float32) for shape in ((40, 30), (7,), (1,))]
+    params = [torch.nn.Parameter(torch.from_numpy(a.copy())) for a in arrays]
+    mine, numpys = getattr(ft, name)(params, **options), getattr(fs, name)(arrays, **options)
+    for _ in range(10):
+        grads = [generator.standard_normal(a.shape).astype(np.float32) for a in arrays]
+        for p, grad in zip(params, grads, strict=True):
+            p.grad = torch.from_numpy(grad)
+        mine.step()
+        numpys.step(grads)
+    for a, p, average in zip(arrays, params, mine.ema_params()[0], strict=True):
+        assert a.tobytes() == p.detach().numpy().tobytes()
+        state = numpys.state[next(i for i, q in enumerate(params) if q is p)]
+        assert state["ema"].tobytes() == average.numpy().tobytes()
+        for key, value in state.items():
+            if isinstance(value, np.ndarray):
+                assert value.tobytes() == mine.state[p][key].numpy().tobytes()
+
+
+@pytest.mark.parametrize("name", ["ScheduleFreeSGD", "ScheduleFreeAdamW"])
+def test_schedule_free(name: str) -> None:
+    model = network()
+    optimizer = getattr(ft, name)(model.parameters(), lr=0.05)
+    losses = train(model, optimizer, 30)
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer.eval()
+    assert not optimizer.training
+    x = torch.randn(16, 6, generator=torch.Generator().manual_seed(9))
+    assert (model(x) - x[:, :2]).square().mean() < losses[0]
+    with pytest.raises(RuntimeError, match="train"):
+        optimizer.step()
+    optimizer.train()
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    train(model, optimizer, 1)
 
 
 # ---- sparse gradients ----

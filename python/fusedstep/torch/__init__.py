@@ -11,13 +11,15 @@
 
 from __future__ import annotations
 
-from . import more_optimizers, optimizers
+from . import more_optimizers, optimizers, own_optimizers, schedule_free
 from ._base import FusedOptimizer
 from ._options import Options
 from .in_backward import apply_in_backward
 from .more_optimizers import *  # noqa: F403
 from .offload import CPUOffload
-from .optimizers import *  # noqa: F403  (optimizers.__all__ is the list of every optimizer)
+from .optimizers import *  # noqa: F403  (each file has the list of its optimizers)
+from .own_optimizers import *  # noqa: F403
+from .schedule_free import *  # noqa: F403
 
 __all__ = ["CPUOffload", "FusedOptimizer", "Options", "apply_in_backward"]
-__all__ += more_optimizers.__all__ + optimizers.__all__
+__all__ += more_optimizers.__all__ + optimizers.__all__ + own_optimizers.__all__ + schedule_free.__all__

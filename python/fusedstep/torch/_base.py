@@ -47,6 +47,9 @@ class FusedOptimizer(torch.optim.Optimizer):
     counts_steps: ClassVar[bool] = True
     """Whether torch keeps a step count in the state."""
 
+    needs_whole_tensors: ClassVar[bool] = False
+    """Whether a step needs more of a parameter than one process's part."""
+
     eager: bool = False
     """Whether parameters get their states before they have a gradient."""
 
@@ -71,9 +74,13 @@ class FusedOptimizer(torch.optim.Optimizer):
         self.skipped_steps = 0
         self._stale()
         self._slots: list[Slot] = []
-        super().__init__(params, **hypers)
+        self._make(params, hypers)
         self.defaults.update(self._own)
         self.state = self.__dict__["state"]
+
+    def _make(self, params: Any, hypers: dict[str, Any]) -> None:
+        """Let the class of torch's check its arguments and make the groups."""
+        super().__init__(params, **hypers)
 
     # ---- what torch calls ----
 
@@ -224,8 +231,8 @@ class FusedOptimizer(torch.optim.Optimizer):
         """The update rule of a group; all of an optimizer's have the same hyper-parameters and states."""
         return self.rule
 
-    def _initial_state(self, name: str, group: dict[str, Any]) -> float:
-        """The number that a state starts from, in every element."""
+    def _initial_state(self, name: str, like: Tensor, group: dict[str, Any]) -> float | Tensor:
+        """What a state starts from: a number for every element, or a tensor like the parameter."""
         return 0.0
 
     def _initial_scalars(self, group: dict[str, Any]) -> list[float]:

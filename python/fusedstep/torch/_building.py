@@ -144,7 +144,7 @@ def _slot(param: Tensor, name: str) -> Slot:
         raise ValueError(f"{name} is a distributed tensor whose local part has gaps, needs a dense one")
     if overlaps_itself(mine):
         raise ValueError(f"{name} is an expanded tensor: several of its elements share memory; needs one of its own")
-    work = torch.empty_like(param.detach(), memory_format=torch.preserve_format)
+    work = torch.empty_like(param.detach(), memory_format=torch.preserve_format).copy_(param.detach())
     return Slot(param, work, work, name)
 
 
@@ -157,6 +157,8 @@ def _check_sharding(optimizer: FusedOptimizer, slot: Slot) -> None:
                 f"{name}: {slot.name} is a distributed tensor, of which this process sees only its own part; "
                 "use torch.nn.utils.clip_grad_norm_, which knows them all"
             )
+    if optimizer.needs_whole_tensors:
+        raise ValueError(f"{slot.name} is a distributed tensor, of whose norm {optimizer.rule} needs all parts")
 
 
 def _is_number(value: Any) -> bool:
@@ -183,8 +185,9 @@ def complete(optimizer: FusedOptimizer, state: dict[str, Any], like: Tensor, gro
         value, scales = state.get(kept.name), state.get(f"{kept.name}_scales")
         if value is None:
             made = fresh(like, kept.kind, state_format, small)
-            if first := optimizer._initial_state(kept.name, group):
-                plane = torch.full_like(like.detach(), complex(first, first) if like.is_complex() else first)
+            first = optimizer._initial_state(kept.name, like, group)
+            if isinstance(first, Tensor) or first != 0.0:
+                plane = first if isinstance(first, Tensor) else _filled(like, first)
                 made = convert(like, plane, None, kept.kind, state_format, small)
         elif is_stored_as(like, value, kept.kind, state_format, small):
             continue
@@ -200,11 +203,17 @@ def complete(optimizer: FusedOptimizer, state: dict[str, Any], like: Tensor, gro
             state[kept.name], state[f"{kept.name}_scales"] = made
         else:
             state[kept.name] = made
-    for name, first in zip(rule.scalars, optimizer._initial_scalars(group), strict=True):
+    for name, number in zip(rule.scalars, optimizer._initial_scalars(group), strict=True):
         value = state.get(name)
         if not _is_number(value):
-            state[name] = new_step().fill_(first if value is None else float(value))
+            state[name] = new_step().fill_(number if value is None else float(value))
     _complete_copies(state, like, group)
+
+
+def _filled(like: Tensor, number: float) -> Tensor:
+    """A parameter's shape with one number in every element; in both parts of complex ones, as torch does."""
+    filling = complex(number, number) if like.is_complex() else number
+    return torch.full_like(like.detach(), filling, dtype=compute_dtype(like), memory_format=torch.preserve_format)
 
 
 def _complete_copies(state: dict[str, Any], like: Tensor, group: dict[str, Any]) -> None:

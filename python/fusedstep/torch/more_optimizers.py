@@ -52,7 +52,7 @@ class Adagrad(FusedOptimizer, torch.optim.Adagrad):
         }
         super().__init__(params, hypers, options)
 
-    def _initial_state(self, name: str, group: dict[str, Any]) -> float:
+    def _initial_state(self, name: str, like: Tensor, group: dict[str, Any]) -> float:
         return float(group["initial_accumulator_value"])
 
 
@@ -237,7 +237,7 @@ class Rprop(FusedOptimizer, torch.optim.Rprop):
     ) -> None:
         super().__init__(params, {"lr": lr, "etas": etas, "step_sizes": step_sizes}, options)
 
-    def _initial_state(self, name: str, group: dict[str, Any]) -> float:
+    def _initial_state(self, name: str, like: Tensor, group: dict[str, Any]) -> float:
         return float(plain(group["lr"])) if name == "step_size" else 0.0
 
 

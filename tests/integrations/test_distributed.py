@@ -1,0 +1,116 @@
+"""Two processes: ZeroRedundancyOptimizer, and FSDP2, whose parameters are DTensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+ft = pytest.importorskip("fusedstep.torch")
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # the libraries' own
+
+
+def network() -> Any:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.Tanh(), torch.nn.Linear(16, 3))
+
+
+def batch(step: int, rank: int) -> Any:
+    return torch.randn(8, 6, generator=torch.Generator().manual_seed(10 * step + rank))
+
+
+def zero_redundancy(rank: int, ours: bool, name: str) -> Any:
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+    from torch.nn.parallel import DistributedDataParallel
+
+    import fusedstep.torch as ours_module
+
+    model = DistributedDataParallel(network())
+    cls = getattr(ours_module if ours else torch.optim, name)
+    optimizer = ZeroRedundancyOptimizer(model.parameters(), optimizer_class=cls, lr=1e-2)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 3, 0.5)
+    losses = []
+    for step in range(8):
+        x = batch(step, rank)
+        optimizer.zero_grad()
+        loss = (model(x) - x[:, :3]).square().mean()
+        loss.backward()
+        optimizer.step()
+        scheduler.step()
+        losses.append(loss.item())
+    optimizer.consolidate_state_dict(0)
+    saved = optimizer.state_dict() if rank == 0 else None
+    return losses, [p.detach() for p in model.parameters()], saved
+
+
+@pytest.mark.parametrize("name", ["AdamW", "SGD"])
+def test_zero_redundancy_optimizer(two_processes: Callable[..., Any], tolerance: float, name: str) -> None:
+    theirs = two_processes(zero_redundancy, False, name)
+    mine = two_processes(zero_redundancy, True, name)
+    for a, b in zip(theirs, mine, strict=True):
+        assert b[0] == pytest.approx(a[0], rel=tolerance)
+        torch.testing.assert_close(b[1], a[1], rtol=tolerance, atol=1e-6)
+    assert len(mine[0][2]["state"]) == len(theirs[0][2]["state"])
+
+
+def fully_sharded(rank: int, ours: bool, name: str) -> Any:
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    import fusedstep.torch as ours_module
+
+    mesh = init_device_mesh("cpu", (2,))
+    model = network()
+    for layer in model:
+        if isinstance(layer, torch.nn.Linear):
+            fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    module = ours_module if ours else torch.optim
+    optimizer = getattr(module, name)(model.parameters(), lr=1e-2)
+    losses = []
+    for step in range(8):
+        if step == 4:
+            saved = get_optimizer_state_dict(model, optimizer)
+            optimizer = getattr(module, name)(model.parameters(), lr=1e-2)
+            set_optimizer_state_dict(model, optimizer, saved)
+        x = batch(step, rank)
+        optimizer.zero_grad()
+        loss = (model(x) - x[:, :3]).square().mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        optimizer.step()
+        losses.append(loss.item())
+    return losses, [p.full_tensor().detach() for p in model.parameters()]
+
+
+@pytest.mark.parametrize("name", ["AdamW", "RMSprop"])
+def test_fully_shard(two_processes: Callable[..., Any], tolerance: float, name: str) -> None:
+    theirs = two_processes(fully_sharded, False, name)
+    mine = two_processes(fully_sharded, True, name)
+    for a, b in zip(theirs, mine, strict=True):
+        assert b[0] == pytest.approx(a[0], rel=tolerance)
+        torch.testing.assert_close(b[1], a[1], rtol=tolerance, atol=1e-6)
+
+
+def clips_itself(rank: int) -> str:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    import fusedstep.torch as ours_module
+
+    model = fully_shard(network(), mesh=init_device_mesh("cpu", (2,)))
+    optimizer = ours_module.AdamW(model.parameters(), max_grad_norm=1.0)
+    model(batch(0, rank)).sum().backward()
+    try:
+        optimizer.step()
+    except ValueError as error:
+        return str(error)
+    return "no error"
+
+
+def test_a_norm_of_one_part_is_refused(two_processes: Callable[..., Any]) -> None:
+    assert all("clip_grad_norm_" in text for text in two_processes(clips_itself))
