@@ -218,6 +218,11 @@ TensorModel::Found TensorModel::gradient(std::size_t i, PyObject* substitute) {
                                       : attribute(item.param.ptr(), grad_attribute().ptr());
     if (item.grad.is_none()) return Found::none;
     if (!item.inner.is_none() && substitute == nullptr) {
+        // A partial sum has the shape of the whole: how a distributed gradient is laid out must agree as well.
+        static const py::str* placements = new py::str(interned("placements"));
+        if (!py::hasattr(item.grad, *placements) ||
+            !attribute(item.grad.ptr(), placements->ptr()).equal(attribute(item.param.ptr(), placements->ptr())))
+            return Found::other;
         PyObject* inner = PyObject_GetAttr(item.grad.ptr(), item.inner.ptr());
         if (inner == nullptr) {
             PyErr_Clear();

@@ -96,6 +96,27 @@ def test_fully_shard(two_processes: Callable[..., Any], tolerance: float, name: 
         torch.testing.assert_close(b[1], a[1], rtol=tolerance, atol=1e-6)
 
 
+def partial_gradient(rank: int, ours: bool) -> Any:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import DTensor, Partial, Replicate
+
+    import fusedstep.torch as ours_module
+
+    mesh = init_device_mesh("cpu", (2,))
+    param = torch.nn.Parameter(DTensor.from_local(torch.ones(4), mesh, [Replicate()]))
+    optimizer = (ours_module if ours else torch.optim).SGD([param], lr=0.5)
+    for _ in range(2):
+        param.grad = DTensor.from_local(torch.full((4,), 1.0 + rank), mesh, [Partial()])
+        optimizer.step()
+    return param.to_local().detach()
+
+
+def test_gradients_that_are_partial_sums(two_processes: Callable[..., Any]) -> None:
+    for theirs, mine in zip(two_processes(partial_gradient, False), two_processes(partial_gradient, True), strict=True):
+        assert torch.equal(theirs, torch.full((4,), -2.0))
+        assert torch.equal(mine, theirs)
+
+
 def clips_itself(rank: int) -> str:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
