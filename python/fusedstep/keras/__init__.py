@@ -6,7 +6,7 @@ load with the other.
 
 >>> from fusedstep.keras import Adam
 >>> optimizer = Adam(learning_rate=1e-3, clipnorm=1.0)
->>> optimizer.get_config()["epsilon"]
+>>> optimizer.epsilon
 1e-07
 """
 
