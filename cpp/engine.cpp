@@ -14,8 +14,11 @@ namespace {
 // What a tensor costs beyond its elements, in elements: a few calls and cache misses.
 constexpr std::uint64_t kTensorCost = 64;
 
-// A thread is worth waking for this many elements; below twice that the caller works alone.
+// A thread is worth waking for this many elements, some five microseconds; below twice that the caller works alone.
 constexpr std::uint64_t kCostPerThread = 16384;
+
+// Shares of a large model: enough of them that the last to finish is not far behind, few enough to cost nothing.
+constexpr std::size_t kChunksPerThread = 64;
 
 // Elements decoded at a time: parameter, gradient and states of a piece stay in the L1 cache. Passes that sum take
 // whole blocks.
@@ -126,15 +129,6 @@ double load_gradient(Staging<kLength>& staging, const KernelTable& kernels, cons
 
 }  // namespace
 
-struct Engine::Region {
-    Engine& engine;
-    const StepOptions& options;
-    bool gradients_first;
-    StepResult result;
-    std::atomic<std::size_t> overflowed{kNone};
-    std::atomic<std::uint64_t> nonfinite_blocks{0};
-};
-
 void Engine::prepare() {
     kernels_ = &active_kernels();
     elements_ = 0;
@@ -189,21 +183,41 @@ Engine::Place Engine::place(std::uint64_t cost) const {
     return {t, element};
 }
 
+// The runs of elements that belong to one of `chunks` equal shares of the cost.
 template <class Body>
-void Engine::for_each_run(int thread, int threads, Body&& body) const {
+void Engine::for_each_run(std::size_t chunk, std::size_t chunks, Body& body) const {
     const std::uint64_t total = cost_.back();
-    const auto share = [&](int k) {
-        return total / static_cast<unsigned>(threads) * static_cast<unsigned>(k) +
-               total % static_cast<unsigned>(threads) * static_cast<unsigned>(k) / static_cast<unsigned>(threads);
-    };
-    const Place from = threads == 1 ? Place{0, 0} : place(share(thread));
-    const Place to = thread + 1 == threads ? Place{tensors.size(), 0} : place(share(thread + 1));
+    const auto start = [&](std::size_t k) { return total / chunks * k + total % chunks * k / chunks; };
+    const Place from = chunk == 0 ? Place{0, 0} : place(start(chunk));
+    const Place to = chunk + 1 == chunks ? Place{tensors.size(), 0} : place(start(chunk + 1));
     for (std::size_t t = from.tensor; t <= to.tensor && t < tensors.size(); ++t) {
         if (tensors[t].grad.data == nullptr) continue;
         const std::size_t begin = t == from.tensor ? from.element : 0;
         const std::size_t end = t == to.tensor ? to.element : tensors[t].steps_over();
         if (begin < end) body(t, begin, end);
     }
+}
+
+// One pass over the model, shared among threads: body(tensor, begin, end) for runs that together are all of it.
+template <class Body>
+void Engine::share(Body body) const {
+    const std::uint64_t worth = cost_.back() / kCostPerThread;
+    const int threads = static_cast<int>(std::min<std::uint64_t>(worth, static_cast<std::uint64_t>(num_threads())));
+    if (threads < 2) return for_each_run(0, 1, body);
+    struct Pass {
+        const Engine& engine;
+        Body& body;
+        std::size_t chunks;
+    };
+    const std::size_t most = static_cast<std::size_t>(threads) * kChunksPerThread;
+    Pass pass{*this, body, std::min(static_cast<std::size_t>(worth), most)};
+    parallel_for(
+        pass.chunks, threads,
+        [](void* context, std::size_t chunk) {
+            const Pass& shared = *static_cast<const Pass*>(context);
+            shared.engine.for_each_run(chunk, shared.chunks, shared.body);
+        },
+        &pass);
 }
 
 void Engine::sum_gradients(std::size_t t, std::size_t begin, std::size_t end) {
@@ -387,44 +401,8 @@ std::uint64_t Engine::update_span(std::size_t t, std::size_t element, std::size_
     return nonfinite;
 }
 
-void Engine::work(Region& region, int thread, int threads) noexcept {
-    const StepOptions& options = region.options;
-    if (region.gradients_first) {
-        for_each_run(thread, threads, [&](std::size_t t, std::size_t a, std::size_t b) { sum_gradients(t, a, b); });
-        barrier();
-        if (thread == 0) decide(region);
-        barrier();
-        if (!region.result.taken) return;
-    }
-    if (norms_) {
-        for_each_run(thread, threads, [&](std::size_t t, std::size_t a, std::size_t b) { sum_directions(t, a, b); });
-        barrier();
-        if (thread == 0) trust();
-        barrier();
-    }
-    if (half_) {
-        for_each_run(thread, threads, [&](std::size_t t, std::size_t a, std::size_t b) {
-            if (!overflows(t, a, b, options)) return;
-            for (std::size_t first = region.overflowed; t < first;)  // the first of them, whoever finds it when
-                if (region.overflowed.compare_exchange_weak(first, t)) break;
-        });
-        barrier();
-        if (thread == 0 && region.overflowed != kNone) {
-            take_back();
-            region.result.taken = false;
-            region.result.overflowed = region.overflowed;
-        }
-        barrier();
-        if (!region.result.taken) return;
-    }
-    std::uint64_t nonfinite = 0;
-    for_each_run(thread, threads,
-                 [&](std::size_t t, std::size_t a, std::size_t b) { nonfinite += update(t, a, b, options); });
-    if (nonfinite != 0) region.nonfinite_blocks += nonfinite;
-}
-
 // After the first read of the gradients: skip the step, or clip it and derive its constants.
-void Engine::decide(Region& region) {
+void Engine::decide(const StepOptions& options, StepResult& result) {
     double total = 0;
     bool finite = true;
     for (std::size_t t = 0; t < tensors.size(); ++t) {
@@ -437,13 +415,12 @@ void Engine::decide(Region& region) {
         }
         total += sum;
     }
-    const StepOptions& options = region.options;
-    region.result.grad_norm = std::sqrt(total) * (1.0 / options.grad_scale);
-    region.result.taken = finite || !options.skip_nonfinite;
-    if (!region.result.taken) return;
+    result.grad_norm = std::sqrt(total) * (1.0 / options.grad_scale);
+    result.taken = finite || !options.skip_nonfinite;
+    if (!result.taken) return;
     double coefficient = 1;
     if (options.max_grad_norm > 0) {
-        coefficient = options.max_grad_norm / (region.result.grad_norm + 1e-6);
+        coefficient = options.max_grad_norm / (result.grad_norm + 1e-6);
         if (coefficient > 1) coefficient = 1;
     }
     derive(options, coefficient);
@@ -452,23 +429,39 @@ void Engine::decide(Region& region) {
 StepResult Engine::step(const StepOptions& options) noexcept {
     kernels_ = &active_kernels();
     partition();
-    Region region{*this, options, options.max_grad_norm > 0 || options.skip_nonfinite, {}, {kNone}, {}};
-    if (!region.gradients_first) derive(options, 1);
-    const std::uint64_t worth = cost_.back() / kCostPerThread;
-    const int threads = worth < 2 ? 1 : static_cast<int>(std::min(worth, static_cast<std::uint64_t>(num_threads())));
-    if (threads == 1) {
-        work(region, 0, 1);
+    StepResult result;
+    if (options.max_grad_norm > 0 || options.skip_nonfinite) {
+        share([&](std::size_t t, std::size_t begin, std::size_t end) { sum_gradients(t, begin, end); });
+        decide(options, result);
+        if (!result.taken) return result;
     } else {
-        parallel(
-            threads,
-            [](void* context, int thread, int count) {
-                Region& shared = *static_cast<Region*>(context);
-                shared.engine.work(shared, thread, count);
-            },
-            &region);
+        derive(options, 1);
     }
-    region.result.nonfinite_blocks = region.nonfinite_blocks;
-    return region.result;
+    if (norms_) {
+        share([&](std::size_t t, std::size_t begin, std::size_t end) { sum_directions(t, begin, end); });
+        trust();
+    }
+    if (half_) {
+        std::atomic<std::size_t> overflowed{kNone};
+        share([&](std::size_t t, std::size_t begin, std::size_t end) {
+            if (!overflows(t, begin, end, options)) return;
+            for (std::size_t first = overflowed; t < first;)  // the first of them, whoever finds it when
+                if (overflowed.compare_exchange_weak(first, t)) break;
+        });
+        result.overflowed = overflowed;
+        result.taken = result.overflowed == kNone;
+        if (!result.taken) {
+            take_back();
+            return result;
+        }
+    }
+    std::atomic<std::uint64_t> nonfinite{0};
+    share([&](std::size_t t, std::size_t begin, std::size_t end) {
+        const std::uint64_t blocks = update(t, begin, end, options);
+        if (blocks != 0) nonfinite += blocks;
+    });
+    result.nonfinite_blocks = nonfinite;
+    return result;
 }
 
 }  // namespace fusedstep

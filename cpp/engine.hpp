@@ -90,14 +90,14 @@ private:
     struct Place {
         std::size_t tensor, element;
     };
-    struct Region;
-
     void partition();
     Place place(std::uint64_t cost) const;
     template <class Body>
-    void for_each_run(int thread, int threads, Body&& body) const;
+    void for_each_run(std::size_t chunk, std::size_t chunks, Body& body) const;
+    template <class Body>
+    void share(Body body) const;
     void sum_gradients(std::size_t t, std::size_t begin, std::size_t end);
-    void decide(Region& region);
+    void decide(const StepOptions& options, StepResult& result);
     void derive(const StepOptions& options, double coefficient);
     bool overflows(std::size_t t, std::size_t begin, std::size_t end, const StepOptions& options);
     void take_back();
@@ -106,7 +106,6 @@ private:
     std::uint64_t update(std::size_t t, std::size_t begin, std::size_t end, const StepOptions& options);
     std::uint64_t update_span(std::size_t t, std::size_t element, std::size_t grad_element, std::size_t size,
                               const StepOptions& options);
-    void work(Region& region, int thread, int threads) noexcept;
 
     const KernelTable* kernels_ = nullptr;
     std::size_t elements_ = 0;

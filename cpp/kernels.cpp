@@ -118,22 +118,20 @@ BlockSum sum_squares(const void* data, std::size_t n) {
     const T* const x = static_cast<const T*>(data);
     double lane[kLanes] = {};
     double zero[kLanes] = {};  // stays zero unless an element is infinite or NaN
+    const auto add = [&](std::size_t i, std::size_t j) {
+        const double v = static_cast<double>(x[i]);
+        lane[j] += v * v;
+        if constexpr (sizeof(T) == 8) zero[j] += v * 0.0;  // squares of float32 cannot overflow a double: their sum tells
+    };
     const std::size_t whole = n / kLanes * kLanes;
     for (std::size_t i = 0; i < whole; i += kLanes) {
 #pragma omp simd
-        for (std::size_t j = 0; j < kLanes; ++j) {
-            const double v = static_cast<double>(x[i + j]);
-            lane[j] += v * v;
-            zero[j] += v * 0.0;
-        }
+        for (std::size_t j = 0; j < kLanes; ++j) add(i + j, j);
     }
-    for (std::size_t j = 0; j < n - whole; ++j) {
-        const double v = static_cast<double>(x[whole + j]);
-        lane[j] += v * v;
-        zero[j] += v * 0.0;
-    }
-    const double check = combined(zero);
-    return {combined(lane), check == 0.0};
+    for (std::size_t j = 0; j < n - whole; ++j) add(whole + j, j);
+    const double sum = combined(lane);
+    if constexpr (sizeof(T) == 4) return {sum, sum - sum == 0.0};
+    return {sum, combined(zero) == 0.0};
 }
 
 template <class Rule, class T, unsigned V>

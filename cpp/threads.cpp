@@ -5,15 +5,12 @@
 #include <cmath>
 #include <cstdlib>
 #include <fstream>
+#include <new>
 #include <stdexcept>
 #include <thread>
 
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
-#if defined(__linux__) || defined(__APPLE__)
-#include <dlfcn.h>
-#endif
+#include "pool.hpp"
+
 #if defined(__linux__)
 #include <pthread.h>
 #include <sched.h>
@@ -25,7 +22,7 @@ namespace fusedstep {
 namespace {
 
 std::atomic<int> chosen{0};       // 0: the default
-std::atomic<bool> forked{false};  // this process is a child whose parent may have had a thread pool
+std::atomic<Pool*> pool{nullptr};  // made at the first use, and never destroyed: its threads outlive main()
 
 // The number in an environment variable; 0 when it is not set or not a positive integer. "4,2" (nested OpenMP) is 4.
 int from_environment(const char* name) {
@@ -97,7 +94,8 @@ ThreadDefault find_default() {
 }
 
 #if defined(__linux__) || defined(__APPLE__)
-const int watch_fork = pthread_atfork(nullptr, nullptr, [] { forked = true; });
+// The pool's threads stay behind in the parent: a child makes its own.
+const int watch_fork = pthread_atfork(nullptr, nullptr, [] { pool = nullptr; });
 #endif
 
 }  // namespace
@@ -118,39 +116,20 @@ void set_num_threads(int n) {
     chosen = n;
 }
 
-std::string parallel_runtime() {
-#if defined(_OPENMP)
-    std::string name = "OpenMP " + std::to_string(_OPENMP);
-#if defined(__linux__) || defined(__APPLE__)
-    // Which library it is matters where a process holds several.
-    Dl_info info;
-    if (dladdr(reinterpret_cast<void*>(&omp_get_thread_num), &info) != 0 && info.dli_fname != nullptr) {
-        const std::string path = info.dli_fname;
-        name += ", " + path.substr(path.find_last_of('/') + 1);
+void parallel_for(std::size_t chunks, int threads, void (*body)(void*, std::size_t), void* context) noexcept {
+    Pool* current = pool.load(std::memory_order_acquire);
+    if (current == nullptr) {
+        Pool* made = new (std::nothrow) Pool;
+        if (made == nullptr) {
+            for (std::size_t chunk = 0; chunk < chunks; ++chunk) body(context, chunk);
+            return;
+        }
+        if (pool.compare_exchange_strong(current, made))
+            current = made;
+        else
+            delete made;  // another thread was first; nobody has seen this one
     }
-#endif
-    return name;
-#else
-    return "none (built without OpenMP: one thread)";
-#endif
-}
-
-void parallel(int n, void (*body)(void*, int, int), void* context) {
-#if defined(_OPENMP)
-    // libgomp's pool does not survive fork(): a region in the child would wait for threads that are not there.
-    if (n > 1 && !forked.load(std::memory_order_relaxed)) {
-#pragma omp parallel num_threads(n)
-        body(context, omp_get_thread_num(), omp_get_num_threads());
-        return;
-    }
-#endif
-    body(context, 0, 1);
-}
-
-void barrier() {
-#if defined(_OPENMP)
-#pragma omp barrier
-#endif
+    current->run(chunks, threads, body, context);
 }
 
 }  // namespace fusedstep

@@ -1,5 +1,6 @@
-// How many threads a step may use, and the one parallel region it runs in.
+// How many threads a step may use, and the loop they share.
 #pragma once
+#include <cstddef>
 #include <string>
 
 namespace fusedstep {
@@ -17,14 +18,8 @@ struct ThreadDefault {
 };
 const ThreadDefault& default_threads();
 
-// The runtime behind parallel(): for `python -m fusedstep info`.
-std::string parallel_runtime();
-
-// Runs body(context, thread, threads) on up to n threads and returns when all have. The caller is thread 0. In a
-// forked child, where the parent's pool is gone, and without OpenMP, there is one thread.
-void parallel(int n, void (*body)(void* context, int thread, int threads), void* context);
-
-// Inside body: waits until every thread of the region is here.
-void barrier();
+// Calls body(context, chunk) for every chunk from 0 to chunks - 1, each once and in no particular order, on up to `threads`
+// threads, and returns when all are done. The caller is one of them. Works in a forked child too, with threads of its own.
+void parallel_for(std::size_t chunks, int threads, void (*body)(void* context, std::size_t chunk), void* context) noexcept;
 
 }  // namespace fusedstep

@@ -80,7 +80,6 @@ def test_compilers(
         f"-DCMAKE_CXX_COMPILER={compiler}",
         f"-DFUSEDSTEP_OPTIMISE={level}",
         f"-DCMAKE_BUILD_TYPE={'Debug' if level == '-O0' else 'Release'}",
-        "-DFUSEDSTEP_OPENMP=OFF",
     )
     for isa, mine in read(str(program)).items():
         assert mine == digests, f"{compiler} {level} {isa}"
@@ -100,7 +99,6 @@ def test_aarch64(digests: dict[str, str], tmp_path_factory: pytest.TempPathFacto
         "-DCMAKE_SYSTEM_NAME=Linux",
         "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
         "-DCMAKE_EXE_LINKER_FLAGS=-static",
-        "-DFUSEDSTEP_OPENMP=OFF",
     )
     assert read("qemu-aarch64-static", str(program)) == {"baseline": digests}
 

@@ -18,7 +18,7 @@ py::dict build_info() {
     py::dict info;
     info["version"] = FUSEDSTEP_VERSION;
     info["compiler"] = FUSEDSTEP_COMPILER;
-    info["parallel"] = parallel_runtime();
+    info["parallel"] = "threads of its own; OpenMP for SIMD alone";
     py::list isas;
     for (const Isa& isa : built_isas()) isas.append(py::make_tuple(isa.name, isa.description, isa.supported()));
     info["isas"] = isas;

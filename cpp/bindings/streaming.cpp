@@ -14,15 +14,14 @@ namespace {
 struct Pass {
     const KernelTable* kernels;
     std::vector<Array> write, read;
-    std::size_t pieces;
+    std::size_t pieces, chunks;
     std::atomic<float> sink{0};
 };
 
 // Arrays of different lengths are walked at the same relative pace: piece k of each at a time.
-void walk(void* context, int thread, int threads) {
+void walk(void* context, std::size_t chunk) {
     Pass& pass = *static_cast<Pass*>(context);
-    const std::size_t first = pass.pieces * static_cast<std::size_t>(thread) / static_cast<std::size_t>(threads);
-    const std::size_t last = pass.pieces * static_cast<std::size_t>(thread + 1) / static_cast<std::size_t>(threads);
+    const std::size_t first = pass.pieces * chunk / pass.chunks, last = pass.pieces * (chunk + 1) / pass.chunks;
     const auto part = [&](const Array& a, std::size_t k) { return a.size * k / pass.pieces / 16 * 16; };
     float total = 0;
     for (std::size_t k = first; k < last; ++k) {
@@ -37,7 +36,7 @@ void walk(void* context, int thread, int threads) {
 }  // namespace
 
 void stream(py::list read_write, py::list read) {
-    Pass pass{&active_kernels(), {}, {}, 1, {}};
+    Pass pass{&active_kernels(), {}, {}, 1, 1, {}};
     const auto take = [](py::list arrays, bool writeable, const char* name, std::vector<Array>& out) {
         for (std::size_t i = 0; i < arrays.size(); ++i) {
             const std::string where = std::string(name) + "[" + std::to_string(i) + "]";
@@ -52,9 +51,10 @@ void stream(py::list read_write, py::list read) {
     for (const std::vector<Array>* arrays : {&pass.write, &pass.read})
         for (const Array& a : *arrays) longest = std::max(longest, a.size);
     pass.pieces = std::max<std::size_t>(1, longest / 1024);
+    const int threads = num_threads();
+    pass.chunks = std::min<std::size_t>(pass.pieces, static_cast<std::size_t>(threads) * 64);
     const py::gil_scoped_release release;
-    parallel(static_cast<int>(std::min<std::size_t>(pass.pieces, static_cast<std::size_t>(num_threads()))), walk,
-             &pass);
+    parallel_for(pass.chunks, threads, walk, &pass);
 }
 
 }  // namespace fusedstep
