@@ -41,7 +41,7 @@ def build(folder: pathlib.Path, *options: str) -> pathlib.Path:
 
 def read(*command: str) -> dict[str, dict[str, str]]:
     """The program's digests: by instruction set, by rule."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     found: dict[str, dict[str, str]] = {}
     for line in done.stdout.splitlines():
