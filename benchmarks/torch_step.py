@@ -25,7 +25,7 @@ RULES: dict[str, dict[str, Any]] = {
     "SGD": {"lr": 1e-3, "momentum": 0.9},
     "RMSprop": {"lr": 1e-3},
 }
-WAYS = {"torch": {}, "torch foreach": {"foreach": True}, "torch fused": {"fused": True}}
+WAYS: dict[str, dict[str, Any]] = {"torch": {}, "torch foreach": {"foreach": True}, "torch fused": {"fused": True}}
 SHAPES: dict[str, Callable[[], models.Shapes]] = {
     "network": models.network,
     "thousand": lambda: ((1000,),) * 1000,
@@ -34,7 +34,7 @@ SHAPES: dict[str, Callable[[], models.Shapes]] = {
 }
 
 
-def steppers(shapes: models.Shapes, rule: str) -> dict[str, Callable[[], object]]:
+def steppers(shapes: models.Shapes, rule: str, ways: Sequence[str]) -> dict[str, Callable[[], object]]:
     """One optimizer per way, over parameters of its own with the same values, checked against the first."""
     import torch
 
@@ -42,7 +42,7 @@ def steppers(shapes: models.Shapes, rule: str) -> dict[str, Callable[[], object]
 
     found: dict[str, Callable[[], object]] = {}
     wanted: list[Any] = []
-    for way, options in [*WAYS.items(), ("fusedstep", {})]:
+    for way, options in [*((way, WAYS[way]) for way in ways), ("fusedstep", {})]:
         if "fused" in options and rule == "RMSprop":
             continue  # torch has no fused RMSprop
         generator = torch.Generator().manual_seed(0)
@@ -131,6 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", default="network,thousand,resnet50,gpt2,training")
     parser.add_argument("--rules", default=",".join(RULES))
+    parser.add_argument("--ways", default=",".join(WAYS), help="what of torch to compare with: " + ", ".join(WAYS))
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--json")
@@ -163,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 rows += measure(kind, "AdamW", trainers(kind), chosen.rounds)
             continue
         for rule in chosen.rules.split(","):
-            rows += measure(case, rule, steppers(SHAPES[case](), rule), chosen.rounds)
+            rows += measure(case, rule, steppers(SHAPES[case](), rule, chosen.ways.split(",")), chosen.rounds)
     if chosen.json:
         from fusedstep.bench import machine, report
 

@@ -233,6 +233,21 @@ def test_step_counts_and_states_may_be_changed() -> None:
     assert optimizer.state[model[0].bias]["step"].item() == 1
 
 
+def test_states_are_looked_at_once_others_may_hold_them() -> None:
+    model = network()
+    optimizer = ft.Adam(model.parameters())
+    train(model, optimizer, 2)
+    state = optimizer.state[model[0].weight]
+    train(model, optimizer, 2)
+    state["exp_avg"].data = torch.full_like(state["exp_avg"], 3.0)
+    model[0].weight.grad.zero_()
+    optimizer.step()
+    torch.testing.assert_close(state["exp_avg"], torch.full_like(state["exp_avg"], 2.7))
+    state["exp_avg"] = torch.zeros_like(state["exp_avg"])
+    optimizer.step()
+    assert not state["exp_avg"].any()
+
+
 def test_scaler() -> None:
     results = []
     for module in (torch.optim, ft):

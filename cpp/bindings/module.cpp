@@ -136,5 +136,6 @@ PYBIND11_MODULE(_core, m) {
         .def("step", &TensorModel::step, py::arg("groups"), py::arg("grad_scale"), py::arg("substitutes"),
              py::arg("only") = -1)
         .def("stepped", &TensorModel::stepped)
-        .def_readwrite("changed", &TensorModel::changed);
+        .def_readwrite("changed", &TensorModel::changed)
+        .def_readwrite("states_exposed", &TensorModel::states_exposed);
 }

@@ -200,7 +200,7 @@ bool TensorModel::same_tensors(const Item& item) {
     if (!reader_.read(item.local.ptr(), view) || address(view) != item.data || !(view.dtype == item.dtype) ||
         !lies_as(item, view))
         return false;
-    for (std::size_t e = 0; e < item.entries.size(); ++e) {
+    for (std::size_t e = 0; states_exposed && e < item.entries.size(); ++e) {
         const auto& [key, tensor] = item.entries[e];
         if (entry(item.state.ptr(), key) != tensor.ptr()) return false;
         if (item.entry_data[e] != nullptr && (!reader_.read(tensor.ptr(), view) || address(view) != item.entry_data[e]))

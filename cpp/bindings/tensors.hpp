@@ -41,6 +41,9 @@ public:
     // After the last watch().
     void finish();
 
+    // Whether others may hold the states, which must then be looked at in every step.
+    bool states_exposed = true;
+
     // Called with the list of parameters (their `local`) that a step has changed.
     py::object changed = py::none();
 

@@ -66,6 +66,7 @@ class Model:
 
 class TensorModel(Model):
     changed: Any
+    states_exposed: bool
     def __init__(
         self,
         rule: str,

@@ -76,7 +76,8 @@ class FusedOptimizer(torch.optim.Optimizer):
         self._slots: list[Slot] = []
         self._make(params, hypers)
         self.defaults.update(self._own)
-        self.state = self.__dict__["state"]
+        self.state = self._all_states()
+        self._expose(False)
 
     def _make(self, params: Any, hypers: dict[str, Any]) -> None:
         """Let the class of torch's check its arguments and make the groups."""
@@ -87,13 +88,25 @@ class FusedOptimizer(torch.optim.Optimizer):
     @property  # type: ignore[override]
     def state(self) -> _states.States:
         """The state of each parameter, as in ``torch.optim``."""
-        found: _states.States = self.__dict__["state"]
-        return found
+        self._expose(True)
+        return self._all_states()
 
     @state.setter
     def state(self, value: Any) -> None:
         self.__dict__["state"] = _states.States(dict, value)
         self._stale()
+        self._expose(True)
+
+    def _all_states(self) -> _states.States:
+        """The states, which nobody else gets to see by this."""
+        found: _states.States = self.__dict__["state"]
+        return found
+
+    def _expose(self, exposed: bool) -> None:
+        """Note whether others may hold states: only then could they change unseen, and must be looked at."""
+        self._exposed = exposed
+        if (model := self.__dict__.get("_model")) is not None:
+            model.states_exposed = exposed
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters with options of their own (see ``torch.optim.Optimizer.add_param_group``)."""
@@ -143,7 +156,7 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     def _step(self, only: int = -1) -> None:
         """Step all parameters that have a gradient, or only the one of this number."""
-        if self._model is None or self.__dict__["state"].changed:
+        if self._model is None or self._all_states().changed:
             self._build()
         if self._works:
             self._load_works()
@@ -218,7 +231,8 @@ class FusedOptimizer(torch.optim.Optimizer):
         self._works = [slot for slot in self._slots if slot.work is not None]
         self._model = model
         self._configure()
-        self.state.changed = False
+        self._expose(self._exposed)
+        self._all_states().changed = False
         self._last = None
 
     def _configure(self) -> None:
@@ -331,8 +345,9 @@ class FusedOptimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._slots = []
-        self.state = self.__dict__["state"]
+        self.state = self._all_states()
         self._last = None
+        self._expose(True)
         for group in self.param_groups:
             for name, value in self._own.items():
                 group.setdefault(name, value)

@@ -99,12 +99,12 @@ def build(
             path = f"[{number}][{i}]" if called is None else f'["{called}"]'
             slot = _slot(param, "params" + path)
             _check_sharding(optimizer, slot)
-            state = optimizer.state.get(param, {})
+            state = optimizer._all_states().get(param, {})
             begun = _has_begun(optimizer.rule, state, group)
             if param.grad is not None or optimizer.eager:
                 complete(optimizer, state, slot.like, group)
                 if state:
-                    optimizer.state[param] = state
+                    optimizer._all_states()[param] = state
             step, scalars = before.get(id(param), (0, []))
             # Where torch keeps no count, a step was taken if there is a state.
             _add(optimizer, model, slot, number, path, max(step, 1) if begun else 0, scalars)
@@ -250,7 +250,7 @@ def _add(
     scalars: list[float],
 ) -> None:
     group, rule = optimizer.param_groups[number], RULES[optimizer.rule]
-    state = optimizer.state.get(slot.param)
+    state = optimizer._all_states().get(slot.param)
     param = address(slot.like)
     used = rule.used({name: plain(group[name]) for name in rule.hypers})
     inner = None if local(slot.param) is slot.param else "_local_tensor"

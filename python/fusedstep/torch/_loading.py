@@ -57,6 +57,7 @@ def load(optimizer: FusedOptimizer, state_dict: dict[str, Any]) -> None:
         state[param] = _converted(optimizer, param, group, values, f'state_dict["state"][{key!r}]')
 
     optimizer.__setstate__({"state": state, "param_groups": merged})
+    optimizer._expose(False)  # all tensors are copies that nobody else has
     own = state_dict.get("fusedstep", {})
     optimizer.skipped_steps = int(own.get("skipped_steps", optimizer.skipped_steps))
     optimizer._settings = optimizer._settings | {k: own[k] for k in optimizer._settings if k in own}

@@ -69,10 +69,10 @@ def prepare(optimizer: FusedOptimizer, slot: Slot, group: dict[str, Any]) -> Cal
 
 def _step(optimizer: FusedOptimizer, slot: Slot, group: dict[str, Any], grad: Tensor) -> None:
     rule = RULES[optimizer.rule]
-    state = optimizer.state.get(slot.param, {})
+    state = optimizer._all_states().get(slot.param, {})
     complete(optimizer, state, slot.like, group)
     if state:
-        optimizer.state[slot.param] = state
+        optimizer._all_states()[slot.param] = state
     where, values = tuple(grad.indices()), grad.values().resolve_conj().resolve_neg().contiguous()
     whole = [slot.param.detach()] + [state[kept.name] for kept in rule.states if kept.name in state]
     rows = [tensor[where].contiguous() for tensor in whole]
