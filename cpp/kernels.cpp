@@ -121,7 +121,8 @@ BlockSum sum_squares(const void* data, std::size_t n) {
     const auto add = [&](std::size_t i, std::size_t j) {
         const double v = static_cast<double>(x[i]);
         lane[j] += v * v;
-        if constexpr (sizeof(T) == 8) zero[j] += v * 0.0;  // squares of float32 cannot overflow a double: their sum tells
+        if constexpr (sizeof(T) == 8)
+            zero[j] += v * 0.0;  // squares of float32 cannot overflow a double: their sum tells
     };
     const std::size_t whole = n / kLanes * kLanes;
     for (std::size_t i = 0; i < whole; i += kLanes) {

@@ -40,7 +40,9 @@ void Pool::run(std::size_t chunks, int threads, Body body, void* context) noexce
     context_ = context;
     threads_ = threads;
     for (int k = 0; k < threads; ++k) {
-        const auto part = [&](int i) { return chunks * static_cast<std::size_t>(i) / static_cast<std::size_t>(threads); };
+        const auto part = [&](int i) {
+            return chunks * static_cast<std::size_t>(i) / static_cast<std::size_t>(threads);
+        };
         Share& share = shares_[static_cast<std::size_t>(k)];
         share.end = part(k + 1);
         share.next.store(part(k), std::memory_order_relaxed);
@@ -48,7 +50,9 @@ void Pool::run(std::size_t chunks, int threads, Body body, void* context) noexce
     inside_.store(0, std::memory_order_release);
     generation_.fetch_add(1);
     if (sleeping_.load() > 0) {
-        { const std::lock_guard<std::mutex> lock(sleep_); }
+        {
+            const std::lock_guard<std::mutex> lock(sleep_);
+        }
         wake_.notify_all();
     }
     work(0);

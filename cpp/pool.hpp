@@ -1,9 +1,9 @@
 // The threads behind parallel_for.
 //
-// OpenMP's runtime waits at the end of a region for every thread of the team. Where another library's idle threads spin on
-// the same CPUs (NumPy's OpenBLAS after each matrix product), a team thread may not get one for milliseconds, and a step of 20
-// microseconds took 2 to 6 milliseconds. Here the caller takes work like everybody else and at the end waits only for
-// workers that began: a worker that gets no CPU costs nothing, its share is done by the others.
+// OpenMP's runtime waits at the end of a region for every thread of the team. Where another library's idle threads spin
+// on the same CPUs (NumPy's OpenBLAS after each matrix product), a team thread may not get one for milliseconds, and a
+// step of 20 microseconds took 2 to 6 milliseconds. Here the caller takes work like everybody else and at the end waits
+// only for workers that began: a worker that gets no CPU costs nothing, its share is done by the others.
 #pragma once
 #include <atomic>
 #include <condition_variable>
@@ -19,13 +19,13 @@ class Pool {
 public:
     using Body = void (*)(void* context, std::size_t chunk);
 
-    // Calls body for every chunk from 0 to chunks - 1, each once, on up to `threads` threads of which the caller is one.
-    // Alone if another thread is running a job just now.
+    // Calls body for every chunk from 0 to chunks - 1, each once, on up to `threads` threads of which the caller is
+    // one. Alone if another thread is running a job just now.
     void run(std::size_t chunks, int threads, Body body, void* context) noexcept;
 
 private:
-    // Chunks that a thread takes first; when it has none left it helps itself to the others'. The same thread thus sees the
-    // same elements in every step, as far as it can, and finds them in its cache.
+    // Chunks that a thread takes first; when it has none left it helps itself to the others'. The same thread thus sees
+    // the same elements in every step, as far as it can, and finds them in its cache.
     struct alignas(64) Share {
         std::atomic<std::size_t> next{0};
         std::size_t end = 0;

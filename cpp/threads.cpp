@@ -21,7 +21,7 @@
 namespace fusedstep {
 namespace {
 
-std::atomic<int> chosen{0};       // 0: the default
+std::atomic<int> chosen{0};        // 0: the default
 std::atomic<Pool*> pool{nullptr};  // made at the first use, and never destroyed: its threads outlive main()
 
 // The number in an environment variable; 0 when it is not set or not a positive integer. "4,2" (nested OpenMP) is 4.

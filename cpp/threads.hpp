@@ -18,8 +18,10 @@ struct ThreadDefault {
 };
 const ThreadDefault& default_threads();
 
-// Calls body(context, chunk) for every chunk from 0 to chunks - 1, each once and in no particular order, on up to `threads`
-// threads, and returns when all are done. The caller is one of them. Works in a forked child too, with threads of its own.
-void parallel_for(std::size_t chunks, int threads, void (*body)(void* context, std::size_t chunk), void* context) noexcept;
+// Calls body(context, chunk) for every chunk from 0 to chunks - 1, each once and in no particular order, on up to
+// `threads` threads, and returns when all are done. The caller is one of them. Works in a forked child too, with
+// threads of its own.
+void parallel_for(std::size_t chunks, int threads, void (*body)(void* context, std::size_t chunk),
+                  void* context) noexcept;
 
 }  // namespace fusedstep
