@@ -283,6 +283,11 @@ def test_a_command_imports_only_its_own_code() -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals to a process group are a POSIX matter")
 def test_ctrl_c_keeps_what_was_finished(tmp_path: Path) -> None:
+    # A background job's children are started deaf to Ctrl-C.
+    hearing = (
+        "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "runpy.run_module('fusedstep', run_name='__main__', alter_sys=True)"
+    )
     arguments = [
         "compare",
         "iris",
@@ -297,12 +302,10 @@ def test_ctrl_c_keeps_what_was_finished(tmp_path: Path) -> None:
         "sgd",
     ]
     process = subprocess.Popen(
-        program(*arguments, "--output", str(tmp_path)),
+        [sys.executable, "-W", "error", "-c", hearing, *arguments, "--output", str(tmp_path)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A background job's children are started deaf to Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
     for _ in range(3):
