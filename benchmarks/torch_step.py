@@ -1,10 +1,12 @@
-"""One step of a torch model: ``fusedstep.torch`` beside ``torch.optim``, which take turns.
+"""One step of a torch model: ``fusedstep.torch`` beside ``torch.optim`` and DeepSpeed's CPUAdam, which take turns.
 
-    python benchmarks/torch_step.py [--cases network,thousand,resnet50,gpt2,training] [--rounds N] [--json FILE]
+    python benchmarks/torch_step.py --json out/torch_step.json
+    python benchmarks/torch_step.py --cases thousand --rules Adam,SGD --ways "torch fused,deepspeed"
+    python benchmarks/torch_step.py --json out/torch_step.json --render
 
 ``opt.step()`` with gradients in place, as a training loop calls it, and whole training steps of two small models. The
-parameters after three steps are compared before anything is timed. ``--memory`` shows the peak memory of a process that
-updates in the backward pass beside one that does not.
+parameters after three steps are compared, element by element, before anything is timed. ``--memory`` shows the peak
+memory of a process that updates in the backward pass beside one that does not.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import environment
@@ -21,11 +25,20 @@ import models
 
 RULES: dict[str, dict[str, Any]] = {
     "Adam": {"lr": 1e-3},
-    "AdamW": {"lr": 1e-3},
+    "AdamW": {"lr": 1e-3, "weight_decay": 1e-2},
     "SGD": {"lr": 1e-3, "momentum": 0.9},
     "RMSprop": {"lr": 1e-3},
 }
-WAYS: dict[str, dict[str, Any]] = {"torch": {}, "torch foreach": {"foreach": True}, "torch fused": {"fused": True}}
+WAYS: dict[str, dict[str, Any]] = {
+    "torch": {},
+    "torch foreach": {"foreach": True},
+    "torch fused": {"fused": True},
+    "deepspeed": {},
+}
+OWN = "fusedstep"
+Row = dict[str, Any]
+MODELS = ("transformer", "MLP")  # the case "training"
+KEYS = ("case", "rule", "way", "threads")
 SHAPES: dict[str, Callable[[], models.Shapes]] = {
     "network": models.network,
     "thousand": lambda: ((1000,),) * 1000,
@@ -34,23 +47,38 @@ SHAPES: dict[str, Callable[[], models.Shapes]] = {
 }
 
 
-def steppers(shapes: models.Shapes, rule: str, ways: Sequence[str]) -> dict[str, Callable[[], object]]:
-    """One optimizer per way, over parameters of its own with the same values, checked against the first."""
+def offers(way: str, rule: str) -> bool:
+    """Return whether there is such an optimizer: torch has no fused RMSprop, DeepSpeed steps Adam and AdamW here."""
+    return {"torch fused": rule != "RMSprop", "deepspeed": rule in ("Adam", "AdamW")}.get(way, True)
+
+
+def optimizer_of(way: str, rule: str, params: list[Any]) -> Any:
+    """Make one contestant's optimizer."""
     import torch
 
     import fusedstep.torch as ft
 
+    if way == "deepspeed":
+        from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+        return DeepSpeedCPUAdam(params, adamw_mode=rule == "AdamW", **RULES[rule])
+    if way == OWN:
+        return getattr(ft, rule)(params, **RULES[rule])
+    return getattr(torch.optim, rule)(params, **RULES[rule], **WAYS[way])
+
+
+def steppers(shapes: models.Shapes, rule: str, ways: Sequence[str]) -> dict[str, Callable[[], object]]:
+    """One optimizer per way, over parameters of its own with the same values, checked against the first."""
+    import torch
+
     found: dict[str, Callable[[], object]] = {}
     wanted: list[Any] = []
-    for way, options in [*((way, WAYS[way]) for way in ways), ("fusedstep", {})]:
-        if "fused" in options and rule == "RMSprop":
-            continue  # torch has no fused RMSprop
+    for way in [*(way for way in ways if offers(way, rule)), OWN]:
         generator = torch.Generator().manual_seed(0)
         params = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
         for param in params:
             param.grad = torch.randn(param.shape, generator=generator)
-        module = ft if way == "fusedstep" else torch.optim
-        optimizer = getattr(module, rule)(params, **RULES[rule], **options)
+        optimizer = optimizer_of(way, rule, params)
         for _ in range(3):
             optimizer.step()
         if not wanted:
@@ -68,7 +96,7 @@ def trainers(kind: str) -> dict[str, Callable[[], object]]:
     import fusedstep.torch as ft
 
     found: dict[str, Callable[[], object]] = {}
-    for way in ("torch fused", "fusedstep"):
+    for way in ("torch fused", OWN):
         torch.manual_seed(0)
         if kind == "transformer":
             layer = torch.nn.TransformerEncoderLayer(128, 4, 256, dropout=0.0, batch_first=True)
@@ -78,7 +106,7 @@ def trainers(kind: str) -> dict[str, Callable[[], object]]:
             parts = [torch.nn.Linear(784, 512), torch.nn.ReLU(), torch.nn.Linear(512, 256), torch.nn.ReLU()]
             model, x = torch.nn.Sequential(*parts, torch.nn.Linear(256, 10)), torch.randn(64, 784)
         params = list(model.parameters())
-        if way == "fusedstep":
+        if way == OWN:
             optimizer: Any = ft.AdamW(params, lr=1e-3)
         else:
             optimizer = torch.optim.AdamW(params, lr=1e-3, fused=True)
@@ -92,18 +120,76 @@ def trainers(kind: str) -> dict[str, Callable[[], object]]:
     return found
 
 
-def measure(case: str, rule: str, contestants: dict[str, Callable[[], object]], repeats: int) -> list[dict[str, Any]]:
+def measure(case: str, rule: str, contestants: dict[str, Callable[[], object]], repeats: int) -> list[Row]:
     """Time one case and print it; return its rows."""
+    from fusedstep.bench import report
     from fusedstep.bench.timing import alternate, ratio, runner
 
     timings = alternate({way: runner(step) for way, step in contestants.items()}, repeats=repeats)
     rows = []
     for way, timing in timings.items():
-        times = ratio(timing.seconds, timings["fusedstep"].seconds)
+        times = ratio(timing.seconds, timings[OWN].seconds)
         rows.append({"case": case, "rule": rule, "way": way, "ratio": times, **timing.as_dict()})
-        low, high = (f"{1e6 * timing.quantile(q):.1f}" for q in (0.25, 0.75))
-        print(f"{case:12} {rule:8} {way:14} {1e6 * timing.median:10.1f} us ({low} to {high}) {times:7.2f}", flush=True)
+    report.note(f"{case} {rule}: " + ", ".join(f"{way} {report.duration(t.median)}" for way, t in timings.items()))
     return rows
+
+
+def run_cases(chosen: argparse.Namespace, threads: int, document: dict[str, Any]) -> None:
+    """Time what the command line names into ``document``, and write it after every case."""
+    import torch
+
+    import fusedstep
+    from fusedstep.bench import machine, report
+
+    torch.set_num_threads(threads)
+    fusedstep.set_num_threads(threads)
+    ways = chosen.ways.split(",")
+    if "deepspeed" in ways:
+        try:
+            import deepspeed  # noqa: F401
+        except ImportError as error:
+            ways.remove("deepspeed")
+            report.note(f"not installed: deepspeed ({error})")
+    document["machine"] = machine.describe()
+    cases = [case for name in chosen.cases.split(",") for case in (MODELS if name == "training" else (name,))]
+    for case in cases:
+        for rule in ("AdamW",) if case in MODELS else chosen.rules.split(","):
+            contestants = trainers(case) if case in MODELS else steppers(SHAPES[case](), rule, ways)
+            rows = measure(case, rule, contestants, chosen.rounds)
+            again = {(row["case"], row["rule"], row["way"], threads) for row in rows}
+            kept = [row for row in document["results"] if tuple(row[key] for key in KEYS) not in again]
+            document["results"] = kept + [row | {"threads": threads} for row in rows]
+            if chosen.json:
+                report.write_json(chosen.json, document)
+
+
+def show(document: dict[str, Any]) -> None:
+    """Print a table for each number of threads."""
+    from fusedstep.bench import machine, report
+
+    described = document["machine"]
+    versions = ", ".join(
+        f"{name} {described['versions'][name]}" for name in ("torch", "deepspeed") if name in described["versions"]
+    )
+    print(f"{described['date']}  {machine.summary(described)}, {versions}")
+    for threads, group in groupby(sorted(document["results"], key=lambda row: row["threads"]), lambda r: r["threads"]):
+        cases: dict[tuple[str, str], dict[str, Row]] = {}
+        for row in group:
+            cases.setdefault((row["case"], row["rule"]), {})[row["way"]] = row
+        ways = [way for way in (OWN, *WAYS) if any(way in rows for rows in cases.values())]
+        lines = [[*case, *(_cell(rows.get(way)) for way in ways)] for case, rows in cases.items()]
+        title = f"microseconds of a step (median ± half the quartile range, times {OWN}'s), threads: {threads}"
+        report.show(title, ["case", "rule", *ways], lines, left=2)
+
+
+def _cell(row: Row | None) -> str:
+    from fusedstep.bench import report
+
+    if row is None:
+        return "-"
+    low, high = row["quartiles"]
+    spread = f"{report.duration(1e-6 * row['microseconds'])} ±{50 * (high - low) / row['microseconds']:.0f}%"
+    return spread if row["way"] == OWN else f"{spread} ({row['ratio']:.2f})"
 
 
 def peak(way: str) -> float:
@@ -131,10 +217,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", default="network,thousand,resnet50,gpt2,training")
     parser.add_argument("--rules", default=",".join(RULES))
-    parser.add_argument("--ways", default=",".join(WAYS), help="what of torch to compare with: " + ", ".join(WAYS))
+    parser.add_argument("--ways", default=",".join(WAYS), help="what to compare with: " + ", ".join(WAYS))
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--json")
+    parser.add_argument("--json", help="write the figures; with --merge, add to those there")
+    parser.add_argument("--merge", action="store_true")
+    parser.add_argument("--render", action="store_true", help="time nothing: the tables of --json")
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
@@ -148,27 +236,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{way:12} {float(run.stdout):8.0f} MiB beyond the model of 192 MiB")
         return 0
 
-    import torch
+    from fusedstep.bench import report
 
-    import fusedstep
-
-    torch.set_num_threads(threads)
-    fusedstep.set_num_threads(threads)
-    print(
-        f"torch {torch.__version__}, {threads} threads, {fusedstep.isa()}; the last column is the time over fusedstep's"
-    )
-    rows = []
-    for case in chosen.cases.split(","):
-        if case == "training":
-            for kind in ("transformer", "MLP"):
-                rows += measure(kind, "AdamW", trainers(kind), chosen.rounds)
-            continue
-        for rule in chosen.rules.split(","):
-            rows += measure(case, rule, steppers(SHAPES[case](), rule, chosen.ways.split(",")), chosen.rounds)
-    if chosen.json:
-        from fusedstep.bench import machine, report
-
-        report.write_json(chosen.json, {"machine": machine.describe(), "results": rows})
+    document: dict[str, Any] = {"results": []}
+    if chosen.json and (chosen.merge or chosen.render) and Path(chosen.json).exists():
+        document = report.read_json(chosen.json)
+    if not chosen.render:
+        run_cases(chosen, threads, document)
+    show(document)
     return 0
 
 
