@@ -25,7 +25,7 @@ bench: $(VENV)/.bench
 
 docs: $(VENV)/.test
 	$(BIN)/python docs/plot_schedules.py
-	$(BIN)/python -m pytest --doctest-glob='*.md' README.md docs $(ARGS)
+	$(BIN)/python -m pytest tests/test_docs.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist demo-output
