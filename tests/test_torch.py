@@ -378,6 +378,64 @@ def test_parameters_that_move_are_found() -> None:
     assert_same(results[1], results[0], 1e-10, 1e-12)
 
 
+@pytest.mark.parametrize(
+    "move",
+    [
+        lambda p: setattr(p, "data", p.data.t()),
+        lambda p: p.data.untyped_storage().resize_(4 * p.numel() * p.element_size()),
+        lambda p: torch.utils.swap_tensors(p, torch.nn.Parameter(p.detach().clone() * 2)),
+        lambda p: setattr(p, "grad", None),
+        lambda p: setattr(p, "grad", p.grad.t().contiguous().t()),
+        lambda p: setattr(p.grad, "data", torch.ones_like(p.grad)),
+        lambda p: p.grad.untyped_storage().resize_(4 * p.numel() * p.element_size()),
+    ],
+    ids=["strides", "storage", "swapped", "no gradient", "gradient's strides", "gradient's data", "gradient's storage"],
+)
+@pytest.mark.parametrize("exposed", [False, True])
+def test_tensors_may_change_between_steps(move: Any, exposed: bool) -> None:
+    results = []
+    for module in (torch.optim, ft):
+        torch.manual_seed(0)
+        params = [torch.nn.Parameter(torch.randn(3, 3)) for _ in range(3)]
+        optimizer = module.Adam(params, lr=0.05)
+        for step in range(4):
+            for p in params:
+                p.grad = torch.randn(3, 3)
+            if step == 2:
+                if exposed:
+                    assert optimizer.state[params[0]]["step"].item() == 2
+                with torch.no_grad():
+                    move(params[1])
+            optimizer.step()
+        results.append([*params, *(optimizer.state[p][name] for p in params for name in ("step", "exp_avg_sq"))])
+    torch.testing.assert_close(results[1], results[0], rtol=1e-5, atol=1e-6)
+
+
+def test_a_gradient_that_is_an_attribute_of_python() -> None:
+    class Doubled(torch.nn.Parameter):  # type: ignore[misc, name-defined]
+        grad = property(lambda self: torch.full_like(self, 2.0).detach())
+
+    p = Doubled(torch.zeros(3))
+    ft.SGD([p], lr=0.5).step()
+    assert p.tolist() == [-1.0, -1.0, -1.0]
+
+
+def test_step_counts_are_current_whenever_they_are_seen() -> None:
+    p = torch.nn.Parameter(torch.zeros(3))
+    optimizer = ft.NAdam([p], lr=0.1)
+    theirs = torch.optim.NAdam([torch.nn.Parameter(torch.zeros(3))], lr=0.1)
+    for changed in (False, True):
+        for each in (optimizer, theirs):
+            each.param_groups[0]["params"][0].grad = torch.ones(3)
+            each.step()
+            each.step()
+        if changed:
+            optimizer.skip_nonfinite = True  # makes the native model anew
+        copied = copy.deepcopy(optimizer).state_dict()["state"][0]
+        for state in (optimizer.state[p], optimizer.state_dict()["state"][0], copied):
+            torch.testing.assert_close(state, theirs.state_dict()["state"][0], rtol=1e-6, atol=0)
+
+
 def test_autograd_sees_that_parameters_changed() -> None:
     p = torch.ones(3, requires_grad=True)
     p.grad = torch.ones(3)
@@ -676,14 +734,28 @@ def test_offload_takes_up_a_loaded_model() -> None:
     assert train(model, optimizer, 4) == expected
 
 
-def test_without_the_exchange_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Older torch has no exchange table: capsules lead to the same result."""
+@pytest.mark.parametrize("missing", [("field_functions",), ("field_functions", "exchange_table")])
+def test_older_torch(missing: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the C functions, and before torch 2.10 without the exchange table: the same result."""
     results = []
-    for table in (True, False):
-        if not table:
-            monkeypatch.setattr("fusedstep.torch._building.exchange_table", lambda: None)
+    for older in (False, True):
+        for name in missing if older else ():
+            monkeypatch.setattr(f"fusedstep.torch._building.{name}", lambda: None)
         model = network()
         optimizer = ft.AdamW(model.parameters(), lr=0.01)
-        train(model, optimizer, 4)
+        train(model, optimizer, 2)
+        assert optimizer.state
+        train(model, optimizer, 2)
         results.append(model)
     assert_same(results[0], results[1], 0, 0)
+
+
+@pytest.mark.skipif(
+    not (sys.platform == "linux" and torch.torch_version.TorchVersion(torch.__version__) >= (2, 10)),
+    reason="what others lack",
+)
+def test_this_torch_has_what_older_ones_lack() -> None:
+    from fusedstep.torch import _reading
+
+    assert _reading.exchange_table() is not None
+    assert _reading.field_functions() is not None

@@ -1,15 +1,9 @@
 // The part of the DLPack ABI that tensors are read through (https://dmlc.github.io/dlpack/latest/c_api.html), so that
 // nothing is compiled against the library they come from.
 #pragma once
-#include <pybind11/pybind11.h>
-
 #include <cstdint>
 
-namespace fusedstep {
-
-namespace py = pybind11;
-
-namespace dlpack {
+namespace fusedstep::dlpack {
 
 enum DeviceType : std::int32_t { kCpu = 1 };
 enum TypeCode : std::uint8_t { kFloat = 2, kBfloat = 4, kComplex = 5 };
@@ -54,25 +48,4 @@ struct ExchangeApi {
     int (*current_stream)(std::int32_t, std::int32_t, void**);
 };
 
-}  // namespace dlpack
-
-// Reads where tensors lie: through the exchange table of their type (some ten nanoseconds), or where the library has
-// none, through capsules made by a function such as torch.utils.dlpack.to_dlpack.
-class TensorReader {
-public:
-    // `exchange`: the type's __dlpack_c_exchange_api__ or None. ValueError for a table of another major version.
-    TensorReader(py::object exchange, py::object to_dlpack);
-
-    // False, without an error set, for what cannot be described so (a sparse tensor). `out` is valid until the next
-    // call.
-    bool read(PyObject* tensor, dlpack::Tensor& out);
-
-    bool direct() const { return from_object_ != nullptr; }
-
-private:
-    int (*from_object_)(void*, dlpack::Tensor*) = nullptr;
-    py::object to_dlpack_;
-    py::object capsule_;  // of the tensor read last
-};
-
-}  // namespace fusedstep
+}  // namespace fusedstep::dlpack

@@ -123,12 +123,13 @@ PYBIND11_MODULE(_core, m) {
 
     py::class_<TensorModel, Model>(m, "TensorModel")
         .def(py::init([](const std::string& rule, py::object check, py::object cross_check, py::object exchange,
-                         py::object to_dlpack, std::vector<std::string> watched) {
+                         py::object to_dlpack, py::object fields, std::vector<std::string> watched) {
                  return new TensorModel(rule, std::move(check), std::move(cross_check),
-                                        TensorReader(std::move(exchange), std::move(to_dlpack)), std::move(watched));
+                                        TensorReader(std::move(exchange), std::move(to_dlpack), std::move(fields)),
+                                        std::move(watched));
              }),
              py::arg("rule"), py::arg("check"), py::arg("cross_check"), py::arg("exchange"), py::arg("to_dlpack"),
-             py::arg("watched"))
+             py::arg("fields"), py::arg("watched"))
         .def("set_rule", &TensorModel::set_rule, py::arg("group"), py::arg("rule"))
         .def("watch", &TensorModel::watch, py::arg("param"), py::arg("local"), py::arg("inner"), py::arg("state"),
              py::arg("names"), py::arg("step"), py::arg("scalars"))
@@ -137,5 +138,5 @@ PYBIND11_MODULE(_core, m) {
              py::arg("only") = -1)
         .def("stepped", &TensorModel::stepped)
         .def_readwrite("changed", &TensorModel::changed)
-        .def_readwrite("states_exposed", &TensorModel::states_exposed);
+        .def_property("states_exposed", &TensorModel::states_exposed, &TensorModel::expose_states);
 }

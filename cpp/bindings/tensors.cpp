@@ -31,6 +31,15 @@ bool flag(PyObject* object, const py::str& method) {
     return result.ptr() == Py_True;
 }
 
+// The C function behind an attribute of a type, null when the attribute is anything else.
+PyGetSetDef* getter(PyObject* object, PyObject* name) {
+    const auto found =
+        py::reinterpret_steal<py::object>(PyObject_GetAttr(reinterpret_cast<PyObject*>(Py_TYPE(object)), name));
+    if (!found) throw py::error_already_set();
+    if (!Py_IS_TYPE(found.ptr(), &PyGetSetDescr_Type)) return nullptr;
+    return reinterpret_cast<PyGetSetDescrObject*>(found.ptr())->d_getset;
+}
+
 bool is_complex(dlpack::DataType dtype) { return dtype.code == dlpack::kComplex; }
 
 // The format of the elements, pairs of them for complex numbers; false for what the engine has none for.
@@ -43,10 +52,6 @@ bool to_format(dlpack::DataType dtype, Format& out) {
     if (bits == 64) return out = Format::float64, true;
     if (bits == 16 && !is_complex(dtype)) return out = Format::float16, true;
     return false;
-}
-
-void* address(const dlpack::Tensor& tensor) {
-    return tensor.data == nullptr ? nullptr : static_cast<char*>(tensor.data) + tensor.byte_offset;
 }
 
 const py::str& grad_attribute() {
@@ -102,17 +107,22 @@ void TensorModel::watch(py::object param, py::object local, py::object inner, py
                         std::vector<std::string> names, py::object step, py::list scalars) {
     if (items_.size() >= engine_.tensors.size()) throw py::value_error("watch: needs an add() before");
     const std::string& path = paths_[items_.size()];
-    dlpack::Tensor view;
-    Format format;
-    if (!reader_.read(local.ptr(), view) || !to_format(view.dtype, format))
-        throw py::type_error(param_name(path) + ": needs a dense tensor of a float dtype");
     Item item;
-    item.data = address(view);
-    item.dtype = view.dtype;
-    item.shape.assign(view.shape, view.shape + view.ndim);
-    item.strides.assign(view.strides, view.strides + view.ndim);
-    std::size_t elements = is_complex(view.dtype) ? 2 : 1;
-    for (const std::int64_t n : item.shape) elements *= static_cast<std::size_t>(n);
+    dlpack::Tensor described;
+    View view;
+    if (!reader_.read(local.ptr(), described) || !to_format(described.dtype, item.format) ||
+        !reader_.view(local.ptr(), view))
+        throw py::type_error(param_name(path) + ": needs a dense tensor of a float dtype");
+    item.complex = is_complex(described.dtype);
+    item.data = view.data;
+    item.kind = view.kind;
+    item.ndim = static_cast<std::size_t>(view.ndim);
+    item.dims = dims_.size();
+    dims_.insert(dims_.end(), view.shape, view.shape + view.ndim);
+    dims_.insert(dims_.end(), view.strides, view.strides + view.ndim);
+    item.grad_getter = getter(param.ptr(), grad_attribute().ptr());
+    std::size_t elements = item.complex ? 2 : 1;
+    for (std::int64_t d = 0; d < view.ndim; ++d) elements *= static_cast<std::size_t>(view.shape[d]);
     if (elements != engine_.tensors[items_.size()].size)
         throw py::value_error(param_name(path) + ": is not the tensor that was added");
     item.param = std::move(param);
@@ -123,8 +133,7 @@ void TensorModel::watch(py::object param, py::object local, py::object inner, py
         PyObject* tensor = entry(state.ptr(), key);
         if (tensor == nullptr) throw py::value_error(param_name(path) + ": its state has no entry '" + name + "'");
         item.entries.emplace_back(std::move(key), py::reinterpret_borrow<py::object>(tensor));
-        dlpack::Tensor part;
-        item.entry_data.push_back(item.inner.is_none() && reader_.read(tensor, part) ? address(part) : nullptr);
+        item.entry_data.push_back(item.inner.is_none() ? where(tensor) : nullptr);
     }
     item.state = std::move(state);
     item.step = number(step);
@@ -182,31 +191,53 @@ bool TensorModel::same_groups(py::list groups) const {
 }
 
 // Whether a tensor has the item's shape and strides. The stride of a dimension with one index means nothing.
-bool TensorModel::lies_as(const Item& item, const dlpack::Tensor& tensor) const {
-    if (static_cast<std::size_t>(tensor.ndim) != item.shape.size()) return false;
+bool TensorModel::lies_as(const Item& item, const View& view) const {
+    if (static_cast<std::size_t>(view.ndim) != item.ndim) return false;
+    const std::int64_t* shape = dims_.data() + item.dims;
+    const std::int64_t* strides = shape + item.ndim;
     bool empty = false, same = true;
-    for (std::size_t d = 0; d < item.shape.size(); ++d) {
-        if (tensor.shape[d] != item.shape[d]) return false;
-        empty = empty || item.shape[d] == 0;
-        same = same && (item.shape[d] == 1 || tensor.strides[d] == item.strides[d]);
+    for (std::size_t d = 0; d < item.ndim; ++d) {
+        if (view.shape[d] != shape[d]) return false;
+        empty = empty || shape[d] == 0;
+        same = same && (shape[d] == 1 || view.strides[d] == strides[d]);
     }
     return same || empty;
 }
 
+// Null for what cannot be read.
+void* TensorModel::where(PyObject* tensor) {
+    View view;
+    return reader_.view(tensor, view) ? view.data : nullptr;
+}
+
 // Whether the parameter and its states are the tensors they were, where they were.
 bool TensorModel::same_tensors(const Item& item) {
-    dlpack::Tensor view;
+    View view;
     if (!item.inner.is_none() && attribute(item.param.ptr(), item.inner.ptr()).ptr() != item.local.ptr()) return false;
-    if (!reader_.read(item.local.ptr(), view) || address(view) != item.data || !(view.dtype == item.dtype) ||
+    if (!reader_.view(item.local.ptr(), view) || view.data != item.data || view.kind != item.kind ||
         !lies_as(item, view))
         return false;
-    for (std::size_t e = 0; states_exposed && e < item.entries.size(); ++e) {
+    for (std::size_t e = 0; exposed_ && e < item.entries.size(); ++e) {
         const auto& [key, tensor] = item.entries[e];
         if (entry(item.state.ptr(), key) != tensor.ptr()) return false;
-        if (item.entry_data[e] != nullptr && (!reader_.read(tensor.ptr(), view) || address(view) != item.entry_data[e]))
-            return false;
+        if (item.entry_data[e] != nullptr && where(tensor.ptr()) != item.entry_data[e]) return false;
     }
     return true;
+}
+
+py::object TensorModel::grad_of(const Item& item) {
+    const PyGetSetDef* direct = item.grad_getter;
+    if (direct == nullptr) return attribute(item.param.ptr(), grad_attribute().ptr());
+    PyObject* found = direct->get(item.param.ptr(), direct->closure);
+    if (found == nullptr) throw py::error_already_set();
+    return py::reinterpret_steal<py::object>(found);
+}
+
+// Whether a gradient of another dtype than its parameter's can be taken, and in which format it is.
+bool TensorModel::fits(const Item& item, Format& format) {
+    dlpack::Tensor seen;
+    return reader_.read(item.grad.ptr(), seen) && seen.device.type == dlpack::kCpu && to_format(seen.dtype, format) &&
+           is_complex(seen.dtype) == item.complex && (format != Format::float64 || item.format == Format::float64);
 }
 
 // Takes up the gradient of tensor i, if it lies as its parameter does.
@@ -214,8 +245,7 @@ TensorModel::Found TensorModel::gradient(std::size_t i, PyObject* substitute) {
     Item& item = items_[i];
     ::fusedstep::Tensor& x = engine_.tensors[i];
     x.grad.data = nullptr;
-    item.grad = substitute != nullptr ? py::reinterpret_borrow<py::object>(substitute)
-                                      : attribute(item.param.ptr(), grad_attribute().ptr());
+    item.grad = substitute != nullptr ? py::reinterpret_borrow<py::object>(substitute) : grad_of(item);
     if (item.grad.is_none()) return Found::none;
     if (!item.inner.is_none() && substitute == nullptr) {
         // A partial sum has the shape of the whole: how a distributed gradient is laid out must agree as well.
@@ -230,25 +260,25 @@ TensorModel::Found TensorModel::gradient(std::size_t i, PyObject* substitute) {
         }
         item.grad = py::reinterpret_steal<py::object>(inner);
     }
-    dlpack::Tensor view;
-    Format format;
-    if (!reader_.read(item.grad.ptr(), view) || view.device.type != dlpack::kCpu || !to_format(view.dtype, format) ||
-        is_complex(view.dtype) != is_complex(item.dtype) || (format == Format::float64 && x.compute == kFloat) ||
-        !lies_as(item, view) || (address(view) == nullptr && x.size != 0))
+    View view;
+    if (!reader_.view(item.grad.ptr(), view) || !lies_as(item, view) || (view.data == nullptr && x.size != 0))
         return Found::other;
+    Format format = item.format;
+    if (view.kind != item.kind && !fits(item, format)) return Found::other;
     // A conjugated or negated view holds other numbers than its memory does.
     static const py::str* is_conj = new py::str(interned("is_conj"));
     static const py::str* is_neg = new py::str(interned("is_neg"));
-    if (is_complex(view.dtype) && flag(item.grad.ptr(), *is_conj)) return Found::other;
+    if (item.complex && flag(item.grad.ptr(), *is_conj)) return Found::other;
     if (x.size <= 2 && flag(item.grad.ptr(), *is_neg)) return Found::other;
-    x.grad = {x.size == 0 ? static_cast<void*>(item.grad.ptr()) : address(view), nullptr, format};
+    x.grad = {x.size == 0 ? static_cast<void*>(item.grad.ptr()) : view.data, nullptr, format};
     return Found::usable;
 }
 
 // Step counts and scalars are the tensors', which others may have changed.
 void TensorModel::read_progress(std::size_t i) {
     ::fusedstep::Tensor& x = engine_.tensors[i];
-    const Item& item = items_[i];
+    Item& item = items_[i];
+    if (item.known && !exposed_) return;
     if (item.step.data != nullptr) {
         const double step = value(item.step);
         if (!(step >= 0) || step != std::floor(step))
@@ -265,13 +295,22 @@ void TensorModel::read_progress(std::size_t i) {
         if (seen != (item.scalars[s].wide ? known : static_cast<double>(static_cast<float>(known))))
             x.scalars[s] = seen;
     }
+    item.known = true;
 }
 
 void TensorModel::write_progress(std::size_t i) {
     const ::fusedstep::Tensor& x = engine_.tensors[i];
-    const Item& item = items_[i];
+    Item& item = items_[i];
+    item.behind = !exposed_;
+    if (item.behind) return;
     if (item.step.data != nullptr) store(item.step, static_cast<double>(x.step));
     for (std::size_t s = 0; s < item.scalars.size(); ++s) store(item.scalars[s], x.scalars[s]);
+}
+
+void TensorModel::expose_states(bool exposed) {
+    exposed_ = exposed;
+    for (std::size_t i = 0; exposed && i < items_.size(); ++i)
+        if (items_[i].behind) write_progress(i);
 }
 
 py::object TensorModel::step(py::list groups, double grad_scale, py::dict substitutes, std::ptrdiff_t only) {

@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
-#include "dlpack.hpp"
 #include "model.hpp"
+#include "reader.hpp"
 
 namespace fusedstep {
 
@@ -41,8 +41,10 @@ public:
     // After the last watch().
     void finish();
 
-    // Whether others may hold the states, which must then be looked at in every step.
-    bool states_exposed = true;
+    // Whether others may hold the states, which must then be looked at in every step. While they do not, step counts
+    // and scalars are written to their tensors only when that ends.
+    void expose_states(bool exposed);
+    bool states_exposed() const { return exposed_; }
 
     // Called with the list of parameters (their `local`) that a step has changed.
     py::object changed = py::none();
@@ -58,14 +60,19 @@ private:
     };
     struct Item {
         py::object param, local, inner, state;
-        std::vector<std::pair<py::str, py::object>> entries;
-        std::vector<void*> entry_data;
+        PyGetSetDef* grad_getter = nullptr;  // what the attribute `grad` of the parameter's type calls, if it is C
+        py::object grad;                     // held during the step
+        void* data = nullptr;
+        std::uint64_t kind = 0;
+        std::size_t dims = 0, ndim = 0;  // its shape and then its strides, in dims_
+        Format format = Format::float32;
+        bool complex = false;
+        bool known = false;   // step count and scalars have been read from their tensors
+        bool behind = false;  // their tensors are
         Number step;
         std::vector<Number> scalars;
-        void* data = nullptr;
-        dlpack::DataType dtype{};
-        std::vector<std::int64_t> shape, strides;
-        py::object grad;  // held during the step
+        std::vector<std::pair<py::str, py::object>> entries;
+        std::vector<void*> entry_data;
     };
     enum class Found { none, usable, other };
 
@@ -76,7 +83,10 @@ private:
     static unsigned states_in_use(const Group& group);
     bool same_groups(py::list groups) const;
     bool same_tensors(const Item& item);
-    bool lies_as(const Item& item, const dlpack::Tensor& tensor) const;
+    bool lies_as(const Item& item, const View& view) const;
+    void* where(PyObject* tensor);
+    static py::object grad_of(const Item& item);
+    bool fits(const Item& item, Format& format);
     Found gradient(std::size_t i, PyObject* substitute);
     void read_progress(std::size_t i);
     void write_progress(std::size_t i);
@@ -87,7 +97,9 @@ private:
     std::vector<std::vector<std::pair<py::str, py::object>>> watched_;  // by group
     std::vector<unsigned> used_;                                        // states in use when it was made, by group
     std::vector<Item> items_;
+    std::vector<std::int64_t> dims_;
     py::list every_;  // of `local`
+    bool exposed_ = true;
 };
 
 }  // namespace fusedstep

@@ -74,6 +74,7 @@ class TensorModel(Model):
         cross_check: object,
         exchange: object,
         to_dlpack: object,
+        fields: object,
         watched: Sequence[str],
     ) -> None: ...
     def set_rule(self, group: int, rule: str) -> None: ...

@@ -53,7 +53,8 @@ class FusedOptimizer(torch.optim.Optimizer):
     eager: bool = False
     """Whether parameters get their states before they have a gradient."""
 
-    _model: _core.TensorModel | None
+    _model: _core.TensorModel | None = None
+    _last: _core.TensorModel | None = None  # the one before, whose counts are still to be taken over
 
     def __init__(self, params: Any, hypers: dict[str, Any], options: Mapping[str, Any]) -> None:
         given = dict(options)
@@ -103,10 +104,13 @@ class FusedOptimizer(torch.optim.Optimizer):
         return found
 
     def _expose(self, exposed: bool) -> None:
-        """Note whether others may hold states: only then could they change unseen, and must be looked at."""
+        """Note whether others may hold states: only then could they change unseen, and must be looked at.
+
+        While others do not hold them, step counts are kept by the native model alone.
+        """
         self._exposed = exposed
-        if (model := self.__dict__.get("_model")) is not None:
-            model.states_exposed = exposed
+        if self._model is not None:
+            self._model.states_exposed = exposed
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters with options of their own (see ``torch.optim.Optimizer.add_param_group``)."""
@@ -188,6 +192,8 @@ class FusedOptimizer(torch.optim.Optimizer):
                         substitutes[i] = _gradients.fitting_copy(slot.param, slot.like, slot.name)
             assert self._model is not None
             done = self._model.step(self.param_groups, 1.0, substitutes, only)
+        if sparse:
+            self._expose(True)  # step counts are changed here
         for take in sparse.values():
             take()
         self._finish(done, substitutes)
@@ -217,7 +223,9 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     def _stale(self) -> None:
         """Have the native model made anew before the next step."""
-        self._last = self.__dict__.get("_model") or self.__dict__.get("_last")
+        if self._model is not None:
+            self._model.states_exposed = True  # has it write the step counts
+            self._last = self._model
         self._model = None
         self._works: list[Slot] = []
 

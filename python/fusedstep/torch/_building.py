@@ -13,6 +13,7 @@ from .. import _core
 from .._hyper import check_hyper, check_hypers
 from ..reference import RULES
 from ._options import WATCHED, check_group, plain
+from ._reading import exchange_table, field_functions
 from ._states import (
     PARAMETERS,
     address,
@@ -87,6 +88,7 @@ def build(
         cross_check,
         exchange_table(),
         torch.utils.dlpack.to_dlpack,  # type: ignore[attr-defined]
+        field_functions(),
         WATCHED,
     )
     slots = []
@@ -112,11 +114,6 @@ def build(
     model.finish()
     model.changed = increment_version
     return model, slots
-
-
-def exchange_table() -> Any:
-    """The table of C functions that tells where tensors lie; None before torch 2.10."""
-    return getattr(Tensor, "__dlpack_c_exchange_api__", None)
 
 
 def _has_begun(rule: str, state: dict[str, Any], group: dict[str, Any]) -> bool:

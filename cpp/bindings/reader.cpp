@@ -1,0 +1,96 @@
+#include "reader.hpp"
+
+#include <tuple>
+
+namespace fusedstep {
+namespace {
+
+constexpr std::uint64_t kByFields = std::uint64_t{1} << 63;
+
+template <class Function>
+void take(Function& function, py::handle address) {
+    function = reinterpret_cast<Function>(address.cast<std::uintptr_t>());
+}
+
+}  // namespace
+
+void* address(const dlpack::Tensor& tensor) {
+    return tensor.data == nullptr ? nullptr : static_cast<char*>(tensor.data) + tensor.byte_offset;
+}
+
+TensorReader::TensorReader(py::object exchange, py::object to_dlpack, py::object fields)
+    : to_dlpack_(std::move(to_dlpack)) {
+    if (!fields.is_none()) {
+        const auto [types, offset, functions] = fields.cast<std::tuple<py::tuple, std::size_t, py::tuple>>();
+        types_ = types;
+        offset_ = offset;
+        take(data_ptr_, functions[0]);
+        take(dim_, functions[1]);
+        take(sizes_, functions[2]);
+        take(strides_, functions[3]);
+        take(dtype_, functions[4]);
+        take(device_type_, functions[5]);
+        take(layout_, functions[6]);
+        std::int32_t (*number)() = nullptr;
+        take(number, functions[7]);
+        cpu_ = number();
+        take(number, functions[8]);
+        strided_ = number();
+    }
+    if (exchange.is_none()) return;
+    const auto* api =
+        static_cast<const dlpack::ExchangeApi*>(PyCapsule_GetPointer(exchange.ptr(), "dlpack_exchange_api"));
+    if (api == nullptr) throw py::error_already_set();
+    while (api != nullptr && api->header.major != 1) api = api->header.previous;
+    if (api != nullptr) from_object_ = api->tensor_from_object;
+}
+
+bool TensorReader::read(PyObject* tensor, dlpack::Tensor& out) {
+    if (from_object_ != nullptr) {
+        if (from_object_(tensor, &out) == 0) return true;
+        PyErr_Clear();
+        return false;
+    }
+    capsule_ = py::reinterpret_steal<py::object>(PyObject_CallOneArg(to_dlpack_.ptr(), tensor));
+    void* managed = capsule_ ? PyCapsule_GetPointer(capsule_.ptr(), "dltensor") : nullptr;
+    if (managed == nullptr) {
+        PyErr_Clear();
+        return false;
+    }
+    out = static_cast<dlpack::ManagedTensor*>(managed)->tensor;
+    return true;
+}
+
+bool TensorReader::view(PyObject* tensor, View& out) {
+    if (fields(tensor, out)) return true;
+    dlpack::Tensor seen;
+    if (!read(tensor, seen)) return false;
+    const std::uint64_t device = static_cast<std::uint32_t>(seen.device.type);
+    out = {
+        address(seen), seen.ndim, seen.shape, seen.strides,
+        device << 32 | std::uint64_t{seen.dtype.lanes} << 16 | std::uint64_t{seen.dtype.bits} << 8 | seen.dtype.code};
+    return true;
+}
+
+// Only of torch's own types: what is derived from them may hold its elements elsewhere.
+bool TensorReader::fields(PyObject* tensor, View& out) const {
+    bool known = false;
+    for (const py::handle type : types_)
+        known = known || Py_IS_TYPE(tensor, reinterpret_cast<PyTypeObject*>(type.ptr()));
+    if (!known) return false;
+    void* handle = reinterpret_cast<char*>(tensor) + offset_;
+    std::int64_t *shape = nullptr, *strides = nullptr;
+    std::int32_t dtype = 0, device = 0, layout = 0;
+    // Device and layout first: for tensors without memory here the others print what is wrong.
+    if (device_type_(handle, &device) != 0 || device != cpu_ || layout_(handle, &layout) != 0 || layout != strided_)
+        return false;
+    if (data_ptr_(handle, &out.data) != 0 || dim_(handle, &out.ndim) != 0 || sizes_(handle, &shape) != 0 ||
+        strides_(handle, &strides) != 0 || dtype_(handle, &dtype) != 0)
+        return false;
+    out.shape = shape;
+    out.strides = strides;
+    out.kind = kByFields | static_cast<std::uint32_t>(dtype);
+    return true;
+}
+
+}  // namespace fusedstep
