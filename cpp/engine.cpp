@@ -115,6 +115,17 @@ std::size_t step_fused(const RuleEntry& rule, const void* constants, double mult
     return n;
 }
 
+// Whether all that a step reads and writes of a tensor is of the compute type, and nothing is done but the rule's
+// maths.
+bool is_plain(const Tensor& x, const Group& group, unsigned used, const StepOptions& options) {
+    const Format format = native(x.compute);
+    bool plain = x.param.format == format && x.grad.format == format && x.copy.data == nullptr && x.ema == nullptr &&
+                 !options.zero_grads && !std::isfinite(group.clip_value);
+    for (std::size_t s = 0; s < x.states.size(); ++s)
+        plain = plain && !((used >> s & 1u) && x.states[s].format != format);
+    return plain;
+}
+
 // Puts the gradient of a run in place; returns the multiplier that is left for the rule to apply.
 template <std::size_t kLength>
 double load_gradient(Staging<kLength>& staging, const KernelTable& kernels, const Tensor& x, const Group& group,
@@ -339,12 +350,27 @@ void Engine::trust() {
 std::uint64_t Engine::update(std::size_t t, std::size_t begin, std::size_t end, const StepOptions& options) {
     const Tensor& x = tensors[t];
     if (x.rows == nullptr) return update_span(t, begin, begin, end - begin, options);
+    const Group& group = groups[static_cast<std::size_t>(x.group)];
+    const RuleEntry& rule = kernels_->rules[group.rule];
+    const Constants& c = constants_[constants_of_[t]];
+    const unsigned used = rule.used_states(c.variant);
+    const UpdateFn kernel = rule.update[x.compute][c.variant];
+    const bool plain = is_plain(x, group, used, options);
+    const auto row = [&](std::size_t r) { return static_cast<std::size_t>(x.rows[r]); };
+    const std::size_t last = (end - 1) / x.row_size;
     std::uint64_t nonfinite = 0;
-    while (begin < end) {
-        const std::size_t within = begin % x.row_size;
-        const std::size_t n = std::min(end - begin, x.row_size - within);
-        const auto row = static_cast<std::size_t>(x.rows[begin / x.row_size]);
-        nonfinite += update_span(t, row * x.row_size + within, begin, n, options);
+    for (std::size_t r = begin / x.row_size; begin < end;) {
+        const std::size_t element = row(r) * x.row_size + begin % x.row_size;
+        while (r < last && row(r + 1) == row(r) + 1) ++r;  // neighbours in the table too
+        const std::size_t n = std::min(end, ++r * x.row_size) - begin;
+        if (plain) {  // the fewer instructions a row, the more of their cache misses overlap
+            Run run{at(x.param, element), at(x.grad, begin), {}, n};
+            for (int s = 0; s < rule.n_states; ++s)
+                if (used >> s & 1u) run.states[s] = at(x.states[static_cast<std::size_t>(s)], element);
+            kernel(c.bytes, c.multiplier, run);
+        } else {
+            nonfinite += update_span(t, element, begin, n, options);
+        }
         begin += n;
     }
     return nonfinite;
@@ -361,13 +387,10 @@ std::uint64_t Engine::update_span(std::size_t t, std::size_t element, std::size_
     const UpdateFn kernel = rule.update[x.compute][c.variant];
     Staging<kPiece> staging(*kernels_, x.compute);
 
-    bool plain = !staging.staged(x.param) && !staging.staged(x.grad) && x.copy.data == nullptr && x.ema == nullptr &&
-                 !options.zero_grads && !std::isfinite(group.clip_value);
-    for (int s = 0; s < rule.n_states; ++s)
-        plain = plain && !((used >> s & 1u) && staging.staged(x.states[static_cast<std::size_t>(s)]));
+    const bool plain = is_plain(x, group, used, options);
     const std::size_t piece = plain ? size : kPiece;
 
-    const Noise noise{noise_key(options.seed, x.index, x.step), 0};
+    const Noise noise{plain ? 0 : noise_key(options.seed, x.index, x.step), 0};
     std::uint64_t nonfinite = 0;
     std::size_t done = 0;
     const bool bare = x.copy.data == nullptr && x.ema == nullptr && !options.zero_grads && x.rows == nullptr &&

@@ -95,7 +95,7 @@ std::string kind_text(PyObject* object) {
     return text(py::handle(reinterpret_cast<PyObject*>(Py_TYPE(object))).attr("__name__"));
 }
 
-Format format_of(PyObject* object, const std::function<std::string()>& name) {
+std::optional<Format> known_format(PyObject* object) {
     PyObject* descr = fields(object)->descr;
     const auto* dtype = py::detail::array_descriptor1_proxy(descr);
     const char order = dtype->byteorder;
@@ -113,7 +113,12 @@ Format format_of(PyObject* object, const std::function<std::string()>& name) {
         }
         if (is_bfloat16(descr, dtype->type_num)) return Format::bfloat16;
     }
-    throw py::type_error(name() + ": got dtype " + text(descr) +
+    return std::nullopt;
+}
+
+Format format_of(PyObject* object, const std::function<std::string()>& name) {
+    if (const std::optional<Format> format = known_format(object)) return *format;
+    throw py::type_error(name() + ": got dtype " + text(fields(object)->descr) +
                          ", needs float32, float64, float16 or bfloat16 (ml_dtypes) in this machine's byte order; "
                          "array.astype(numpy.float32) converts");
 }

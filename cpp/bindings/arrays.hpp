@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -31,8 +32,10 @@ std::size_t item_size(Format format);
 // "float32", "bfloat16" ...: the dtype that stores a format.
 const char* dtype_name(Format format);
 
-// The format of an array's dtype. TypeError, beginning with what `name` returns, for anything but the four float dtypes
-// in native byte order.
+// The format of an array's dtype; none for anything but the four float dtypes in native byte order.
+std::optional<Format> known_format(PyObject* array);
+
+// The same, or a TypeError that begins with what `name` returns.
 Format format_of(PyObject* array, const std::function<std::string()>& name);
 
 // A C-contiguous, aligned array of one of the four float dtypes (`writeable` too if asked), or a tuple

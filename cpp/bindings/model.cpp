@@ -263,25 +263,6 @@ void Model::settle(std::size_t group) {
     groups_[group].unsettled = false;
 }
 
-// A gradient of rows, if it is one: Python adds up repeated rows, and the engine steps those that occur.
-bool Model::set_rows(std::size_t i, PyObject* grad) {
-    if (take_rows_.is_none() || py::isinstance<py::array>(py::handle(grad)) || PyTuple_Check(grad)) return false;
-    const py::object taken = take_rows_(i, py::handle(grad));
-    if (taken.is_none()) return false;
-    const auto parts = py::reinterpret_borrow<py::tuple>(taken);
-    const auto rows = py::reinterpret_borrow<py::array>(parts[0]);
-    const auto sums = py::reinterpret_borrow<py::array>(parts[1]);
-    Tensor& x = engine_.tensors[i];
-    x.row_count = static_cast<std::size_t>(rows.size());
-    x.row_size = x.row_count == 0 ? 0 : static_cast<std::size_t>(sums.size()) / x.row_count;
-    x.rows = static_cast<const std::int64_t*>(rows.data());
-    // The sums are this step's own; an address is needed even where there are none.
-    x.grad = {const_cast<void*>(sums.data()), nullptr, x.compute == kDouble ? Format::float64 : Format::float32};
-    rows_kept_.push_back(taken);
-    rows_given_.push_back(as_array(py::object(parts[2]).ptr(), options.zero_grads, grad_name(i) + ".values"));
-    return true;
-}
-
 void Model::set_gradient(std::size_t i, PyObject* grad) {
     Tensor& x = engine_.tensors[i];
     x.rows = nullptr;
@@ -357,6 +338,7 @@ void Model::begin(double grad_scale) {
         throw py::value_error("grad_scale: got " + py::str(py::float_(grad_scale)).cast<std::string>() +
                               ", needs a finite number above 0");
     options.grad_scale = grad_scale;
+    rows_used_ = 0;
     read_groups();
 }
 
@@ -364,9 +346,11 @@ bool Model::run() {
     check_still_there();
     check_gradient_overlap();
     if (engine_.elements() < kReleaseFrom) {
+        sum_rows();
         last = engine_.step(options);
     } else {
         const py::gil_scoped_release release;
+        sum_rows();
         last = engine_.step(options);
     }
     if (last.overflowed != kNone) {
@@ -441,12 +425,9 @@ bool Model::step_list(py::list grads, double grad_scale) {
 
 bool Model::step_flat() {
     bound_current_ = false;
-    rows_kept_.clear();
-    rows_given_.clear();
     for (std::size_t i = 0; i < flat_.size(); ++i) set_gradient(i, flat_[i]);
     const bool taken = run();
-    if (taken && options.zero_grads)
-        for (const Array& given : rows_given_) std::memset(given.data, 0, given.size * item_size(given.format));
+    release_rows(taken && options.zero_grads);
     return taken;
 }
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "../engine.hpp"
+#include "../rows.hpp"
 #include "arrays.hpp"
 #include "tree.hpp"
 
@@ -50,9 +51,10 @@ public:
     void add(int group, py::object param, py::list states, const std::string& path, py::object copy,
              py::object remainder, bool stochastic, py::object ema, std::uint64_t step, std::vector<double> scalars);
 
-    // How a gradient of rows is taken: `rows(index, gradient)` checks it and returns (rows, sums, given), ascending
-    // int64 row numbers, their values in the compute type, and the array they came from.
-    void take_rows(py::object rows) { take_rows_ = std::move(rows); }
+    // How a gradient of rows is taken: an object of this type has `indices` and `values`. `check(index, gradient)`
+    // looks at everything about it and returns these two, or None when it is no such gradient; it is only asked where
+    // something is not plain. `without`: hyper-parameters that must be 0, or None where the rule has no such form.
+    void take_rows(py::object check, py::object type, py::object without);
 
     // After the last add: checks that nothing overlaps.
     void finish();
@@ -98,6 +100,14 @@ protected:
         bool unsettled = true;  // values changed and have not been looked at together since
     };
 
+    struct RowGradient {
+        std::size_t tensor = 0, count = 0, row_size = 0, index_size = 0;
+        py::object indices, values;
+        const void* numbers = nullptr;
+        Array given;  // the values
+        RowSums sums;
+    };
+
     Stream state_stream(PyObject* object, const State& state, const Tensor& x, PyObject* param,
                         const std::string& name);
     void check_shape(PyObject* object, PyObject* param, const std::string& name) const;
@@ -106,7 +116,12 @@ protected:
     virtual void settle(std::size_t group);
     void read_value(std::size_t group, Value& value);
     void set_gradient(std::size_t i, PyObject* grad);
+    bool has_rows(std::size_t i) const;
+    bool take_parts(std::size_t i, RowGradient& taken, py::object indices, py::object values) const;
+    const Extent* written_within(const RowGradient& taken) const;
     bool set_rows(std::size_t i, PyObject* grad);
+    void sum_rows();
+    void release_rows(bool zero);
     void check_gradient_overlap();
     void check_still_there() const;
     void begin(double grad_scale);
@@ -134,9 +149,11 @@ protected:
     std::vector<Extent> extents_;             // the same as ranges of memory; sorted by finish()
     std::vector<PyObject*> flat_;             // gradients of the current call
     std::vector<const void*> checked_grads_;  // where gradients were found free of overlap before
-    py::object take_rows_ = py::none();
-    std::vector<py::object> rows_kept_;  // what the rows of the current step lie in
-    std::vector<Array> rows_given_;      // their gradients as given, to be zeroed with zero_grads
+    py::object check_rows_ = py::none(), rows_type_;
+    bool rows_possible_ = false;
+    std::vector<std::size_t> rows_without_;  // numbers of hyper-parameters
+    std::vector<RowGradient> rows_;          // the first of them are the current step's, the others' memory is kept
+    std::size_t rows_used_ = 0;
     std::vector<py::object> bound_;
     bool bound_current_ = false;  // the engine's gradients are the bound ones
     bool busy_ = false;

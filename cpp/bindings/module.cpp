@@ -104,7 +104,7 @@ PYBIND11_MODULE(_core, m) {
              py::arg("path") = "", py::arg("copy") = py::none(), py::arg("remainder") = py::none(),
              py::arg("stochastic") = false, py::arg("ema") = py::none(), py::arg("step") = 0,
              py::arg("scalars") = std::vector<double>{})
-        .def("take_rows", &Model::take_rows, py::arg("rows"))
+        .def("take_rows", &Model::take_rows, py::arg("check"), py::arg("type"), py::arg("without"))
         .def("finish", &Model::finish)
         .def("bind", &Model::bind, py::arg("tree"), py::arg("grads"))
         .def("step_bound", &Model::step_bound, py::arg("grad_scale"))

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from . import _saving, formats
 from ._core import Model, Tree
 from ._hyper import check_hyper, check_hypers
-from ._rows import take_rows
+from ._rows import check_row_gradient
 from ._slots import STATE_FORMATS, Slot, StateView, store_values
 from .reference import RULES
+from .sparse import SparseRows
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -217,10 +218,10 @@ class Optimizer:
         def rows(index: int, grad: Any) -> Any:
             optimizer = this()
             assert optimizer is not None
-            return optimizer._take_rows(index, grad)
+            return optimizer._check_rows(index, grad)
 
         model = Model(self.rule, check, cross_check)
-        model.take_rows(rows)
+        model.take_rows(rows, SparseRows, RULES[self.rule].rows_without)
         for group in self.param_groups:
             model.add_group(group)
         about = RULES[self.rule]
@@ -247,14 +248,14 @@ class Optimizer:
         if self._grads is not None:
             model.bind(self._tree, self._grads)
 
-    def _take_rows(self, index: int, grad: Any) -> Any:
+    def _check_rows(self, index: int, grad: Any) -> Any:
         slot = self._slots[index]
         group = self.param_groups[slot.group]
         about = RULES[self.rule]
         options = {n: self._now(group[n]) for n in about.hypers} | {n: group[n] for n in ("rounding", "ema_decay")}
         kept = [("params" + slot.path, slot.param), *slot.items()]
         zero = self._settings["zero_grads"]
-        return take_rows(about, options, grad, "grads" + slot.path, slot.param, slot.master, kept, zero)
+        return check_row_gradient(about, options, grad, "grads" + slot.path, slot.param, slot.master, kept, zero)
 
     def _configure(self) -> None:
         settings = self._settings

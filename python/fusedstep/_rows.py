@@ -1,4 +1,4 @@
-"""Gradients of some rows on their way into the native step: the same checks and the same sums as in the reference."""
+"""Gradients of some rows on their way into the native step: the same checks as in the reference."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .reference._storage import check_rows, store_param
 from .reference._tensors import check_rows_form
 from .sparse import SparseRows
 
-__all__ = ["take_rows"]
+__all__ = ["check_row_gradient"]
 
 Array = NDArray[Any]
 
 
-def take_rows(
+def check_row_gradient(
     about: Rule,
     options: Mapping[str, Any],
     grad: Any,
@@ -27,8 +27,8 @@ def take_rows(
     master: Array | None,
     kept: Iterable[tuple[str, Array]],
     zero_grads: bool,
-) -> tuple[Array, Array, Array] | None:
-    """Check a gradient of rows and add up what belongs to the same row.
+) -> tuple[Array, Array] | None:
+    """Check a gradient of rows. The native step asks only where it found something that is not plain.
 
     Parameters
     ----------
@@ -46,8 +46,7 @@ def take_rows(
     Returns
     -------
     tuple or None
-        Ascending rows (int64), their sums in the compute type and the values as given; None when `grad` is no
-        `SparseRows`.
+        Its indices and values; None when `grad` is no `SparseRows`.
     """
     if not isinstance(grad, SparseRows):
         return None
@@ -60,5 +59,4 @@ def take_rows(
         for part, memory in ((".indices", grad.indices), (".values", grad.values)):
             if np.may_share_memory(memory, array):
                 raise ValueError(f"{name}{part} overlaps {other} in memory; each needs memory of its own")
-    rows, sums = grad.summed(stored.kind)
-    return rows, sums, given
+    return grad.indices, given

@@ -24,10 +24,11 @@ import numpy as np
 from . import reference
 from ._core import Model
 from ._hyper import check_hypers, check_step
-from ._rows import take_rows
+from ._rows import check_row_gradient
 from .reference import RULES, Rule
 from .reference._checks import check_array
 from .reference._frame import AROUND, check_around
+from .sparse import SparseRows
 
 __all__ = sorted(RULES)
 
@@ -44,7 +45,7 @@ def _checked(rule: str, given: tuple[tuple[str, Any], ...]) -> tuple[dict[str, A
         raise TypeError(f"{rule}() got an unexpected keyword argument {unknown[0]!r}")
     hypers = check_hypers(rule, {name: options.get(name, value) for name, value in about.hypers.items()})
     around = check_around({name: options.get(name, value) for name, value in AROUND.items()})
-    group = hypers | {name: around[name] for name in ("maximize", "clip_value", "ema_decay")}
+    group = hypers | {name: around[name] for name in ("maximize", "clip_value", "ema_decay", "rounding")}
     used = about.used(hypers)
     return group, around, [state in used for state in about.states]
 
@@ -136,14 +137,15 @@ def _native(about: Rule, definition: Callable[..., bool]) -> Callable[..., bool]
 
         def rows(i: int, grad: Any) -> Any:
             at = f"[{i}]" if many else ""
-            options = group | {"rounding": around["rounding"]}
             kept = [("param" + at, params[i])]
             for name, values in zip(states, columns, strict=True):
                 parts = values[i] if isinstance(values[i], (tuple, list)) else (values[i],)
                 kept += [(name + at + "_scales" * n, part) for n, part in enumerate(parts) if part is not None]
-            return take_rows(about, options, grad, "grad" + at, params[i], masters[i], kept, around["zero_grads"])
+            return check_row_gradient(
+                about, group, grad, "grad" + at, params[i], masters[i], kept, around["zero_grads"]
+            )
 
-        model.take_rows(rows)
+        model.take_rows(rows, SparseRows, about.rows_without)
         model.finish()
         model.configure(around["max_grad_norm"] or 0.0, around["skip_nonfinite"], around["zero_grads"], around["seed"])
         gradients = column("grad", True)
