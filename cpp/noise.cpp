@@ -1,20 +1,20 @@
 #include "noise.hpp"
 
+#include <cstddef>
+#include <cstring>
+
 namespace fusedstep {
 namespace {
 
-// The finaliser of SplitMix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014.
-std::uint64_t mixed(std::uint64_t x) {
-    x += 0x9E3779B97F4A7C15u;
-    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
-    x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
-    return x ^ (x >> 31);
+// The same text as in the kernels, of which each instruction set has a copy of its own.
+namespace text {
+#include "formats/noise.hpp"
 }
 
 }  // namespace
 
 std::uint64_t noise_key(std::uint64_t seed, std::uint64_t tensor, std::uint64_t step) {
-    return mixed(mixed(mixed(seed) ^ tensor) ^ step);
+    return text::noise_key(seed, tensor, step);
 }
 
 }  // namespace fusedstep

@@ -5,7 +5,8 @@
 constexpr std::size_t kNoiseBlock = 2048;  // elements under one block key
 constexpr std::uint64_t kWeyl64 = 0x9E3779B97F4A7C15;
 
-inline std::uint64_t mix64(std::uint64_t x) {  // the finalizer of SplitMix64
+// The finalizer of SplitMix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014.
+inline std::uint64_t mix64(std::uint64_t x) {
     x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9;
     x = (x ^ (x >> 27)) * 0x94D049BB133111EB;
     return x ^ (x >> 31);
