@@ -70,10 +70,11 @@ PYBIND11_MODULE(_core, m) {
     m.def("build_info", &build_info, "What this build is: version, compiler, parallel runtime, instruction sets.");
     m.def("rules", &rules, "Every update rule: (name, hyper-parameters, (state, kind) pairs, scalar states).");
     m.def("isa", [] { return active_kernels().isa; }, "The active instruction set.");
-    m.def("set_isa", &choose_isa, py::arg("name"));
+    m.def("set_isa", &choose_isa, py::arg("name"), "Use another of the instruction sets that this machine can run.");
     m.def("available_isas", &available_isas, "What this machine can run, lowest first.");
-    m.def("get_num_threads", &num_threads);
-    m.def("set_num_threads", &choose_threads, py::arg("n"));
+    m.def("get_num_threads", &num_threads, "How many threads a step may use, the calling one among them.");
+    m.def("set_num_threads", &choose_threads, py::arg("n"),
+          "Let a step use up to so many threads; a small model takes fewer, and results never depend on it.");
     m.def(
         "thread_default", [] { return py::make_tuple(default_threads().count, default_threads().source); },
         "The default number of threads, and where it comes from.");
