@@ -443,8 +443,9 @@ void Engine::decide(const StepOptions& options, StepResult& result) {
     if (!result.taken) return;
     double coefficient = 1;
     if (options.max_grad_norm > 0) {
-        coefficient = options.max_grad_norm / (result.grad_norm + 1e-6);
+        coefficient = options.max_grad_norm / (result.grad_norm + (options.clip_exactly ? 0 : 1e-6));
         if (coefficient > 1) coefficient = 1;
+        if (options.clip_exactly && !std::isfinite(result.grad_norm)) coefficient = std::nan("");
     }
     derive(options, coefficient);
 }

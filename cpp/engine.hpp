@@ -51,8 +51,9 @@ struct Tensor {
 
 // What holds for every tensor of one step.
 struct StepOptions {
-    double grad_scale = 1;     // gradients are divided by it
-    double max_grad_norm = 0;  // 0: no clipping by norm
+    double grad_scale = 1;      // gradients are divided by it
+    double max_grad_norm = 0;   // 0: no clipping by norm
+    bool clip_exactly = false;  // divide by the norm itself, and let an infinite one make everything NaN, as Keras does
     bool skip_nonfinite = false;
     bool zero_grads = false;
     std::uint64_t seed = 0;  // of the noise of stochastic rounding

@@ -119,6 +119,9 @@ PYBIND11_MODULE(_core, m) {
         .def("get_scalars", &Model::get_scalars, py::arg("index"))
         .def("set_scalars", &Model::set_scalars, py::arg("index"), py::arg("values"))
         .def_readwrite("steps_taken", &Model::steps_taken)
+        .def_property(
+            "clip_exactly", [](const Model& model) { return model.options.clip_exactly; },
+            [](Model& model, bool exactly) { model.options.clip_exactly = exactly; })
         .def_property_readonly("grad_norm", [](const Model& model) { return model.last.grad_norm; })
         .def_property_readonly("nonfinite_blocks", [](const Model& model) { return model.last.nonfinite_blocks; });
 

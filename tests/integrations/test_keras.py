@@ -100,6 +100,8 @@ COMMON: list[dict[str, Any]] = [
 OWN: dict[str, list[dict[str, Any]]] = {
     "SGD": [
         {"momentum": 0.9},
+        {"momentum": 0.9, "weight_decay": 0.1},
+        {"global_clipnorm": 1e-3, "learning_rate": 2.0},  # where the 1e-6 that torch adds to the norm would show
         {"momentum": 0.9, "nesterov": True},
         {"momentum": 0.9, "learning_rate": decaying},
         {"momentum": 0.9, "nesterov": True, "learning_rate": decaying, "clipvalue": 0.5},
@@ -155,7 +157,7 @@ def test_missing_gradients_leave_a_variable_alone(name: str) -> None:
     agree(ours, theirs, mine, yours, 1e-6)
 
 
-@pytest.mark.parametrize("name", ["SGD", "AdamW", "Nadam", "Lion"])
+@pytest.mark.parametrize("name", ["SGD", "RMSprop", "AdamW", "Nadam", "Lion"])
 def test_variables_can_be_left_out_of_the_weight_decay(name: str) -> None:
     ours, theirs = pair(name, {"weight_decay": 0.1})
     mine, yours = variables(), variables()
@@ -164,6 +166,17 @@ def test_variables_can_be_left_out_of_the_weight_decay(name: str) -> None:
     run(ours, mine)
     run(theirs, yours)
     agree(ours, theirs, mine, yours, 1e-12)
+
+
+@pytest.mark.parametrize("name", ["RMSprop", "AdamW"])
+def test_all_variables_can_be_left_out_of_the_weight_decay(name: str) -> None:
+    """Keras's own optimizers raise then."""
+    mine, yours = variables(), variables()
+    ours, plain = pair(name, {"weight_decay": 0.1})[0], pair(name, {"weight_decay": 0.0})[0]
+    ours.exclude_from_weight_decay(var_names=["v"])
+    run(ours, mine, 5)
+    run(plain, yours, 5)
+    agree(ours, plain, mine, yours, 0.0)
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -276,6 +289,27 @@ def test_constraints_hold() -> None:
     weight.constraint = keras.constraints.NonNeg()
     fk.SGD(learning_rate=1.0).apply([torch.tensor([1.0, -1.0, 0.0])], [weight])
     np.testing.assert_allclose(weight.numpy(), [0.0, 1.05, 0.05], rtol=1e-6)
+
+
+def test_what_comes_around_a_step_may_come_later() -> None:
+    results = []
+    for module in (fk, keras.optimizers):
+        optimizer, weights = module.Adam(learning_rate=rate), variables()
+        run(optimizer, weights, 3)
+        weights[0].constraint = keras.constraints.NonNeg()
+        run(optimizer, weights, 2)
+        optimizer.loss_scale_factor = 4.0
+        run(optimizer, weights, 2)
+        optimizer.loss_scale_factor = None
+        optimizer.apply(gradients())
+        with pytest.raises(ValueError, match="Unknown variable"):
+            optimizer.apply(gradients(), [*weights[:-1], variables()[-1]])
+        with pytest.raises(ValueError, match="No gradients"):
+            optimizer.apply([None] * len(weights), weights)
+        optimizer.apply([], [])
+        results.append([*values(weights), *values(optimizer.variables)])
+    for mine, theirs in zip(*results, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-12)
 
 
 def test_memory_may_move_between_steps() -> None:

@@ -43,8 +43,8 @@ class FusedStep(keras.optimizers.Optimizer):
     state_lists: ClassVar[tuple[str, ...]]
     """Attributes of the Keras class that hold the states, in the order of the rule's."""
 
-    decays: ClassVar[bool] = False
-    """Whether the rule itself has decoupled weight decay; else it is a pass of its own."""
+    decays: bool = False
+    """Whether the rule itself decays the weights as Keras does; else it is a pass of its own."""
 
     _stepper: Stepper | None = None
     _given: tuple[Any, ...] = ()
@@ -85,17 +85,44 @@ class FusedStep(keras.optimizers.Optimizer):
             )
         return super().add_variable_from_reference(reference_variable, *args, **kwargs)
 
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+        """Apply gradients, as ``keras.optimizers.Optimizer.apply``.
+
+        When nothing is to be done around the step, what Keras looks at to find that out is left out: it costs more than
+        the step of a small model.
+        """
+        variables = self._trainable_variables if trainable_variables is None else list(trainable_variables)
+        if not self._is_plain(grads, variables):
+            super().apply(grads, trainable_variables)
+            return
+        self._backend_apply_gradients(grads, variables)
+        self._iterations._value.add_(1)
+
+    def _is_plain(self, grads: Sequence[Any], variables: Sequence[Any]) -> bool:
+        """Whether there are gradients for known variables, to be stepped on here and now and nothing more."""
+        if self._stepper is None or self.loss_scale_factor is not None or len(grads) != len(variables):
+            return False
+        known = self._stepper.numbers
+        for grad, variable in zip(grads, variables, strict=True):
+            if grad is None or variable.constraint is not None or id(variable) not in known:
+                return False
+        return bool(variables) and not in_stateless_scope() and not torch.compiler.is_compiling()
+
     def _backend_apply_gradients(self, grads: Any, trainable_variables: Any) -> None:
         if in_stateless_scope():  # there, values must not change in place
             super()._backend_apply_gradients(grads, trainable_variables)
             return
+        apply = self._apply_aside if torch.compiler.is_compiling() else self._apply_fused
         if torch.is_grad_enabled():
             with torch.no_grad():
-                self._apply_fused(grads, trainable_variables)
+                apply(grads, trainable_variables)
         else:
-            self._apply_fused(grads, trainable_variables)
+            apply(grads, trainable_variables)
 
     @torch.compiler.disable  # a compiled train step has nothing to compile here
+    def _apply_aside(self, grads: Sequence[Any], variables: Sequence[Any]) -> None:
+        self._apply_fused(grads, variables)
+
     def _apply_fused(self, grads: Sequence[Any], variables: Sequence[Any]) -> None:
         given = self._check_hypers()
         if self._stepper is None or self._stepper.moved():
@@ -105,14 +132,14 @@ class FusedStep(keras.optimizers.Optimizer):
         steps, every = self._iterations._value.item(), self.gradient_accumulation_steps
         stepped = True
         if not every:
-            self._step_fused(self._stepper, given, grads, variables, numbers, steps, 1.0)
+            self._step_fused(self._stepper, given, grads, numbers, steps, 1.0)
         else:
             totals = [self._accumulated_gradients[self._get_variable_index(v)].value for v in variables]
             torch._foreach_add_(totals, grads)
             stepped = (steps + 1) % every == 0
             steps //= every
             if stepped:
-                self._step_fused(self._stepper, given, totals, variables, numbers, steps, float(every))
+                self._step_fused(self._stepper, given, totals, numbers, steps, float(every))
                 torch._foreach_zero_([total.value for total in self._accumulated_gradients if total is not None])
         if self.use_ema:
             self._average_rest(variables if stepped else [], steps)
@@ -126,7 +153,6 @@ class FusedStep(keras.optimizers.Optimizer):
         stepper: Stepper,
         given: dict[str, Any],
         grads: Sequence[Any],
-        variables: Sequence[Any],
         numbers: list[int],
         steps: int,
         grad_scale: float,
@@ -142,11 +168,14 @@ class FusedStep(keras.optimizers.Optimizer):
             group.update(values)
             group["weight_decay"] = factor if self.decays else 0.0
 
-        clipped, grad_scale = self._clip(grads, grad_scale)
+        max_norm = 0.0
+        if self.clipnorm and self.clipnorm > 0:
+            grads = _clip_each(grads, self.clipnorm * grad_scale)
+        elif self.global_clipnorm and self.global_clipnorm > 0:
+            max_norm = float(self.global_clipnorm)
         if decay and not self.decays:
-            decayed = [v.value for v in variables if self._use_weight_decay(v)]
-            torch._foreach_mul_(decayed, 1.0 - decay * rate)
-        after = stepper.step(numbers, clipped, steps, grad_scale, self._scalar())
+            stepper.shrink(numbers, 1.0 - decay * rate)
+        after = stepper.step(numbers, grads, steps, grad_scale, max_norm, self._scalar())
         if after is not None:
             self._scalar(after)
 
@@ -187,21 +216,6 @@ class FusedStep(keras.optimizers.Optimizer):
         start |= {"lr": 0.0, **self.options(self._checked, 1)}
         return Stepper(self.rule, rows, [dict(start), dict(start)])
 
-    def _clip(self, grads: Sequence[Any], grad_scale: float) -> tuple[Sequence[Any], float]:
-        """Clip by norm as Keras does; returns gradients and what they are still to be divided by."""
-        each = self.clipnorm if self.clipnorm and self.clipnorm > 0 else None
-        together = self.global_clipnorm if self.global_clipnorm and self.global_clipnorm > 0 else None
-        if each is None and together is None:
-            return grads, grad_scale
-        wide = [grad.float() if grad.dtype in (torch.float16, torch.bfloat16) else grad for grad in grads]
-        norms = [norm.item() / grad_scale for norm in torch._foreach_norm(wide)]
-        if each is not None:
-            return torch._foreach_mul(wide, [each / max(norm, each) for norm in norms]), grad_scale
-        norm = sum(norm * norm for norm in norms) ** 0.5
-        if norm - norm != 0.0:  # infinite or NaN: Keras makes everything NaN then
-            return torch._foreach_mul(wide, float("nan")), grad_scale
-        return grads, grad_scale * max(1.0, norm / together)
-
     def _average_rest(self, averaged: Sequence[Any], steps: int) -> None:
         """Average the variables that the step left out, as Keras averages all of them every time."""
         known = {id(variable) for variable in averaged}
@@ -211,3 +225,9 @@ class FusedStep(keras.optimizers.Optimizer):
             momentum = float(self.ema_momentum) if steps else 0.0
             torch._foreach_mul_([average for _, average in left], momentum)
             torch._foreach_add_([average for _, average in left], [value for value, _ in left], alpha=1.0 - momentum)
+
+
+def _clip_each(grads: Sequence[Any], most: float) -> Sequence[Any]:
+    """Scale every gradient whose norm is above `most` down to it, as Keras does."""
+    wide = [grad.float() if grad.dtype in (torch.float16, torch.bfloat16) else grad for grad in grads]
+    return torch._foreach_mul(wide, [most / max(norm.item(), most) for norm in torch._foreach_norm(wide)])

@@ -56,7 +56,7 @@ def check_variable(variable: Any) -> None:
 @dataclass
 class Row:
     """A variable and what goes with it: its optimizer variables in the order of the rule's states (None where the
-    options do not use one), the variable of its moving average, and the number of its group.
+    options do not use one), the variable of its moving average, and the number of its group, 0 if its weights decay.
     """
 
     variable: Any
@@ -90,6 +90,8 @@ class Stepper:
         self._step: int | None = 0  # the native count of every row; None when they differ
         self._seen: list[tuple[Any, Tensor, int]] = []
         self._model = Model(rule, None, None)
+        self._model.clip_exactly = True
+        self._max_norm = 0.0
         for group in groups:
             self._model.add_group(group)
         for row in rows:
@@ -102,6 +104,7 @@ class Stepper:
                 ema=None if row.average is None else self._address(row.average),
             )
         self._params = [row.variable.value for row in rows]
+        self._decays = [row.group == 0 for row in rows]
         self._model.finish()
 
     def _address(self, variable: Any) -> Address:
@@ -130,12 +133,18 @@ class Stepper:
         """
         return [self._fitting(i, grad) for i, grad in zip(numbers, grads, strict=True)]
 
+    def shrink(self, numbers: Sequence[int], factor: float) -> None:
+        """Multiply the variables of the first group among these rows by a number."""
+        if decaying := [self._params[i] for i in numbers if self._decays[i]]:
+            torch._foreach_mul_(decaying, factor)
+
     def step(
         self,
         numbers: Sequence[int],
         grads: Sequence[Tensor],
         before: int,
         grad_scale: float = 1.0,
+        max_norm: float = 0.0,
         scalar: float | None = None,
     ) -> float | None:
         """Take one step on some of the rows.
@@ -148,6 +157,8 @@ class Stepper:
             Steps completed before this one, the same for every row.
         grad_scale
             Gradients are divided by it.
+        max_norm
+            What the norm of all gradients together is then scaled down to, 0 for no limit.
         scalar
             The rule's scalar state, one for all rows, if it has any.
 
@@ -165,6 +176,9 @@ class Stepper:
         if scalar is not None:
             for i in numbers:
                 self._model.set_scalars(i, [scalar])
+        if max_norm != self._max_norm:
+            self._model.configure(max_norm, False, False, 0)
+            self._max_norm = max_norm
         self._step = None
         self._model.step_list(flat, grad_scale)
         if len(numbers) == len(flat):

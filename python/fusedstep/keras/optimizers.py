@@ -31,6 +31,11 @@ class SGD(FusedStep, keras.optimizers.SGD):
     hypers = ("momentum", "nesterov")
     state_lists = ("momentums",)
 
+    @property
+    def decays(self) -> bool:  # type: ignore[override]
+        """Without momentum, a gradient with the weight added is a step on the decayed weight."""
+        return not self.momentum
+
     def options(self, given: dict[str, Any], step: int) -> dict[str, Any]:
         """Keras's velocity is the rule's with the learning rate inside."""
         return {"momentum": given["momentum"], "nesterov": given["nesterov"], "lr_in_momentum": True}
