@@ -14,6 +14,19 @@ void take(Function& function, py::handle address) {
 
 }  // namespace
 
+bool is_complex(dlpack::DataType dtype) { return dtype.code == dlpack::kComplex; }
+
+bool to_format(dlpack::DataType dtype, Format& out) {
+    if (dtype.lanes != 1) return false;
+    const int bits = is_complex(dtype) ? dtype.bits / 2 : dtype.bits;
+    if (dtype.code == dlpack::kBfloat && bits == 16) return out = Format::bfloat16, true;
+    if (dtype.code != dlpack::kFloat && !is_complex(dtype)) return false;
+    if (bits == 32) return out = Format::float32, true;
+    if (bits == 64) return out = Format::float64, true;
+    if (bits == 16 && !is_complex(dtype)) return out = Format::float16, true;
+    return false;
+}
+
 void* address(const dlpack::Tensor& tensor) {
     return tensor.data == nullptr ? nullptr : static_cast<char*>(tensor.data) + tensor.byte_offset;
 }

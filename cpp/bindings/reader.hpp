@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "../types.hpp"
 #include "dlpack.hpp"
 
 namespace fusedstep {
@@ -56,5 +57,10 @@ private:
 };
 
 void* address(const dlpack::Tensor& tensor);
+
+bool is_complex(dlpack::DataType dtype);
+
+// The format of the elements, pairs of them for complex numbers; false for what the engine has none for.
+bool to_format(dlpack::DataType dtype, Format& out);
 
 }  // namespace fusedstep

@@ -1,8 +1,5 @@
 #include "tensors.hpp"
 
-#include <cmath>
-#include <cstring>
-
 namespace fusedstep {
 namespace {
 
@@ -40,20 +37,6 @@ PyGetSetDef* getter(PyObject* object, PyObject* name) {
     return reinterpret_cast<PyGetSetDescrObject*>(found.ptr())->d_getset;
 }
 
-bool is_complex(dlpack::DataType dtype) { return dtype.code == dlpack::kComplex; }
-
-// The format of the elements, pairs of them for complex numbers; false for what the engine has none for.
-bool to_format(dlpack::DataType dtype, Format& out) {
-    if (dtype.lanes != 1) return false;
-    const int bits = is_complex(dtype) ? dtype.bits / 2 : dtype.bits;
-    if (dtype.code == dlpack::kBfloat && bits == 16) return out = Format::bfloat16, true;
-    if (dtype.code != dlpack::kFloat && !is_complex(dtype)) return false;
-    if (bits == 32) return out = Format::float32, true;
-    if (bits == 64) return out = Format::float64, true;
-    if (bits == 16 && !is_complex(dtype)) return out = Format::float16, true;
-    return false;
-}
-
 const py::str& grad_attribute() {
     static const py::str* name = new py::str(interned("grad"));
     return *name;
@@ -73,34 +56,6 @@ void TensorModel::set_rule(int group, const std::string& rule) {
     if (other.n_hypers != entry_->n_hypers || other.n_states != entry_->n_states)
         throw py::value_error("rule: '" + rule + "' has other hyper-parameters or states than '" + entry_->name + "'");
     engine_.groups.at(static_cast<std::size_t>(group)).rule = number;
-}
-
-TensorModel::Number TensorModel::number(py::handle tensor) {
-    Number out;
-    if (tensor.is_none()) return out;
-    dlpack::Tensor view;
-    Format format;
-    const bool fits = reader_.read(tensor.ptr(), view) && view.device.type == dlpack::kCpu &&
-                      to_format(view.dtype, format) && (format == Format::float32 || format == Format::float64) &&
-                      !is_complex(view.dtype) && address(view) != nullptr;
-    if (!fits) throw py::type_error("step and scalar states need one-element tensors of float32 or float64 on the CPU");
-    for (int d = 0; d < view.ndim; ++d)
-        if (view.shape[d] != 1) throw py::value_error("step and scalar states need one-element tensors");
-    out.data = address(view);
-    out.wide = format == Format::float64;
-    out.tensor = py::reinterpret_borrow<py::object>(tensor);
-    return out;
-}
-
-double TensorModel::value(const Number& number) {
-    return number.wide ? *static_cast<const double*>(number.data) : *static_cast<const float*>(number.data);
-}
-
-void TensorModel::store(const Number& number, double value) {
-    if (number.wide)
-        *static_cast<double*>(number.data) = value;
-    else
-        *static_cast<float*>(number.data) = static_cast<float>(value);
 }
 
 void TensorModel::watch(py::object param, py::object local, py::object inner, py::object state,
@@ -136,8 +91,7 @@ void TensorModel::watch(py::object param, py::object local, py::object inner, py
         item.entry_data.push_back(item.inner.is_none() ? where(tensor) : nullptr);
     }
     item.state = std::move(state);
-    item.step = number(step);
-    for (const py::handle scalar : scalars) item.scalars.push_back(number(scalar));
+    item.progress = Progress(reader_, step, scalars);
     every_.append(item.local);
     items_.push_back(std::move(item));
 }
@@ -274,43 +228,9 @@ TensorModel::Found TensorModel::gradient(std::size_t i, PyObject* substitute) {
     return Found::usable;
 }
 
-// Step counts and scalars are the tensors', which others may have changed.
-void TensorModel::read_progress(std::size_t i) {
-    ::fusedstep::Tensor& x = engine_.tensors[i];
-    Item& item = items_[i];
-    if (item.known && !exposed_) return;
-    if (item.step.data != nullptr) {
-        const double step = value(item.step);
-        if (!(step >= 0) || step != std::floor(step))
-            throw py::value_error(param_name(paths_[i]) + " step: got " +
-                                  py::str(py::float_(step)).cast<std::string>() +
-                                  ", needs a whole number of at least 0");
-        // float32 holds every count up to 2**24; beyond, the exact one goes on here.
-        const double known = static_cast<double>(x.step);
-        if (step != (item.step.wide ? known : static_cast<double>(static_cast<float>(known))))
-            x.step = static_cast<std::uint64_t>(step);
-    }
-    for (std::size_t s = 0; s < item.scalars.size(); ++s) {
-        const double seen = value(item.scalars[s]), known = x.scalars[s];
-        if (seen != (item.scalars[s].wide ? known : static_cast<double>(static_cast<float>(known))))
-            x.scalars[s] = seen;
-    }
-    item.known = true;
-}
-
-void TensorModel::write_progress(std::size_t i) {
-    const ::fusedstep::Tensor& x = engine_.tensors[i];
-    Item& item = items_[i];
-    item.behind = !exposed_;
-    if (item.behind) return;
-    if (item.step.data != nullptr) store(item.step, static_cast<double>(x.step));
-    for (std::size_t s = 0; s < item.scalars.size(); ++s) store(item.scalars[s], x.scalars[s]);
-}
-
 void TensorModel::expose_states(bool exposed) {
     exposed_ = exposed;
-    for (std::size_t i = 0; exposed && i < items_.size(); ++i)
-        if (items_[i].behind) write_progress(i);
+    for (std::size_t i = 0; exposed && i < items_.size(); ++i) items_[i].progress.write(engine_.tensors[i]);
 }
 
 py::object TensorModel::step(py::list groups, double grad_scale, py::dict substitutes, std::ptrdiff_t only) {
@@ -343,8 +263,10 @@ py::object TensorModel::step(py::list groups, double grad_scale, py::dict substi
         if (items_[i].state.is_none()) return py::none();
         if (found == Found::other)
             others.append(i);
-        else
-            read_progress(i);
+        else if (!items_[i].progress.read(engine_.tensors[i], exposed_))
+            throw py::value_error(param_name(paths_[i]) + " step: got " +
+                                  py::str(py::float_(items_[i].progress.seen())).cast<std::string>() +
+                                  ", needs a whole number of at least 0");
     }
     if (!others.empty()) return std::move(others);
 
@@ -352,7 +274,7 @@ py::object TensorModel::step(py::list groups, double grad_scale, py::dict substi
     const bool taken = run();
     if (taken) {
         for (std::size_t i = first; i < last_one; ++i)
-            if (engine_.tensors[i].grad.data != nullptr) write_progress(i);
+            if (engine_.tensors[i].grad.data != nullptr) items_[i].progress.went_on(engine_.tensors[i], exposed_);
         report_changes();
     }
     return py::bool_(taken);

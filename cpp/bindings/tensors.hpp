@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "model.hpp"
+#include "progress.hpp"
 #include "reader.hpp"
 
 namespace fusedstep {
@@ -53,11 +54,6 @@ public:
     std::vector<std::size_t> stepped() const;
 
 private:
-    struct Number {  // a one-element tensor
-        void* data = nullptr;
-        bool wide = false;
-        py::object tensor;
-    };
     struct Item {
         py::object param, local, inner, state;
         PyGetSetDef* grad_getter = nullptr;  // what the attribute `grad` of the parameter's type calls, if it is C
@@ -67,19 +63,13 @@ private:
         std::size_t dims = 0, ndim = 0;  // its shape and then its strides, in dims_
         Format format = Format::float32;
         bool complex = false;
-        bool known = false;   // step count and scalars have been read from their tensors
-        bool behind = false;  // their tensors are
-        Number step;
-        std::vector<Number> scalars;
+        Progress progress;
         std::vector<std::pair<py::str, py::object>> entries;
         std::vector<void*> entry_data;
     };
     enum class Found { none, usable, other };
 
     void settle(std::size_t group) override;
-    Number number(py::handle tensor);
-    static double value(const Number& number);
-    static void store(const Number& number, double value);
     static unsigned states_in_use(const Group& group);
     bool same_groups(py::list groups) const;
     bool same_tensors(const Item& item);
@@ -88,8 +78,6 @@ private:
     static py::object grad_of(const Item& item);
     bool fits(const Item& item, Format& format);
     Found gradient(std::size_t i, PyObject* substitute);
-    void read_progress(std::size_t i);
-    void write_progress(std::size_t i);
     void report_changes();
 
     TensorReader reader_;

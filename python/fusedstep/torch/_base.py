@@ -16,6 +16,7 @@ from . import _gradients, _sparse, _states
 from ._building import Slot, build
 from ._loading import load
 from ._options import GROUP_OPTIONS, check_group, check_implementation
+from ._settings import Settings
 
 __all__ = ["FusedOptimizer"]
 
@@ -28,7 +29,7 @@ def _with_hooks(optimizer: FusedOptimizer, *closure: Callable[[], Any]) -> Any:
     return optimizer._advance(*closure)
 
 
-class FusedOptimizer(torch.optim.Optimizer):
+class FusedOptimizer(Settings, torch.optim.Optimizer):
     """Base of the optimizers of this module; make one of its subclasses.
 
     A step is one call to native code for the whole model. It reads where parameters, gradients, states and step
@@ -53,7 +54,6 @@ class FusedOptimizer(torch.optim.Optimizer):
     eager: bool = False
     """Whether parameters get their states before they have a gradient."""
 
-    _model: _core.TensorModel | None = None
     _last: _core.TensorModel | None = None  # the one before, whose counts are still to be taken over
 
     def __init__(self, params: Any, hypers: dict[str, Any], options: Mapping[str, Any]) -> None:
@@ -243,12 +243,6 @@ class FusedOptimizer(torch.optim.Optimizer):
         self._all_states().changed = False
         self._last = None
 
-    def _configure(self) -> None:
-        if self._model is not None:
-            kept = self._settings
-            norm = kept["max_grad_norm"] or 0.0
-            self._model.configure(norm, kept["skip_nonfinite"], kept["zero_grads"], kept["seed"])
-
     def _rule_of(self, group: dict[str, Any]) -> str:
         """The update rule of a group; all of an optimizer's have the same hyper-parameters and states."""
         return self.rule
@@ -261,51 +255,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         """What the rule's scalar states start from."""
         return []
 
-    # ---- options of the whole optimizer ----
-
-    def _set(self, name: str, value: Any) -> None:
-        self._settings = _check_settings(self._settings | {name: value})
-        self._configure()
-
-    @property
-    def max_grad_norm(self) -> float | None:
-        """Norm that the gradients of the whole model are scaled down to."""
-        value: float | None = self._settings["max_grad_norm"]
-        return value
-
-    @max_grad_norm.setter
-    def max_grad_norm(self, value: float | None) -> None:
-        self._set("max_grad_norm", value)
-        self._stale()
-
-    @property
-    def skip_nonfinite(self) -> bool:
-        """Whether a step whose gradients hold an infinity or NaN is skipped."""
-        return bool(self._settings["skip_nonfinite"])
-
-    @skip_nonfinite.setter
-    def skip_nonfinite(self, value: bool) -> None:
-        self._set("skip_nonfinite", value)
-        self._stale()
-
-    @property
-    def zero_grads(self) -> bool:
-        """Whether a step leaves the gradients zero."""
-        return bool(self._settings["zero_grads"])
-
-    @zero_grads.setter
-    def zero_grads(self, value: bool) -> None:
-        self._set("zero_grads", value)
-
-    @property
-    def seed(self) -> int:
-        """Seed of the noise of stochastic rounding."""
-        return int(self._settings["seed"])
-
-    @property
-    def grad_norm(self) -> float:
-        """Norm of the last step's gradients, all together; needs `max_grad_norm` or `skip_nonfinite`."""
-        return self._model.grad_norm if self._model is not None else 0.0
+    # ---- averages ----
 
     def ema_params(self) -> list[list[Tensor]]:
         """The moving averages of the parameters, one list per group; they begin with the first step.
