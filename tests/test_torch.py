@@ -654,6 +654,56 @@ def test_sparse_and_dense_in_one_model() -> None:
     assert_same(results[1], results[0])
 
 
+@pytest.mark.filterwarnings("ignore:Sparse invariant")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ["SGD", "Adagrad", "SparseAdam"])
+def test_sparse_rows_leave_the_bits_of_arrays(name: str, dtype: Any) -> None:
+    torch.manual_seed(0)
+    table = torch.nn.Parameter(torch.randn(30, 5, dtype=dtype))
+    array = table.detach().numpy().copy()
+    optimizer, own = getattr(ft, name)([table], lr=0.1), getattr(fs, name)(array, lr=0.1)
+    for count in (4, 40, 0, 7):
+        rows, values = torch.randint(30, (count,)), torch.randn(count, 5, dtype=dtype)
+        table.grad = torch.sparse_coo_tensor(rows[None], values, table.shape, check_invariants=True)
+        version = table._version
+        optimizer.step()
+        assert table._version > version
+        own.step(fs.SparseRows(rows.numpy(), values.numpy()))
+    assert table.detach().numpy().tobytes() == array.tobytes()
+    for key, state in own.state[0].items():
+        if isinstance(state, np.ndarray):
+            assert optimizer.state[table][key].numpy().tobytes() == state.tobytes()
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant")
+@pytest.mark.parametrize("form", ["two sparse dimensions", "transposed", "bfloat16", "complex"])
+def test_sparse_gradients_of_other_forms(form: str) -> None:
+    results = []
+    for module in (torch.optim, ft):
+        torch.manual_seed(1)
+        dtype = {"bfloat16": torch.bfloat16, "complex": torch.complex64}.get(form, torch.float32)
+        start = torch.randn(6, 8, dtype=dtype)
+        table = torch.nn.Parameter(start.t() if form == "transposed" else start)
+        optimizer = module.SGD([table], lr=0.5)
+        for _ in range(3):
+            grad = torch.randn(table.shape, dtype=dtype)
+            grad[1::2] = 0
+            table.grad = grad.to_sparse(2 if form.startswith("two") else 1)
+            optimizer.step()
+        results.append(torch.view_as_real(table.detach()) if form == "complex" else table.detach().float())
+    torch.testing.assert_close(results[1], results[0], rtol=2e-2 if form == "bfloat16" else 1e-6, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant")
+def test_sparse_rows_that_the_table_does_not_have() -> None:
+    table = torch.nn.Parameter(torch.ones(30, 5))
+    wrong = torch.tensor([[3, 30]])
+    table.grad = torch.sparse_coo_tensor(wrong, torch.ones(2, 5), table.shape, check_invariants=False)
+    with pytest.raises(ValueError, match=r"indices\[1\] must be from 0 to 29, got 30"):
+        ft.SGD([table], lr=0.1).step()
+    assert bool((table == 1).all())
+
+
 # ---- step in backward, offload ----
 
 

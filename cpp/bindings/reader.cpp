@@ -75,7 +75,7 @@ bool TensorReader::read(PyObject* tensor, dlpack::Tensor& out) {
 }
 
 bool TensorReader::view(PyObject* tensor, View& out) {
-    if (fields(tensor, out)) return true;
+    if (const std::optional<bool> known = fields(tensor, out)) return *known;
     dlpack::Tensor seen;
     if (!read(tensor, seen)) return false;
     const std::uint64_t device = static_cast<std::uint32_t>(seen.device.type);
@@ -85,21 +85,22 @@ bool TensorReader::view(PyObject* tensor, View& out) {
     return true;
 }
 
-// Only of torch's own types: what is derived from them may hold its elements elsewhere.
-bool TensorReader::fields(PyObject* tensor, View& out) const {
+// Only of torch's own types: what is derived from them may hold its elements elsewhere. None for what has to be looked
+// at in the other way; a sparse tensor cannot be viewed in either, and the other takes long to say so.
+std::optional<bool> TensorReader::fields(PyObject* tensor, View& out) const {
     bool known = false;
     for (const py::handle type : types_)
         known = known || Py_IS_TYPE(tensor, reinterpret_cast<PyTypeObject*>(type.ptr()));
-    if (!known) return false;
+    if (!known) return std::nullopt;
     void* handle = reinterpret_cast<char*>(tensor) + offset_;
     std::int64_t *shape = nullptr, *strides = nullptr;
     std::int32_t dtype = 0, device = 0, layout = 0;
     // Device and layout first: for tensors without memory here the others print what is wrong.
-    if (device_type_(handle, &device) != 0 || device != cpu_ || layout_(handle, &layout) != 0 || layout != strided_)
-        return false;
+    if (device_type_(handle, &device) != 0 || device != cpu_ || layout_(handle, &layout) != 0) return std::nullopt;
+    if (layout != strided_) return false;
     if (data_ptr_(handle, &out.data) != 0 || dim_(handle, &out.ndim) != 0 || sizes_(handle, &shape) != 0 ||
         strides_(handle, &strides) != 0 || dtype_(handle, &dtype) != 0)
-        return false;
+        return std::nullopt;
     out.shape = shape;
     out.strides = strides;
     out.kind = kByFields | static_cast<std::uint32_t>(dtype);

@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
+#include <optional>
 
 #include "../types.hpp"
 #include "dlpack.hpp"
@@ -40,7 +41,7 @@ public:
     bool view(PyObject* tensor, View& out);
 
 private:
-    bool fields(PyObject* tensor, View& out) const;
+    std::optional<bool> fields(PyObject* tensor, View& out) const;
 
     int (*from_object_)(void*, dlpack::Tensor*) = nullptr;
     py::object to_dlpack_;

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from .. import _core
 from .._hyper import check_hyper
+from .._rows import check_row_gradient
 from ..reference import RULES
+from ..sparse import SparseRows
 from ._building import Slot, complete
 from ._options import plain
 from ._states import address
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["prepare"]
 
 ABLE = ("sgd", "adagrad", "sparse_adam")
+PLAIN = (torch.float32, torch.float64)
 
 
 def prepare(optimizer: FusedOptimizer, slot: Slot, group: dict[str, Any]) -> Callable[[], None]:
@@ -62,7 +66,7 @@ def prepare(optimizer: FusedOptimizer, slot: Slot, group: dict[str, Any]) -> Cal
 
     def take() -> None:
         with torch.no_grad():
-            _step(optimizer, slot, group, grad.coalesce())
+            _step(optimizer, slot, group, grad)
 
     return take
 
@@ -71,27 +75,13 @@ def _step(optimizer: FusedOptimizer, slot: Slot, group: dict[str, Any], grad: Te
     rule = RULES[optimizer.rule]
     state = optimizer._all_states().get(slot.param, {})
     complete(optimizer, state, slot.like, group)
-    if state:
+    if state and slot.param not in optimizer._all_states():
         optimizer._all_states()[slot.param] = state
-    where, values = tuple(grad.indices()), grad.values().resolve_conj().resolve_neg().contiguous()
-    whole = [slot.param.detach()] + [state[kept.name] for kept in rule.states if kept.name in state]
-    rows = [tensor[where].contiguous() for tensor in whole]
-    states: list[Any] = [None] * len(rule.states)
-    for i, part in enumerate(rows[1:]):
-        states[i] = address(part)
-
-    def check(number: int, name: str, value: Any) -> Any:
-        return check_hyper(name, plain(value), f'param_groups[..]["{name}"]', rule=optimizer.rule)
-
-    model = _core.Model(optimizer.rule, check, None)
-    model.configure(0.0, False, False, optimizer.seed)
-    model.add_group(group)
+    whole = {kept.name: state[kept.name] for kept in rule.states if kept.name in state}
     step = int(state["step"]) if "step" in state else 0
-    model.add(0, address(rows[0]), states, step=step)
-    model.finish()
-    model.step_list([address(values)], 1.0)
-    for tensor, part in zip(whole, rows, strict=True):
-        tensor.index_put_(where, part)
+    tensors = [slot.param.detach(), *whole.values()]
+    rows = grad.sparse_dim() == 1 and all(t.dtype in PLAIN and t.is_contiguous() for t in tensors)
+    (_step_rows if rows else _step_elements)(optimizer, slot, group, grad, whole, step)
     if isinstance(state.get("step"), Tensor):
         state["step"] += 1
     elif rule.name == "sparse_adam":
@@ -99,3 +89,53 @@ def _step(optimizer: FusedOptimizer, slot: Slot, group: dict[str, Any], grad: Te
     if optimizer.zero_grads:
         assert slot.param.grad is not None
         slot.param.grad.zero_()
+
+
+def _model(
+    optimizer: FusedOptimizer, group: dict[str, Any], param: Any, states: dict[str, Any], step: int
+) -> _core.Model:
+    """A native model of one parameter, for one step."""
+
+    def check(number: int, name: str, value: Any) -> Any:
+        return check_hyper(name, plain(value), f'param_groups[..]["{name}"]', rule=optimizer.rule)
+
+    model = _core.Model(optimizer.rule, check, None)
+    model.configure(0.0, False, False, optimizer.seed)
+    model.add_group(group)
+    model.add(0, param, [states.get(kept.name) for kept in RULES[optimizer.rule].states], step=step)
+    model.finish()
+    return model
+
+
+def _step_rows(
+    optimizer: FusedOptimizer, slot: Slot, group: dict[str, Any], grad: Tensor, whole: dict[str, Tensor], step: int
+) -> None:
+    """Step the rows where they lie; repeated ones are added up in the order in which they come."""
+    rule = RULES[optimizer.rule]
+    param, states = slot.param.detach().numpy(), {name: tensor.numpy() for name, tensor in whole.items()}
+    values = grad._values().resolve_conj().resolve_neg().contiguous()
+
+    def check(index: int, rows: Any) -> Any:
+        options = {name: plain(group[name]) for name in rule.hypers} | {"rounding": "nearest", "ema_decay": None}
+        return check_row_gradient(rule, options, rows, f"{slot.name}.grad", param, None, states.items(), False)
+
+    model = _model(optimizer, group | {"rounding": "nearest"}, param, states, step)  # there is nothing to round
+    model.take_rows(check, SparseRows, rule.rows_without)
+    model.step_list([SparseRows(grad._indices()[0].contiguous().numpy(), values.numpy())], 1.0)
+    increment_version([slot.param, *whole.values()])
+
+
+def _step_elements(
+    optimizer: FusedOptimizer, slot: Slot, group: dict[str, Any], grad: Tensor, whole: dict[str, Tensor], step: int
+) -> None:
+    """Step copies of the elements that have a gradient: of any dtype and layout, and sparse in any dimensions."""
+    grad = grad.coalesce()
+    where, values = tuple(grad.indices()), grad.values().resolve_conj().resolve_neg().contiguous()
+    parts = {name: tensor[where].contiguous() for name, tensor in whole.items()}
+    param = slot.param.detach()
+    part = param[where].contiguous()
+    states = {name: address(tensor) for name, tensor in parts.items()}
+    _model(optimizer, group, address(part), states, step).step_list([address(values)], 1.0)
+    param.index_put_(where, part)
+    for name, tensor in whole.items():
+        tensor.index_put_(where, parts[name])
