@@ -14,6 +14,7 @@ constexpr int kWide = 8;
 using F32 = float __attribute__((vector_size(4 * kWide)));
 using U32 = std::uint32_t __attribute__((vector_size(4 * kWide)));
 using I32 = std::int32_t __attribute__((vector_size(4 * kWide)));
+using I16 = std::int16_t __attribute__((vector_size(4 * kWide)));
 #define LANES_INLINE inline __attribute__((always_inline))
 
 template <class V>
@@ -36,9 +37,6 @@ LANES_INLINE F32 root(const F32& x) {
 LANES_INLINE U32 widen(const std::uint8_t* x) {
     return reinterpret_cast<U32>(_mm512_maskz_cvtepu8_epi32(0xFFFF, load_lanes<__m128i>(x)));
 }
-LANES_INLINE U32 widen(const std::int8_t* x) {
-    return reinterpret_cast<U32>(_mm512_maskz_cvtepi8_epi32(0xFFFF, load_lanes<__m128i>(x)));
-}
 LANES_INLINE U32 widen(const std::uint16_t* x) {
     return reinterpret_cast<U32>(_mm512_maskz_cvtepu16_epi32(0xFFFF, load_lanes<__m256i>(x)));
 }
@@ -51,8 +49,15 @@ LANES_INLINE void narrow(std::uint8_t* to, const U32& x) {
 LANES_INLINE void narrow(std::uint16_t* to, const U32& x) {
     store_lanes(to, _mm512_maskz_cvtepi32_epi16(0xFFFF, reinterpret_cast<__m512i>(x)));
 }
-LANES_INLINE F32 to_float(const U32& x) {  // of signed integers
-    return reinterpret_cast<F32>(_mm512_maskz_cvtepi32_ps(0xFFFF, reinterpret_cast<__m512i>(x)));
+LANES_INLINE U32 upper_times(const U32& x, int factor) {  // signed upper halves of lanes times 16 bits
+    return reinterpret_cast<U32>(
+        _mm512_madd_epi16(reinterpret_cast<__m512i>(x), reinterpret_cast<__m512i>(I32{} + (factor << 16))));
+}
+LANES_INLINE U32 words(const std::uint8_t* x) {  // two bytes to a lane, each in 16 bits
+    return reinterpret_cast<U32>(_mm512_cvtepu8_epi16(load_lanes<__m256i>(x)));
+}
+LANES_INLINE void bytes_of_words(std::uint8_t* to, const U32& x) {
+    store_lanes(to, _mm512_maskz_cvtepi16_epi8(0xFFFFFFFF, reinterpret_cast<__m512i>(x)));
 }
 LANES_INLINE U32 larger_bits(const U32& a, const U32& b) {
     return reinterpret_cast<U32>(
@@ -62,9 +67,6 @@ LANES_INLINE U32 larger_bits(const U32& a, const U32& b) {
 LANES_INLINE F32 root(const F32& x) { return reinterpret_cast<F32>(_mm256_sqrt_ps(reinterpret_cast<__m256>(x))); }
 LANES_INLINE U32 widen(const std::uint8_t* x) {
     return reinterpret_cast<U32>(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(x))));
-}
-LANES_INLINE U32 widen(const std::int8_t* x) {
-    return reinterpret_cast<U32>(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(x))));
 }
 LANES_INLINE U32 widen(const std::uint16_t* x) {
     return reinterpret_cast<U32>(_mm256_cvtepu16_epi32(load_lanes<__m128i>(x)));
@@ -86,11 +88,30 @@ LANES_INLINE void narrow(std::uint16_t* to, const U32& x) {
     const __m256i halves = _mm256_shuffle_epi8(reinterpret_cast<__m256i>(x), pick);
     store_lanes(to, _mm_or_si128(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1)));
 }
-LANES_INLINE F32 to_float(const U32& x) {
-    return reinterpret_cast<F32>(_mm256_cvtepi32_ps(reinterpret_cast<__m256i>(x)));
+LANES_INLINE U32 upper_times(const U32& x, int factor) {
+    return reinterpret_cast<U32>(
+        _mm256_madd_epi16(reinterpret_cast<__m256i>(x), reinterpret_cast<__m256i>(I32{} + (factor << 16))));
+}
+LANES_INLINE U32 words(const std::uint8_t* x) {
+    return reinterpret_cast<U32>(_mm256_cvtepu8_epi16(load_lanes<__m128i>(x)));
+}
+LANES_INLINE void bytes_of_words(std::uint8_t* to, const U32& x) {
+    const __m256i low = _mm256_and_si256(reinterpret_cast<__m256i>(x), _mm256_set1_epi16(0xFF));
+    store_lanes(to, _mm_packus_epi16(_mm256_castsi256_si128(low), _mm256_extracti128_si256(low, 1)));
 }
 LANES_INLINE U32 larger_bits(const U32& a, const U32& b) {
     return reinterpret_cast<U32>(_mm256_max_epu32(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
 }
 #endif
+
+LANES_INLINE std::uint32_t largest_lane(const U32& x) {
+    alignas(64) std::uint32_t lane[kWide];
+    store_lanes(lane, x);
+    __m256i wide = load_lanes<__m256i>(lane);
+    for (int j = 8; j < kWide; j += 8) wide = _mm256_max_epu32(wide, load_lanes<__m256i>(lane + j));
+    __m128i most = _mm_max_epu32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
+    most = _mm_max_epu32(most, _mm_shuffle_epi32(most, 0x4E));
+    most = _mm_max_epu32(most, _mm_shuffle_epi32(most, 0xB1));
+    return static_cast<std::uint32_t>(_mm_cvtsi128_si32(most));
+}
 #endif

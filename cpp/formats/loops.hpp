@@ -89,9 +89,9 @@ template <bool Signed, class T>
 void decode_q8(const std::uint8_t* codes, const float* scales, T* to, std::size_t n) {
     for (std::size_t begin = 0; begin < n; begin += kQ8Block) {
         const std::size_t end = n - begin < kQ8Block ? n : begin + kQ8Block;
-        const float half = *scales++ * 0.5f;
+        const float scale = *scales++;
 #pragma omp simd
-        for (std::size_t i = begin; i < end; ++i) to[i] = static_cast<T>(Q8<Signed>::decode(codes[i], half));
+        for (std::size_t i = begin; i < end; ++i) to[i] = static_cast<T>(Q8<Signed>::decode(codes[i], scale));
     }
 }
 

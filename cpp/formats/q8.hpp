@@ -2,14 +2,28 @@
 #pragma once
 
 constexpr std::size_t kQ8Block = 256;
+constexpr std::uint32_t kThird = 10923;  // 2**15 / 3
 
-// What a block's elements are multiplied by on the way in and out. A block is zero below kFlush.
+// A code is linear in the cube root of an element's share of the block's largest. Cube and root are those of the
+// float's bit pattern, read as an integer: three times it and a third of it, piecewise linear like the logarithm it
+// stands for.
 template <bool Signed>
 struct Q8 {
     static constexpr int kLevels = Signed ? 127 : 255;
-    static constexpr std::uint32_t kFlush = Signed ? (127u - 110) << 23 : 1u << 23;  // 2**-110, 2**-126
-    static constexpr float kUp = kLevels * 0x1p63f;
-    static constexpr float kDown = 0x1p-63f / kLevels;
+    // The cube of the largest code's root. A block's scale is its largest element over this.
+    static constexpr float kTop = Signed ? 0x1.fffffep0f : 0x1.fap-2f;
+    // What the largest element becomes before its root is taken. Below 2, so that a share and its double are positive
+    // integers whatever the rounding.
+    static constexpr float kShare = Signed ? 1.9975f : kTop;
+    // The root that one code stands for, and its inverse: 127 of the signed ones make the root of kTop, 0x1.aaaaaap-85;
+    // the unsigned ones are powers of 2, so that neither costs a multiplication.
+    static constexpr float kStep = Signed ? 0x1.aaaaaap-85f / 127 : 0x1p-93f;
+    static constexpr float kPerStep = Signed ? 127 / 0x1.aaaaaap-85f : 0x1p93f;
+    // A signed block with less than kLeast has no codes but 0; an unsigned one has the scale of kLeast then, and no
+    // codes but 0 with less than the smallest normal number. So no code but 0 stands for a subnormal number.
+    static constexpr std::uint32_t kLeast = (127u - 100) << 23;               // 2**-100
+    static constexpr std::uint32_t kFlush = Signed ? kLeast : 1u << 23;       // 2**-126
+    static constexpr std::uint32_t kMost = Signed ? 0x7F7FFFFF : 0x7E7FFFFF;  // below 2**128, 2**126
 
     // The larger of a running maximum (start at 0) and an element's size, as an integer: so NaN and infinity are seen.
     // The unsigned code takes the sign bit along: a negative second moment is as invalid as a NaN.
@@ -18,31 +32,32 @@ struct Q8 {
         return top < size ? size : top;
     }
 
-    static bool nonfinite(std::uint32_t top) { return top > 0x7F7FFFFF; }
+    static bool nonfinite(std::uint32_t top) { return top > kMost; }
+
+    static float largest(std::uint32_t top) { return from_bits(top < kLeast ? kLeast : top); }
 
     static float scale(std::uint32_t top) {
-        return nonfinite(top) ? from_bits(kNan32) : top < kFlush ? 0.0f : from_bits(top);
+        return nonfinite(top) ? from_bits(kNan32) : top < kFlush ? 0.0f : largest(top) / kTop;
     }
 
     // 0 for blocks that have no codes but 0.
-    static float inverse(std::uint32_t top) { return nonfinite(top) || top < kFlush ? 0.0f : 2.0f / from_bits(top); }
+    static float inverse(std::uint32_t top) { return nonfinite(top) || top < kFlush ? 0.0f : kShare / largest(top); }
 
-    // The code in the low 8 bits. Halving the bit pattern is a piecewise linear square root, here of 2 |x| / scale.
+    // The code in the low 8 bits. A third is a product of 16-bit integers, which every instruction set has.
     static std::uint32_t encode(float x, float inverse) {
+        const std::uint32_t share = to_bits(x * inverse);
+        const std::uint32_t root = ((share << 1) >> 16) * kThird;
         if constexpr (Signed) {
-            const std::int32_t root = as_signed(to_bits(x * inverse)) >> 1;  // a negative one gets bit 30 from the sign
-            return to_bits(from_bits(static_cast<std::uint32_t>(root) & 0xBFFFFFFF) * kUp + 0x1.8p23f);
+            return to_bits(from_bits(root | (share & 0x80000000)) * kPerStep + 0x1.8p23f);
         } else {
-            const float root = from_bits(to_bits(x * inverse) >> 1);
-            const std::int32_t code = as_signed(to_bits(root * kUp + 0x1.8p23f)) - 0x4B400000;
+            const std::int32_t code = as_signed(to_bits(from_bits(root) + kStep * 0x1.8p23f)) - 0x1CC00000;
             return static_cast<std::uint32_t>(as_signed(to_bits(x)) < 0x00800000 ? 0 : code < 1 ? 1 : code);
         }
     }
 
-    // half: half the scale.
-    static float decode(std::uint8_t stored, float half) {
+    static float decode(std::uint8_t stored, float scale) {
         const int code = Signed ? static_cast<int>(static_cast<std::int8_t>(stored)) : static_cast<int>(stored);
-        const std::uint32_t root = to_bits(static_cast<float>(code) * kDown);
-        return from_bits((root << 1) | (Signed ? root & 0x80000000 : 0)) * half;
+        const std::uint32_t root = to_bits(static_cast<float>(code) * kStep);
+        return from_bits(root + root + root) * scale;  // the sign comes through
     }
 };

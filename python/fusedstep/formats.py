@@ -210,18 +210,28 @@ def noise(key: int, size: int, start: int = 0) -> Bits16:
 
 # ----------------------------------------------------------------------------------------------------- 8-bit blocks
 
-_LEVELS: Final = {True: 127, False: 255}
-_FLUSH: Final = {True: np.uint32((127 - 110) << 23), False: np.uint32(1 << 23)}  # 2**-110, 2**-126
+# A code is linear in the cube root of an element's share of its block's largest. Root and cube are those of the pattern
+# of a float read as an integer: a third of it and three times it. By whether the codes are signed:
+_TOP: Final = {True: np.float32(2 - 2.0**-23), False: np.float32(253 / 512)}  # the cube of the largest code's root
+_SHARE: Final = {True: np.float32(1.9975), False: _TOP[False]}  # what the largest becomes before its root: below 2
+_THIRD: Final = np.uint32(10923)  # 2**15 / 3
+_ROOT: Final = np.array(0x15555555, np.uint32).view(np.float32)[()]  # of the largest signed code: 1.666... * 2**-85
+_STEP: Final = {True: _ROOT / np.float32(127), False: np.float32(2.0**-93)}  # the root that one code stands for
+_PER_STEP: Final = np.float32(127) / _ROOT
+_LEAST: Final = np.uint32((127 - 100) << 23)  # 2**-100
+_FLUSH: Final = {True: _LEAST, False: np.uint32(1 << 23)}  # 2**-126
+_MOST: Final = {True: np.uint32(0x7F7FFFFF), False: np.uint32(0x7E7FFFFF)}  # below 2**128, 2**126
+_SIGN: Final = np.uint32(1 << 31)
 
 
 def encode_8bit(values: Array, signed: bool) -> tuple[npt.NDArray[np.uint8], Float32]:
     """Return the 8-bit codes and the scales of `values`.
 
-    Each 256 consecutive elements (in C order) share one scale, their largest magnitude, which decodes to itself. A
-    block that holds a NaN or an infinity (or, when unsigned, a number with the sign bit set) gets the scale NaN, so
-    that all of it and nothing else decodes to NaN. A signed block below ``2**-110`` and an unsigned one below
-    ``2**-126`` become zero. An unsigned value from ``2**-126`` on never gets the code of zero; a smaller one always
-    does.
+    Each 256 consecutive elements (in C order) share one scale: their largest magnitude over a constant. A block that
+    holds a NaN or an infinity (or, when unsigned, a number from ``2**126`` on or with the sign bit set) gets the scale
+    NaN, so that all of it and nothing else decodes to NaN. A signed block below ``2**-100`` and an unsigned one below
+    ``2**-126`` become zero; an unsigned one below ``2**-100`` has the scale of ``2**-100``. An unsigned value from
+    ``2**-126`` on never gets the code of zero; a smaller one always does.
 
     Parameters
     ----------
@@ -242,27 +252,25 @@ def encode_8bit(values: Array, signed: bool) -> tuple[npt.NDArray[np.uint8], Flo
     bits.reshape(-1)[: flat.size] = flat
     size = bits & np.uint32(0x7FFFFFFF) if signed else bits
     top = size.max(axis=1, initial=0)
-    bad, zero = top > np.uint32(0x7F7FFFFF), top < _FLUSH[signed]
-    usable = np.where(bad | zero, np.uint32(0x3F800000), top).view(np.float32)
-    scales = np.where(bad, _NAN32, np.where(zero, np.uint32(0), top)).view(np.float32)
-    inverse = np.float32(2) / usable
+    bad, zero = top > _MOST[signed], top < _FLUSH[signed]
+    usable = np.where(bad | zero, np.uint32(0x3F800000), np.maximum(top, _LEAST)).view(np.float32)
+    scales = np.where(bad, _NAN32, np.where(zero, np.uint32(0), (usable / _TOP[signed]).view(np.uint32)))
 
     clean = np.where((bad | zero)[:, None], np.uint32(0), size)
-    halved = (clean.view(np.float32) * inverse[:, None]).view(np.uint32) >> np.uint32(1)
-    steps = halved.view(np.float32) * np.float32(_LEVELS[signed] * 2.0**63) + np.float32(1.5 * 2**23)
-    codes = steps.view(np.uint32) & np.uint32(0xFF)
+    share = (clean.view(np.float32) * (_SHARE[signed] / usable)[:, None]).view(np.uint32)
+    root = (share >> np.uint32(15)) * _THIRD
     if signed:
-        codes = np.where(bits >> np.uint32(31), np.uint32(0) - codes, codes)
+        steps = (root | (bits & _SIGN)).view(np.float32) * _PER_STEP + np.float32(1.5 * 2**23)
+        codes = steps.view(np.uint32)
     else:
+        codes = (root.view(np.float32) + _STEP[False] * np.float32(1.5 * 2**23)).view(np.uint32) & np.uint32(0xFF)
         codes = np.where(clean >= np.uint32(1 << 23), np.maximum(codes, np.uint32(1)), np.uint32(0))
-    return codes.astype(np.uint8).reshape(-1)[: flat.size].reshape(values.shape), scales
+    return codes.astype(np.uint8).reshape(-1)[: flat.size].reshape(values.shape), scales.view(np.float32)
 
 
 def decode_8bit(codes: npt.NDArray[np.uint8], scales: Float32, signed: bool) -> Float32:
     """Return the float32 values of 8-bit codes and their scales, in the shape of `codes`."""
     integers = codes.reshape(-1).view(np.int8 if signed else np.uint8)
-    steps = integers.astype(np.float32) * np.float32(2.0**-63 / _LEVELS[signed])
-    bits = steps.view(np.uint32)
-    doubled = (bits << np.uint32(1)) | (bits & np.uint32(1 << 31))
-    half = np.repeat(scales * np.float32(0.5), BLOCK_8BIT)[: integers.size]
-    return (doubled.view(np.float32) * half).reshape(codes.shape)
+    root = (integers.astype(np.float32) * _STEP[signed]).view(np.uint32)
+    each = np.repeat(scales, BLOCK_8BIT)[: integers.size]
+    return ((root * np.uint32(3)).view(np.float32) * each).reshape(codes.shape)
