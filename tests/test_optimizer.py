@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import itertools
 import pickle
 import weakref
 from collections import OrderedDict, namedtuple
@@ -383,3 +384,27 @@ def test_many_tensors() -> None:
     for _ in range(2):
         optimizer.step([np.ones(i % 7, F32) for i in range(1000)])
     assert all(np.allclose(p, -2.0) for p in params)
+
+
+def arrays_of(optimizer: Any, count: int) -> list[Array]:
+    states = optimizer.state[:count]
+    return [array for state in states for array in state.values() if isinstance(array, np.ndarray)]
+
+
+@pytest.mark.parametrize("state_format", ["float32", "8bit"])
+def test_small_states_lie_in_one_block(state_format: str) -> None:
+    """Together they are worth huge pages; an array that a user holds stays the live one when a group is added."""
+    params = [np.ones(40_000 + i, np.float32) for i in range(40)]
+    optimizer = fs.Adam(params[:39], state_format=state_format, ema_decay=0.5)
+    held = arrays_of(optimizer, 39)
+    assert len({id(array.base) for array in held}) == 1
+    assert all(array.ctypes.data % 64 == 0 for array in held)
+    ends = sorted((array.ctypes.data, array.ctypes.data + array.nbytes) for array in held)
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(ends))
+    optimizer.add_param_group({"params": params[39]})
+    optimizer.step([[np.ones_like(p) for p in params[:39]], np.ones_like(params[39])])
+    assert all(array.any() for array in held)
+    assert all(one is other for one, other in zip(held, arrays_of(optimizer, 39), strict=True))
+    assert len({id(array.base) for array in arrays_of(copy.deepcopy(optimizer), 40)}) == 1
+    alone: Array = fs.Adam(params[0]).state[0]["exp_avg"]
+    assert alone.flags.owndata  # little memory is left where it is

@@ -13,7 +13,7 @@ from . import _saving, formats
 from ._core import Model, Tree
 from ._hyper import check_hyper, check_hypers
 from ._rows import check_row_gradient
-from ._slots import STATE_FORMATS, Slot, StateView, store_values
+from ._slots import STATE_FORMATS, Slot, StateView, gather, store_values
 from .reference import RULES
 from .sparse import SparseRows
 
@@ -157,6 +157,7 @@ class Optimizer:
         slots = []
         for leaf, path in zip(tree.leaves, tree.paths, strict=True):
             slots.append(self._make_slot(leaf, where + path, number, group))
+        gather(slots)
         self.param_groups.append(group)
         self._slots.extend(slots)
 
@@ -471,6 +472,7 @@ class Optimizer:
     def __setstate__(self, state: dict[str, Any]) -> None:
         steps, scalars, taken = state["_progress"]
         self.__dict__.update({k: v for k, v in state.items() if k != "_progress"})
+        gather(self._slots)
         self._build(steps, scalars)
         self._model.steps_taken = taken
 
