@@ -97,7 +97,7 @@ struct Source {
 // ---- parameters. `noise` is 16 random bits an element, in the lower halves of lanes.
 
 struct FloatParam {
-    static constexpr bool kNoisy = false, kNarrow = false;
+    static constexpr bool kNoisy = false, kNarrow = false, kSplit = false;
     template <Order>
     LANES_INLINE static Two<F32> load(const Source& s, std::size_t i) {
         return load_floats(s.param<float>(i));
@@ -108,7 +108,7 @@ struct FloatParam {
     }
 };
 struct NearestParam {
-    static constexpr bool kNoisy = false, kNarrow = true;
+    static constexpr bool kNoisy = false, kNarrow = true, kSplit = false;
     template <Order kOrder>
     LANES_INLINE static Two<F32> load(const Source& s, std::size_t i) {
         return load_bf16<kOrder>(s.run.param, i);
@@ -130,7 +130,7 @@ struct StochasticParam : NearestParam {
     }
 };
 struct SplitParam {
-    static constexpr bool kNoisy = false, kNarrow = true;
+    static constexpr bool kNoisy = false, kNarrow = true, kSplit = true;
     template <Order kOrder>
     LANES_INLINE static Two<F32> load(const Source& s, std::size_t i) {
         const std::uint16_t* const remainder = static_cast<const std::uint16_t*>(s.run.param_extra) + i;
@@ -182,7 +182,7 @@ struct HalfGrad {
 
 template <bool kSignedCode>
 struct FloatState {
-    static constexpr bool kNarrow = false;
+    static constexpr bool kNarrow = false, kBlocks = false;
     float* at;
     LANES_INLINE void start(float (*)[kQ8Block], std::uint8_t*) {}
     LANES_INLINE void begin(const Source& s, int state, std::size_t first) {
@@ -203,7 +203,7 @@ struct FloatState {
 
 template <bool kSignedCode>
 struct HalfState {
-    static constexpr bool kNarrow = true;
+    static constexpr bool kNarrow = true, kBlocks = false;
     std::uint16_t* at;
     LANES_INLINE void start(float (*)[kQ8Block], std::uint8_t*) {}
     LANES_INLINE void begin(const Source& s, int state, std::size_t first) {
@@ -226,7 +226,7 @@ struct HalfState {
 // shadow of its divisions. They need no flushing: what is below the smallest normal number has the code of zero.
 template <bool kSignedCode>
 struct QuantState {
-    static constexpr bool kNarrow = true;
+    static constexpr bool kNarrow = true, kBlocks = true;
     using Code = Q8<kSignedCode>;
     std::uint8_t* codes;
     float* scale;
@@ -346,6 +346,25 @@ LANES_INLINE Two<U32> noise_at(std::uint64_t place, std::uint32_t low, std::uint
     return {widen(each), widen(each + kWide)};
 }
 
+// Asks for 2 * kWide elements of `kBytes` each.
+template <std::size_t kBytes>
+LANES_INLINE void fetch(const void* from, std::size_t element) {
+    for (std::size_t line = 0; line < 2 * kWide * kBytes; line += 64)
+        __builtin_prefetch(static_cast<const char*>(from) + element * kBytes + line);
+}
+
+// Asks for the elements of the next block that lie where the step is in this one. The processor's own prefetching goes
+// by the misses that it sees, and with this much to do for each element it sees them late.
+template <class Param, class Grad>
+LANES_INLINE void fetch_ahead(const FusedRun& run, std::size_t element) {
+    const std::size_t ahead = element + kQ8Block;
+    fetch<Param::kNarrow ? 2 : 4>(run.param, ahead);
+    if (Param::kSplit) fetch<2>(run.param_extra, ahead);
+    fetch<Grad::kNarrow ? 2 : 4>(run.grad, ahead);
+    fetch<1>(run.states[0], ahead);
+    fetch<1>(run.states[1], ahead);
+}
+
 // One step of a rule with two states, the first signed and the second not.
 template <class Rule, unsigned V, class Param, class Grad, template <bool> class StateOf>
 std::size_t fused_step(const void* constants, double multiplier, const FusedRun& run) {
@@ -374,6 +393,7 @@ std::size_t fused_step(const void* constants, double multiplier, const FusedRun&
         one.begin(source, 0, first);
         two.begin(source, 1, first);
         for (std::size_t i = 0; i < kQ8Block; i += 2 * kWide) {
+            if constexpr (StateOf<true>::kBlocks) fetch_ahead<Param, Grad>(run, first + i);
             Two<F32> p = Param::template load<order>(source, first + i);
             const Two<F32> g = Grad::template load<order>(source, first + i);
             Two<F32> a = one.template load<order>(i), b = two.template load<order>(i);
