@@ -318,10 +318,10 @@ struct QuantState {
 };
 
 // The constants of a rule, each in every lane.
-template <class Rule>
-LANES_INLINE typename Rule::template Constants<F32> in_lanes(const void* constants) {
+template <class Rule, class Lanes = F32>
+LANES_INLINE typename Rule::template Constants<Lanes> in_lanes(const void* constants) {
     using Scalar = typename Rule::template Constants<float>;
-    using Wide = typename Rule::template Constants<F32>;
+    using Wide = typename Rule::template Constants<Lanes>;
     static_assert(sizeof(Wide) == sizeof(Scalar) * kWide, "constants must be of the compute type alone");
     float scalar[sizeof(Scalar) / sizeof(float)];
     std::memcpy(scalar, constants, sizeof scalar);

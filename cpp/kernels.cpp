@@ -75,6 +75,8 @@ inline void apply(const C& c, T& p, T g, T& a, T& b, T& d, T& e) {
     if constexpr (n == 4) Rule::template update<T, V>(c, p, g, a, b, d, e);
 }
 
+#include "mixed.hpp"
+
 template <class Rule, class T, unsigned V>
 void update(const void* constants, double multiplier, const Run& run) {
     constexpr unsigned used = Rule::states(V);
@@ -87,8 +89,12 @@ void update(const void* constants, double multiplier, const Run& run) {
     T* const __restrict s1 = static_cast<T*>(run.states[1]);
     T* const __restrict s2 = static_cast<T*>(run.states[2]);
     T* const __restrict s3 = static_cast<T*>(run.states[3]);
+    std::size_t first = 0;
+#if defined(FUSEDSTEP_MIXED)
+    if constexpr (sizeof(T) == 4 && Rule::waits_for_divider(V)) first = update_mixed<Rule, V>(constants, scale, run);
+#endif
 #pragma omp simd
-    for (std::size_t i = 0; i < n; ++i) {
+    for (std::size_t i = first; i < n; ++i) {
         T p = param[i], a = 0, b = 0, d = 0, e = 0;
         if constexpr (used & 1u) a = s0[i];
         if constexpr (used & 2u) b = s1[i];

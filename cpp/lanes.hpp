@@ -34,6 +34,23 @@ LANES_INLINE F32 all_lanes(float x) { return x - F32{}; }
 LANES_INLINE F32 root(const F32& x) {
     return reinterpret_cast<F32>(_mm512_maskz_sqrt_ps(0xFFFF, reinterpret_cast<__m512>(x)));
 }
+// The same bits from products, for when the divider is busy dividing: an estimate, one step of Newton's method for the
+// root and for half its inverse together, and a last one with the exact remainder. P. W. Markstein, "Computation of
+// elementary functions on the IBM RISC System/6000 processor", IBM J. Res. Dev. 34, 1990. tests/roots.cpp goes through
+// all numbers.
+LANES_INLINE F32 root_by_products(const F32& x) {
+    // From 2**-100 to below 2**127 nothing overflows and every remainder is exact.
+    const __m512i from = _mm512_set1_epi32(27 << 23), range = _mm512_set1_epi32(227 << 23);
+    const __m512i above = _mm512_sub_epi32(reinterpret_cast<__m512i>(x), from);
+    if (__builtin_expect(_mm512_cmpge_epu32_mask(above, range) != 0, 0)) return root(x);
+    const __m512 a = reinterpret_cast<__m512>(x), half = _mm512_set1_ps(0.5f);
+    const __m512 estimate = _mm512_maskz_rsqrt14_ps(0xFFFF, a);
+    const __m512 near = _mm512_mul_ps(a, estimate), inverse = _mm512_mul_ps(estimate, half);
+    const __m512 error = _mm512_fnmadd_ps(near, inverse, half);
+    const __m512 nearer = _mm512_fmadd_ps(near, error, near), half_inverse = _mm512_fmadd_ps(inverse, error, inverse);
+    const __m512 remainder = _mm512_fnmadd_ps(nearer, nearer, a);
+    return reinterpret_cast<F32>(_mm512_fmadd_ps(remainder, half_inverse, nearer));
+}
 LANES_INLINE U32 widen(const std::uint8_t* x) {
     return reinterpret_cast<U32>(_mm512_maskz_cvtepu8_epi32(0xFFFF, load_lanes<__m128i>(x)));
 }

@@ -13,6 +13,8 @@ struct Adagrad : Elementwise {
     static unsigned variant(const double* h, std::uint64_t) { return h[kWeightDecay] != 0.0 ? kWithDecay : 0u; }
     static constexpr unsigned states(unsigned) { return 1u; }
 
+    static constexpr bool waits_for_divider(unsigned) { return true; }
+
     template <class T>
     struct Constants {
         T lr, decay, eps, eps_root;
@@ -27,6 +29,6 @@ struct Adagrad : Elementwise {
     static void update(const Constants<T>& c, T& p, T g, T& sum) {
         if constexpr (V & kWithDecay) g = g + c.decay * p;
         sum = sum + g * g;
-        p = p - c.lr * (g / (std::sqrt(sum + c.eps_root) + c.eps));
+        p = p - c.lr * (g / (root(sum + c.eps_root) + c.eps));
     }
 };

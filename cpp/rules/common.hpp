@@ -10,6 +10,8 @@ struct Elementwise {
     static constexpr const char* const* kScalarNames = nullptr;  // their names, kScalars of them
     static constexpr bool kNorms = false;                        // true: a first pass sums two squares per tensor
     static constexpr bool kFused = false;  // true: has steps over narrow formats in one pass (fused.hpp)
+    // Whether a root and a division are most of a variant's work, and the rest is + - * / alone (mixed.hpp).
+    static constexpr bool waits_for_divider(unsigned) { return false; }
 };
 
 inline float root(float x) { return std::sqrt(x); }

@@ -19,6 +19,8 @@ struct RmsProp : Elementwise {
         return 1u | (variant & kWithMomentum ? 2u : 0u) | (variant & kWithCentre ? 4u : 0u);
     }
 
+    static constexpr bool waits_for_divider(unsigned variant) { return !(variant & (kWithMomentum | kWithCentre)); }
+
     template <class T>
     struct Constants {
         T lr, decay, keep, take, momentum, eps, eps_root, lr_inside;
@@ -42,7 +44,7 @@ struct RmsProp : Elementwise {
                            ? T(0)
                            : variance;  // rounding alone can make it negative where the gradient is constant
         }
-        T change = g / (std::sqrt(variance + c.eps_root) + c.eps);
+        T change = g / (root(variance + c.eps_root) + c.eps);
         if constexpr (V & kWithMomentum) {
             velocity = c.momentum * velocity + c.lr_inside * change;
             change = velocity;

@@ -1,0 +1,37 @@
+"""The square root by products (cpp/lanes.hpp) has the bits of the instruction's, for every number there is."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import fusedstep as fs
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_every_root(tmp_path: Path) -> None:
+    if "avx512" not in fs.available_isas():
+        pytest.skip("this processor has no AVX-512")
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        pytest.skip("neither g++ nor clang++ is installed: apt install g++")
+    flags = [
+        "-std=c++17",
+        "-O2",
+        "-mavx2",
+        "-mf16c",
+        "-mavx512f",
+        "-mavx512bw",
+        "-mavx512dq",
+        "-mavx512vl",
+        "-ffp-contract=off",
+    ]
+    program = tmp_path / "roots"
+    sources = [f"-I{ROOT / 'cpp'}", str(ROOT / "tests" / "roots.cpp"), "-o", str(program)]
+    subprocess.run([compiler, *flags, *sources], check=True)
+    done = subprocess.run([str(program)], check=True, capture_output=True, text=True)
+    assert done.stdout == "0\n"
