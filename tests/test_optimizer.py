@@ -392,12 +392,13 @@ def arrays_of(optimizer: Any, count: int) -> list[Array]:
 
 
 @pytest.mark.parametrize("state_format", ["float32", "8bit"])
-def test_small_states_lie_in_one_block(state_format: str) -> None:
+def test_small_states_lie_in_blocks(state_format: str) -> None:
     """Together they are worth huge pages; an array that a user holds stays the live one when a group is added."""
     params = [np.ones(40_000 + i, np.float32) for i in range(40)]
     optimizer = fs.Adam(params[:39], state_format=state_format, ema_decay=0.5)
     held = arrays_of(optimizer, 39)
-    assert len({id(array.base) for array in held}) == 1
+    kinds = len(held) // 39
+    assert len({id(array.base) for array in held}) == kinds
     assert all(array.ctypes.data % 64 == 0 for array in held)
     ends = sorted((array.ctypes.data, array.ctypes.data + array.nbytes) for array in held)
     assert all(end <= start for (_, end), (start, _) in itertools.pairwise(ends))
@@ -405,7 +406,9 @@ def test_small_states_lie_in_one_block(state_format: str) -> None:
     optimizer.step([[np.ones_like(p) for p in params[:39]], np.ones_like(params[39])])
     assert all(array.any() for array in held)
     assert all(one is other for one, other in zip(held, arrays_of(optimizer, 39), strict=True))
-    assert len({id(array.base) for array in arrays_of(copy.deepcopy(optimizer), 40)}) == 1
+    assert len({id(array.base) for array in arrays_of(copy.deepcopy(optimizer), 40)}) == kinds
     for size in (1, 10, 2_000_000):
         one = fs.Adam(np.ones(size, np.float32), state_format=state_format, ema_decay=0.5)
-        assert all(array.ctypes.data % 64 == 0 for array in arrays_of(one, 1))
+        places = [array.ctypes.data % 4096 for array in arrays_of(one, 1)]
+        assert len(set(places)) == len(places)
+        assert all(place % 64 == 0 for place in places)

@@ -20,6 +20,7 @@ STATE_FORMATS = ("float32", "bfloat16", "8bit")
 QUANT_BLOCK = 256
 LARGE = 1 << 22  # bytes from which NumPy asks the system for huge pages
 LINE = 64  # bytes of a cache line
+PAGE = 4096  # bytes of a page
 
 
 @dataclass
@@ -94,27 +95,36 @@ class Slot:
 
 
 def gather(slots: Iterable[Slot]) -> None:
-    """Move every array to the start of a cache line, the small ones into one block of memory.
+    """Move every array to the start of a cache line, the small ones of one kind into one block of memory.
 
     A vector that crosses from one cache line to the next costs two accesses. A thousand small arrays lie on thousands
-    of pages, more than a processor keeps the addresses of; a large block lies on a few huge ones.
+    of pages, more than a processor keeps the addresses of; a large block lies on a few huge ones. The arrays of a
+    parameter start at different places of their pages: a processor takes a read for that of a value just written
+    where the addresses agree in their last twelve bits, and waits.
     """
     slots = list(slots)
-    small = [array.nbytes for slot in slots for _, array in slot.items() if array.nbytes < LARGE]
-    shared = _aligned(sum(map(_whole_lines, small)))
-
-    def move(array: Array) -> Array:
-        nonlocal shared
-        size = _whole_lines(array.nbytes)
-        if array.nbytes < LARGE:
-            memory, shared = shared[:size], shared[size:]
-        else:
-            memory = _aligned(size)
-        moved: Array = memory[: array.nbytes].view(array.dtype).reshape(array.shape)
-        moved[...] = array
-        return moved
-
+    kinds = max((sum(1 for _ in slot.items()) for slot in slots), default=0)
+    sizes = [0] * kinds
     for slot in slots:
+        for kind, (_, array) in enumerate(slot.items()):
+            sizes[kind] += _whole_lines(array.nbytes) * (array.nbytes < LARGE)
+    starts = [(kind + 1) * PAGE // (kinds + 1) // LINE * LINE for kind in range(kinds)]
+    blocks = [_memory(size, start) for size, start in zip(sizes, starts, strict=True)]
+    for slot in slots:
+        kind = -1
+
+        def move(array: Array) -> Array:
+            nonlocal kind
+            kind += 1
+            size = _whole_lines(array.nbytes)
+            if array.nbytes < LARGE:
+                memory, blocks[kind] = blocks[kind][:size], blocks[kind][size:]
+            else:
+                memory = _memory(size, starts[kind])
+            moved: Array = memory[: array.nbytes].view(array.dtype).reshape(array.shape)
+            moved[...] = array
+            return moved
+
         slot.move(move)
 
 
@@ -122,9 +132,10 @@ def _whole_lines(size: int) -> int:
     return -(-size // LINE) * LINE
 
 
-def _aligned(size: int) -> NDArray[np.uint8]:
-    memory = np.empty(size + LINE, dtype=np.uint8)
-    return memory[-memory.ctypes.data % LINE :][:size]
+def _memory(size: int, start: int) -> NDArray[np.uint8]:
+    """New memory that begins `start` bytes after a page does."""
+    memory = np.empty(size + PAGE, dtype=np.uint8)
+    return memory[(start - memory.ctypes.data) % PAGE :][:size]
 
 
 def store_values(values: Array, kind: str, state_format: str, compute: np.dtype[Any], small: bool) -> Any:
