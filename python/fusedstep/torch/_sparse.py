@@ -63,12 +63,26 @@ def prepare(optimizer: FusedOptimizer, slot: Slot, group: dict[str, Any]) -> Cal
             f"the gradient of {slot.name} has shape {tuple(grad.shape)} and dtype {grad.dtype}, "
             f"needs {tuple(param.shape)} and {param.dtype}"
         )
+    _check_places(slot.name, grad)
 
     def take() -> None:
         with torch.no_grad():
             _step(optimizer, slot, group, grad)
 
     return take
+
+
+def _check_places(name: str, grad: Tensor) -> None:
+    """Find places outside of the parameter before any parameter has changed: torch may not have checked them."""
+    places = grad._indices()
+    if places.numel() == 0:
+        return
+    for dimension, (low, high) in enumerate(zip(*(part.tolist() for part in places.aminmax(dim=1)), strict=True)):
+        if low < 0 or high >= grad.shape[dimension]:
+            raise ValueError(
+                f"the gradient of {name} has indices from {low} to {high} in dimension {dimension}, "
+                f"needs them from 0 to {grad.shape[dimension] - 1}"
+            )
 
 
 def _step(optimizer: FusedOptimizer, slot: Slot, group: dict[str, Any], grad: Tensor) -> None:
