@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import json
+import math
 import os
 import subprocess
 import sys
@@ -56,13 +58,11 @@ def tolerance(dtype: str, change: float) -> tuple[float, float]:
 
 def problem_of(case: str, rule: str, dtype: str, threads: int) -> Problem:
     """Return the case's problem, every tensor filled from the tile where the one before it ended."""
-    params: list[Array] = []
-    grads: list[Array] = []
-    start = 0
-    for shape in models.CASES[case]:
-        params.append(arrays.fill(shape, "param", dtype, start))
-        grads.append(arrays.fill(shape, "grad", dtype, start))
-        start += params[-1].size
+    shapes = models.CASES[case]
+    starts = list(itertools.accumulate((math.prod(shape) for shape in shapes), initial=0))
+    # As in a program: the parameters are made one after the other, and so are the gradients.
+    params = [arrays.fill(shape, "param", dtype, start) for shape, start in zip(shapes, starts, strict=False)]
+    grads = [arrays.fill(shape, "grad", dtype, start) for shape, start in zip(shapes, starts, strict=False)]
     return Problem(RULES[rule], dtype, params, grads, threads)
 
 

@@ -708,7 +708,6 @@ def test_sparse_rows_that_the_table_does_not_have() -> None:
         assert not table.any()
 
 
-
 # ---- step in backward, offload ----
 
 
