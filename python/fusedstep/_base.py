@@ -13,6 +13,7 @@ from . import _saving, formats
 from ._core import Model, Tree
 from ._hyper import check_hyper, check_hypers
 from ._rows import check_row_gradient
+from ._settings import MODEL_OPTIONS, Settings, check_settings
 from ._slots import STATE_FORMATS, Slot, StateView, gather, store_values
 from .reference import RULES
 from .sparse import SparseRows
@@ -57,15 +58,9 @@ GROUP_OPTIONS: dict[str, Any] = {
     "master": None,
     "rounding": "nearest",
 }
-MODEL_OPTIONS: dict[str, Any] = {
-    "max_grad_norm": None,
-    "skip_nonfinite": False,
-    "zero_grads": False,
-    "seed": 0,
-}
 
 
-class Optimizer:
+class Optimizer(Settings):
     """What all optimizers share; make one of its subclasses.
 
     Parameters
@@ -121,6 +116,8 @@ class Optimizer:
     param_groups: list[dict[str, Any]]
     """One dict per group: ``"params"`` and its hyper-parameters, which may be changed between steps."""
 
+    _model: Model
+
     def __init__(self, params: Structure, defaults: dict[str, Any], options: Options) -> None:
         given: dict[str, Any] = dict(options)
         grads = given.pop("grads", None)
@@ -129,7 +126,7 @@ class Optimizer:
             raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument {unknown[0]!r}")
         self.defaults = defaults | {name: given.get(name, value) for name, value in GROUP_OPTIONS.items()}
         _check_group(self.rule, self.defaults, "{}")
-        self._settings = _check_settings({name: given.get(name, value) for name, value in MODEL_OPTIONS.items()})
+        self._settings = check_settings({name: given.get(name, value) for name, value in MODEL_OPTIONS.items()})
 
         grouped = isinstance(params, (list, tuple)) and bool(params) and all(_is_group(p) for p in params)
         self._grouped = grouped
@@ -258,12 +255,6 @@ class Optimizer:
         zero = self._settings["zero_grads"]
         return check_row_gradient(about, options, grad, "grads" + slot.path, slot.param, slot.master, kept, zero)
 
-    def _configure(self) -> None:
-        settings = self._settings
-        self._model.configure(
-            settings["max_grad_norm"] or 0.0, settings["skip_nonfinite"], settings["zero_grads"], settings["seed"]
-        )
-
     def _now(self, value: Any) -> Any:
         return value(self.steps_taken) if callable(value) else value
 
@@ -313,11 +304,6 @@ class Optimizer:
         return self._model.steps_taken if hasattr(self, "_model") else 0
 
     @property
-    def grad_norm(self) -> float:
-        """Norm of the last step's gradients, all together and unscaled; needs `max_grad_norm` or `skip_nonfinite`."""
-        return self._model.grad_norm
-
-    @property
     def nonfinite_blocks(self) -> int:
         """Blocks of 8-bit states that held an infinity or NaN in the last step (they read as NaN since)."""
         return self._model.nonfinite_blocks
@@ -327,43 +313,6 @@ class Optimizer:
         """One mapping per parameter, in flattened order: ``{"step": 3, "exp_avg": array, ...}``."""
         scalars = RULES[self.rule].scalars
         return [StateView(slot, self._model, i, scalars) for i, slot in enumerate(self._slots)]
-
-    @property
-    def max_grad_norm(self) -> float | None:
-        """Norm that the gradients of the whole model are scaled down to."""
-        value: float | None = self._settings["max_grad_norm"]
-        return value
-
-    @max_grad_norm.setter
-    def max_grad_norm(self, value: float | None) -> None:
-        self._set("max_grad_norm", value)
-
-    @property
-    def skip_nonfinite(self) -> bool:
-        """Whether a step whose gradients hold an infinity or NaN is skipped."""
-        return bool(self._settings["skip_nonfinite"])
-
-    @skip_nonfinite.setter
-    def skip_nonfinite(self, value: bool) -> None:
-        self._set("skip_nonfinite", value)
-
-    @property
-    def zero_grads(self) -> bool:
-        """Whether a step leaves the gradients zero."""
-        return bool(self._settings["zero_grads"])
-
-    @zero_grads.setter
-    def zero_grads(self, value: bool) -> None:
-        self._set("zero_grads", value)
-
-    @property
-    def seed(self) -> int:
-        """Seed of the noise of stochastic rounding."""
-        return int(self._settings["seed"])
-
-    def _set(self, name: str, value: Any) -> None:
-        self._settings = _check_settings(self._settings | {name: value})
-        self._configure()
 
     def ema_params(self) -> Structure:
         """The moving averages in the structure of the parameters; the arrays are the live ones.
@@ -463,7 +412,7 @@ class Optimizer:
         TypeError, ValueError
             It is of another model or optimizer, or holds values that do not fit. Nothing has changed.
         """
-        _saving.load(self, state_dict, _check_settings)
+        _saving.load(self, state_dict, check_settings)
 
     def __getstate__(self) -> dict[str, Any]:
         kept = {k: v for k, v in self.__dict__.items() if k not in ("_model", "_tree")}
@@ -514,16 +463,6 @@ def _check_group(rule: str, group: Mapping[str, Any], where: str) -> None:
             f"{where.format('state_format')}: got {group['state_format']!r}, but the states of {rule} need the "
             f"compute type; rules that can store theirs so: {', '.join(able)}"
         )
-
-
-def _check_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    checked = {n: check_hyper(n, settings[n]) for n in ("max_grad_norm", "skip_nonfinite", "zero_grads")}
-    seed = settings["seed"]
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
-        raise TypeError(f"seed: got {seed!r}, needs an integer")
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed: got {seed}, needs 0 to 2**64 - 1")
-    return checked | {"seed": int(seed)}
 
 
 def _rebuilt(structure: Structure, leaves: Any) -> Structure:

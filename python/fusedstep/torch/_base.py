@@ -10,13 +10,12 @@ from torch import Tensor
 from torch.optim import optimizer as _torch
 
 from .. import _core
-from .._base import MODEL_OPTIONS, _check_settings
+from .._settings import MODEL_OPTIONS, Settings, check_settings
 from ..reference import RULES
 from . import _gradients, _sparse, _states
 from ._building import Slot, build
 from ._loading import load
 from ._options import GROUP_OPTIONS, check_group, check_implementation
-from ._settings import Settings
 
 __all__ = ["FusedOptimizer"]
 
@@ -54,6 +53,7 @@ class FusedOptimizer(Settings, torch.optim.Optimizer):
     eager: bool = False
     """Whether parameters get their states before they have a gradient."""
 
+    _model: _core.TensorModel | None = None
     _last: _core.TensorModel | None = None  # the one before, whose counts are still to be taken over
 
     def __init__(self, params: Any, hypers: dict[str, Any], options: Mapping[str, Any]) -> None:
@@ -69,7 +69,7 @@ class FusedOptimizer(Settings, torch.optim.Optimizer):
                 hypers = hypers | {name: option}
             else:
                 self._own[name] = option
-        self._settings = _check_settings({name: given.pop(name, value) for name, value in MODEL_OPTIONS.items()})
+        self._settings = check_settings({name: given.pop(name, value) for name, value in MODEL_OPTIONS.items()})
         if given:
             raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument {min(given)!r}")
         self.skipped_steps = 0

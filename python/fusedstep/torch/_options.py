@@ -6,7 +6,8 @@ from typing import Any, Literal, TypedDict
 
 from torch import Tensor
 
-from .._base import GROUP_OPTIONS, MODEL_OPTIONS, _check_group
+from .._base import GROUP_OPTIONS, _check_group
+from .._settings import MODEL_OPTIONS
 
 __all__ = [
     "GROUP_OPTIONS",

@@ -4,21 +4,40 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import _core
-from .._base import _check_settings
+import numpy as np
 
-__all__ = ["Settings"]
+from ._core import Model
+from ._hyper import check_hyper
+
+__all__ = ["MODEL_OPTIONS", "Settings", "check_settings"]
+
+MODEL_OPTIONS: dict[str, Any] = {
+    "max_grad_norm": None,
+    "skip_nonfinite": False,
+    "zero_grads": False,
+    "seed": 0,
+}
+
+
+def check_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Check all of them; return them with their own types."""
+    checked = {n: check_hyper(n, settings[n]) for n in ("max_grad_norm", "skip_nonfinite", "zero_grads")}
+    seed = settings["seed"]
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+        raise TypeError(f"seed: got {seed!r}, needs an integer")
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed: got {seed}, needs 0 to 2**64 - 1")
+    return checked | {"seed": int(seed)}
 
 
 class Settings:
     """The options as attributes; what is set holds from the next step on."""
 
     _settings: dict[str, Any]
-    _model: _core.TensorModel | None = None
+    _model: Model | None
 
     def _stale(self) -> None:
-        """Have the native model made anew, which looks at whether its tensors go with the options."""
-        raise NotImplementedError
+        """Called when gradients will be read a first time, or no longer; a model of tensors is then made anew."""
 
     def _configure(self) -> None:
         if self._model is not None:
@@ -27,7 +46,7 @@ class Settings:
             self._model.configure(norm, kept["skip_nonfinite"], kept["zero_grads"], kept["seed"])
 
     def _set(self, name: str, value: Any) -> None:
-        self._settings = _check_settings(self._settings | {name: value})
+        self._settings = check_settings(self._settings | {name: value})
         self._configure()
 
     @property
@@ -67,5 +86,5 @@ class Settings:
 
     @property
     def grad_norm(self) -> float:
-        """Norm of the last step's gradients, all together; needs `max_grad_norm` or `skip_nonfinite`."""
+        """Norm of the last step's gradients, all together and unscaled; needs `max_grad_norm` or `skip_nonfinite`."""
         return self._model.grad_norm if self._model is not None else 0.0
