@@ -4,6 +4,7 @@
 //   fusedstep_digest [instruction set ...]
 //
 // tests/test_digest.py repeats all of this in NumPy; it reads the tables below from this file.
+#include <cfenv>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -11,8 +12,9 @@
 #include <vector>
 
 #include "dispatch.hpp"
-#include "engine.hpp"
-#include "threads.hpp"
+#include "engine/engine.hpp"
+#include "threads/count.hpp"
+#include "threads/parallel.hpp"
 
 using namespace fusedstep;
 
@@ -22,6 +24,17 @@ constexpr std::uint64_t kSteps = 50;
 constexpr std::size_t kSizes[] = {1, 300, 1100};
 constexpr std::size_t kLargeSizes[] = {50000, 7, 20000};  // enough for four threads
 constexpr std::uint64_t kLargeSteps = 3;
+
+// What a caller may have set; a machine without rounding modes does not define them.
+constexpr int kRoundings[] = {
+    FE_TONEAREST,
+#if defined(FE_UPWARD)
+    FE_UPWARD,
+#endif
+#if defined(FE_TOWARDZERO)
+    FE_TOWARDZERO,
+#endif
+};
 
 // Hyper-parameters by name; all others are 0.5.
 struct NamedValue {
@@ -38,7 +51,7 @@ constexpr NamedValue kValues[] = {
 constexpr const char* kFlags[] = {"nesterov", "bias_correction",        "centered",
                                   "amsgrad",  "decoupled_weight_decay", "lr_in_momentum"};
 
-// How parameter, gradient and states are stored; a float32 master has its parameter in `copy`.
+// How parameter, gradient and states are stored, and whether the parameter has a float32 master.
 struct Storage {
     Format param, grad, states;
     bool master;
@@ -89,23 +102,24 @@ public:
     }
 
     void hash(std::uint64_t& digest, std::size_t n) const {
-        std::size_t width = 2, extra = 0;
-        if (format_ == Format::float64) width = 8;
-        if (format_ == Format::float32) width = 4;
-        if (format_ == Format::split) extra = 2 * n;
-        if (format_ == Format::q8_signed || format_ == Format::q8_unsigned) {
-            width = 1;
-            extra = (n + kQuantBlock - 1) / kQuantBlock * sizeof(float);
-        }
-        add(digest, data_.data(), n * width);
-        add(digest, extra_.data(), extra);
+        const FormatSizes sizes = kFormatSizes[static_cast<int>(format_)];
+        const bool blocks = format_ == Format::q8_signed || format_ == Format::q8_unsigned;
+        add(digest, data_.data(), n, sizes.item);
+        if (blocks)
+            add(digest, extra_.data(), (n + kQuantBlock - 1) / kQuantBlock, sizeof(float));
+        else
+            add(digest, extra_.data(), n, sizes.extra);
     }
 
 private:
-    // FNV-1a: Fowler, Noll and Vo.
-    static void add(std::uint64_t& digest, const void* bytes, std::size_t n) {
+    // FNV-1a (Fowler, Noll and Vo) over the items' bytes, the lowest first on every machine.
+    static void add(std::uint64_t& digest, const void* items, std::size_t n, std::size_t item) {
+        const std::uint16_t one = 1;
+        const bool little = *reinterpret_cast<const unsigned char*>(&one) == 1;
+        const auto* bytes = static_cast<const unsigned char*>(items);
         for (std::size_t i = 0; i < n; ++i)
-            digest = (digest ^ static_cast<const unsigned char*>(bytes)[i]) * 0x100000001B3u;
+            for (std::size_t b = 0; b < item; ++b)
+                digest = (digest ^ bytes[i * item + (little ? b : item - 1 - b)]) * 0x100000001B3u;
     }
 
     Format format_;
@@ -113,7 +127,7 @@ private:
 };
 
 std::uint64_t run(int rule, const Storage& storage, bool flags, const std::vector<std::size_t>& sizes,
-                  std::uint64_t steps) {
+                  std::uint64_t steps, int rounding = FE_TONEAREST) {
     const RuleEntry& entry = active_kernels().rules[rule];
     const Format compute = storage.param == f64 ? f64 : f32;
     Engine engine;
@@ -155,7 +169,9 @@ std::uint64_t run(int rule, const Storage& storage, bool flags, const std::vecto
         x.index = t;
         x.compute = compute == f64 ? kDouble : kFloat;
         x.param = arrays[t][0].stream();
-        if (storage.master) x.copy = arrays[t][1].stream();
+        if (storage.master)
+            x.param = {arrays[t][1].stream().data, x.param.data,
+                       storage.param == f16 ? Format::float16_master : Format::bfloat16_master};
         if (flags) x.ema = arrays[t][2].stream().data;
         for (int s = 0; s < entry.n_states; ++s)
             if (used >> s & 1u)
@@ -173,7 +189,9 @@ std::uint64_t run(int rule, const Storage& storage, bool flags, const std::vecto
     for (std::uint64_t step = 1; step <= steps; ++step) {
         for (std::size_t t = 0; t < sizes.size(); ++t)
             arrays[t].back().fill(data(sizes[t], static_cast<std::uint32_t>(100 * step + t)));
+        std::fesetround(rounding);
         engine.step(options);
+        std::fesetround(FE_TONEAREST);
     }
 
     std::uint64_t digest = 0xCBF29CE484222325u;
@@ -187,17 +205,38 @@ std::uint64_t run(int rule, const Storage& storage, bool flags, const std::vecto
     return digest;
 }
 
-// Whether large tensors end the same on any number of threads.
+// Whether steps end the same whatever rounding mode the caller has set.
+bool roundings_agree(int rule) {
+    const std::vector<std::size_t> sizes(std::begin(kSizes), std::end(kSizes));
+    for (const Storage& storage : {kStorages[0], kStorages[1], kStorages[8]}) {
+        const std::uint64_t expected = run(rule, storage, true, sizes, kLargeSteps);
+        for (const int rounding : kRoundings) {
+            if (run(rule, storage, true, sizes, kLargeSteps, rounding) != expected) {
+                std::printf("%s differs with another rounding mode\n", active_kernels().rules[rule].name);
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+// Whether large tensors end the same on any number of threads, of whichever kind.
 bool threads_agree(int rule) {
     const std::vector<std::size_t> sizes(std::begin(kLargeSizes), std::end(kLargeSizes));
+    const bool openmp = !find_openmp().description.empty();
     for (const Storage& storage : {kStorages[0], kStorages[8]}) {
         set_num_threads(1);
         const std::uint64_t expected = run(rule, storage, true, sizes, kLargeSteps);
-        for (const int threads : {2, 3, 4}) {
-            set_num_threads(threads);
-            if (run(rule, storage, true, sizes, kLargeSteps) != expected) {
-                std::printf("%s differs on %d threads\n", active_kernels().rules[rule].name, threads);
-                return false;
+        for (const char* team : {"pool", "openmp"}) {
+            if (team == std::string("openmp") && !openmp) continue;
+            set_threading(team);
+            for (const int threads : {2, 3, 4}) {
+                set_num_threads(threads);
+                pretend_cpus(threads);
+                if (run(rule, storage, true, sizes, kLargeSteps) != expected) {
+                    std::printf("%s differs on %d threads (%s)\n", active_kernels().rules[rule].name, threads, team);
+                    return false;
+                }
             }
         }
     }
@@ -219,7 +258,7 @@ int main(int argc, char** argv) {
             for (const Storage& storage : kStorages)
                 for (const bool flags : {false, true})
                     digest = digest * 31 + run(rule, storage, flags, {std::begin(kSizes), std::end(kSizes)}, kSteps);
-            agree = threads_agree(rule) && agree;
+            agree = roundings_agree(rule) && threads_agree(rule) && agree;
             std::printf("%s %s %016llx\n", isa.c_str(), active_kernels().rules[rule].name,
                         static_cast<unsigned long long>(digest));
             all = all * 31 + digest;

@@ -4,7 +4,7 @@
 #include <cstdlib>
 #include <stdexcept>
 
-#if defined(_MSC_VER) && defined(_M_X64)
+#if defined(FUSEDSTEP_X86) && defined(_MSC_VER)  // clang-cl too: it links no library that knows the CPU
 #include <immintrin.h>
 #include <intrin.h>
 #elif defined(FUSEDSTEP_X86)
@@ -24,7 +24,7 @@ namespace {
 bool always() { return true; }
 
 #if defined(FUSEDSTEP_X86)
-#if defined(_MSC_VER) && !defined(__clang__)
+#if defined(_MSC_VER)
 // XCR0 says which registers the operating system saves: AVX needs bits 1 and 2, AVX-512 bits 5 to 7 as well.
 bool saves_registers(unsigned long long mask) {
     int r[4];

@@ -6,6 +6,18 @@
 #include <cstddef>
 #include <cstdint>
 
+// The bits need one rounding per operation, to the operation's type: see docs/numerics.md. CMake sets the flags; these
+// catch a build without them.
+#if defined(_MSC_VER) && !defined(__clang__)
+#pragma fp_contract(off)
+#endif
+#if defined(__FAST_MATH__) || defined(_M_FP_FAST)
+#error "fusedstep cannot be compiled with fast math: its results would depend on the machine"
+#endif
+#if defined(__FLT_EVAL_METHOD__) && __FLT_EVAL_METHOD__ != 0 && __FLT_EVAL_METHOD__ != 16
+#error "fusedstep needs arithmetic in float and double themselves: on 32-bit x86 compile with -msse2 -mfpmath=sse"
+#endif
+
 namespace fusedstep {
 
 // How numbers lie in memory. The two native formats are also the compute types.
@@ -17,10 +29,20 @@ enum class Format : std::uint8_t {
     float16_stochastic,   // read as float16, written with stochastic rounding
     bfloat16_stochastic,  // read as bfloat16, written with stochastic rounding
     split,                // bfloat16 and a signed 16-bit remainder: a float32 in two arrays
+    float16_master,       // float16 and the float32 that it is the rounding of; where it is not, the float16 counts
+    bfloat16_master,      // the same for bfloat16
     q8_signed,            // blocks of 256 codes with one float32 scale: first moments
     q8_unsigned,          // the same for second moments
 };
-constexpr int kFormats = 9;
+constexpr int kFormats = 11;
+
+// What the engine and the bindings know about a format: bytes of an element, and of an element of the second array
+// (the remainder or the master) where there is one. 8-bit blocks have one float32 scale each instead.
+struct FormatSizes {
+    std::uint8_t item, extra;
+};
+constexpr FormatSizes kFormatSizes[kFormats] = {{4, 0}, {8, 0}, {2, 0}, {2, 0}, {2, 0}, {2, 0},
+                                                {2, 2}, {2, 4}, {2, 4}, {1, 0}, {1, 0}};
 
 enum Compute : int { kFloat = 0, kDouble = 1 };
 constexpr int kComputes = 2;
@@ -67,18 +89,28 @@ struct Noise {
     std::uint64_t first;
 };
 
-// A run of whole blocks of 256 elements as they are stored.
-struct FusedRun {
-    void* param;
-    void* param_extra;  // the remainders of a split parameter
-    const void* grad;
-    void* states[kMaxStates];
-    void* scales[kMaxStates];  // of 8-bit states
-    std::size_t n;
+// Where one array lies. `extra` holds the scales (8-bit), the remainders (split) or the masters.
+struct Stream {
+    void* data = nullptr;
+    void* extra = nullptr;
+    Format format = Format::float32;
+};
+
+// A run of whole blocks of 256 elements as they are stored, and what is done with them beside the rule's update.
+struct NarrowRun {
+    Stream param, grad;
+    Stream states[kMaxStates];  // moments all in 8 bits, bfloat16 or float32, those that are kExact in float32
+    float* ema;                 // may be null
+    double ema_decay, clip_value;
+    bool zero_grads;
+    // Not null: a dry run of a float16 parameter, which writes only this, the bits of the largest magnitude among the
+    // new parameters (those of an infinity or NaN are larger than any number's).
+    std::uint32_t* largest;
     Noise noise;
+    std::size_t n;
 };
 // Returns the number of 8-bit blocks that held an infinity or NaN.
-using FusedFn = std::size_t (*)(const void* constants, double multiplier, const FusedRun& run);
+using NarrowFn = std::size_t (*)(const void* constants, double multiplier, const NarrowRun& run);
 
 struct RuleEntry {
     const char* name;
@@ -95,8 +127,10 @@ struct RuleEntry {
     void (*trust[kComputes])(void* constants, const double* h, double first, double second);
     const UpdateFn* update[kComputes];        // by variant
     const DirectionFn* direction[kComputes];  // by variant; null without norms
-    // A step over narrow formats in one pass, where there is one; all states are of one kind of format.
-    FusedFn (*fused)(unsigned variant, Format param, Format grad, Format states);
+    // A step over narrow states in one pass, by the format of its moments (q8_signed: the 8-bit format of each), or
+    // null. `param`: bfloat16, bfloat16_stochastic or split where the gradient is bfloat16 and nothing else is to be
+    // done, and the moments may be float32 too; float32 for all else.
+    NarrowFn (*narrow)(unsigned variant, Format moments, Format param);
 };
 
 // decode: storage to compute type; `extra` is the scales of an 8-bit stream or the remainders of a split one.
@@ -113,6 +147,8 @@ struct KernelTable {
     BlockSum (*sum_squares[kComputes])(const void* x, std::size_t n);  // n <= kBlock
     void (*prepare[kComputes])(const void* grad, double multiplier, double clip, void* out, std::size_t n);
     void (*average[kComputes])(double decay, const void* param, void* ema, std::size_t n);
+    // The bits of the largest magnitude; those of an infinity or NaN are larger than any number's.
+    std::uint32_t (*largest)(const float* x, std::size_t n);
     // The memory traffic of a step without its arithmetic: the yardstick of the benchmarks.
     void (*add_one)(float* x, std::size_t n);
     float (*sum)(const float* x, std::size_t n);

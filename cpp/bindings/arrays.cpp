@@ -1,6 +1,8 @@
 #include "arrays.hpp"
 
 #include <algorithm>
+#include <atomic>
+#include <cstring>
 
 namespace fusedstep {
 namespace {
@@ -10,7 +12,7 @@ const py::detail::PyArray_Proxy* fields(PyObject* array) { return py::detail::ar
 std::string text(py::handle object) { return py::str(object).cast<std::string>(); }
 
 // NumPy gives the dtypes of other packages their numbers at run time: remember bfloat16's once it was seen.
-int bfloat16_number = -1;
+std::atomic<int> bfloat16_number{-1};
 
 bool is_bfloat16(py::handle dtype, int number) {
     if (number == bfloat16_number) return true;
@@ -33,19 +35,16 @@ void check_layout(PyObject* object, bool writeable, const std::string& name) {
         throw py::value_error(name + ": got a read-only array, needs a writeable one, since it is updated in place");
 }
 
-// What the torch side hands over instead of an array: (address, elements, dtype name). It has checked them itself.
-bool from_tuple(PyObject* object, Array& out) {
-    if (!PyTuple_Check(object) || PyTuple_GET_SIZE(object) != 3) return false;
-    out.data = PyLong_AsVoidPtr(PyTuple_GET_ITEM(object, 0));
-    out.size = PyLong_AsSize_t(PyTuple_GET_ITEM(object, 1));
-    if (PyErr_Occurred()) throw py::error_already_set();
-    const std::string dtype = text(PyTuple_GET_ITEM(object, 2));
-    for (const Format format : {Format::float32, Format::float64, Format::float16, Format::bfloat16})
-        if (dtype == dtype_name(format)) {
-            out.format = format;
-            return true;
-        }
-    throw py::type_error("dtype: got '" + dtype + "', needs float32, float64, float16 or bfloat16");
+std::size_t count(PyObject* array) {
+    const auto* a = fields(array);
+    std::size_t size = 1;
+    for (int k = 0; k < a->nd; ++k) size *= static_cast<std::size_t>(a->dimensions[k]);
+    return size;
+}
+
+// Null for an object that is none.
+const Memory* as_memory(PyObject* object) {
+    return py::isinstance<Memory>(py::handle(object)) ? py::handle(object).cast<const Memory*>() : nullptr;
 }
 
 }  // namespace
@@ -55,19 +54,7 @@ bool is_array(PyObject* object) {
     return plain || (py::isinstance<py::array>(py::handle(object)) && !PyObject_HasAttrString(object, "mask"));
 }
 
-std::size_t item_size(Format format) {
-    switch (format) {
-        case Format::float64:
-            return 8;
-        case Format::float32:
-            return 4;
-        case Format::q8_signed:
-        case Format::q8_unsigned:
-            return 1;
-        default:
-            return 2;
-    }
-}
+std::size_t item_size(Format format) { return kFormatSizes[static_cast<int>(format)].item; }
 
 const char* dtype_name(Format format) {
     switch (format) {
@@ -77,10 +64,12 @@ const char* dtype_name(Format format) {
             return "float32";
         case Format::float16:
         case Format::float16_stochastic:
+        case Format::float16_master:
             return "float16";
         case Format::bfloat16:
         case Format::bfloat16_stochastic:
         case Format::split:
+        case Format::bfloat16_master:
             return "bfloat16";
         default:
             return "uint8";
@@ -129,36 +118,54 @@ Array as_array(PyObject* object, bool writeable, const std::string& name) {
         out.format = format_of(object, [&name] { return name; });
         check_layout(object, writeable, name);
         out.data = fields(object)->data;
-        out.size = static_cast<std::size_t>(py::reinterpret_borrow<py::array>(object).size());
+        out.size = count(object);
         return out;
     }
-    if (from_tuple(object, out)) return out;
+    if (const Memory* memory = as_memory(object)) {
+        out.data = memory->data;
+        out.size = memory->size;
+        for (const Format format : {Format::float32, Format::float64, Format::float16, Format::bfloat16}) {
+            out.format = format;
+            if (std::strcmp(memory->dtype, dtype_name(format)) == 0) return out;
+        }
+        throw py::type_error(name + ": got a tensor of " + memory->dtype +
+                             ", needs float32, float64, float16 or bfloat16");
+    }
     throw py::type_error(name + ": got " + kind_text(object) + ", needs a NumPy array");
 }
 
 Array as_plain(PyObject* object, const char* dtype, std::size_t size, const std::string& name) {
     Array out;
-    if (PyTuple_Check(object) && PyTuple_GET_SIZE(object) == 3) {
-        out.data = PyLong_AsVoidPtr(PyTuple_GET_ITEM(object, 0));
-        out.size = PyLong_AsSize_t(PyTuple_GET_ITEM(object, 1));
-        if (PyErr_Occurred()) throw py::error_already_set();
+    if (const Memory* memory = as_memory(object)) {
+        if (std::strcmp(memory->dtype, dtype) != 0)
+            throw py::type_error(name + ": got a tensor of " + memory->dtype + ", needs " + dtype);
+        out.data = memory->data;
+        out.size = memory->size;
     } else {
         if (!is_array(object) || text(py::handle(object).attr("dtype")) != dtype)
             throw py::type_error(name + ": got " + kind_text(object) + ", needs a NumPy array of " + dtype);
         check_layout(object, true, name);
         out.data = fields(object)->data;
-        out.size = static_cast<std::size_t>(py::reinterpret_borrow<py::array>(object).size());
+        out.size = count(object);
     }
     if (out.size != size)
         throw py::value_error(name + ": got " + std::to_string(out.size) + " elements, needs " + std::to_string(size));
     return out;
 }
 
-bool unchanged(PyObject* object, const void* data, bool writeable) {
+Seen::Seen(PyObject* array)
+    : data_(fields(array)->data),
+      size_(count(array)),
+      dtype_(py::detail::array_descriptor1_proxy(fields(array)->descr)->type_num),
+      order_(py::detail::array_descriptor1_proxy(fields(array)->descr)->byteorder) {}
+
+bool Seen::holds(PyObject* object, bool writeable) const {
     const auto* array = fields(object);
+    const auto* dtype = py::detail::array_descriptor1_proxy(array->descr);
     const int needed =
         py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | (writeable ? py::detail::npy_api::NPY_ARRAY_WRITEABLE_ : 0);
-    return array->data == data && (array->flags & needed) == needed;
+    return array->data == data_ && (array->flags & needed) == needed && dtype->type_num == dtype_ &&
+           dtype->byteorder == order_ && count(object) == size_;
 }
 
 void check_overlap(std::vector<Extent> extents) {

@@ -20,6 +20,22 @@ struct Array {
     Format format = Format::float32;
 };
 
+// Memory of another library's tensor, looked at when this was made: what stands in an array's place. Python code may
+// hand it on, but only TensorReader makes one.
+struct Memory {
+    void* data;
+    std::size_t size;   // elements, two for each complex number
+    const char* dtype;  // of those: "float32"
+    py::object tensor;
+
+    // For Python's garbage collector. The models that use it let go of it: it keeps what it describes.
+    int traverse(visitproc visit, void* arg) const {
+        Py_VISIT(tensor.ptr());
+        return 0;
+    }
+    void clear() {}
+};
+
 // C-contiguous and aligned.
 constexpr int kLayout = py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
 
@@ -38,15 +54,30 @@ std::optional<Format> known_format(PyObject* array);
 // The same, or a TypeError that begins with what `name` returns.
 Format format_of(PyObject* array, const std::function<std::string()>& name);
 
-// A C-contiguous, aligned array of one of the four float dtypes (`writeable` too if asked), or a tuple
-// (address, elements, dtype name) that a caller vouches for. TypeError or ValueError that begins with `name`.
+// A C-contiguous, aligned array of one of the four float dtypes (`writeable` too if asked), or a tensor's memory of
+// one of them. TypeError or ValueError that begins with `name`.
 Array as_array(PyObject* object, bool writeable, const std::string& name);
 
 // The same for the arrays that belong to a format: codes (uint8), remainders (int16), scales (float32).
 Array as_plain(PyObject* object, const char* dtype, std::size_t size, const std::string& name);
 
-// True, without an error set, when the array still is what it was when it was checked. Cheap: for every step.
-bool unchanged(PyObject* object, const void* data, bool writeable);
+// An array as it was when it was checked. One that is changed in place keeps its address.
+class Seen {
+public:
+    Seen() = default;
+    explicit Seen(PyObject* array);
+
+    // True, without an error set, while it still is so. Cheap: for every step.
+    bool holds(PyObject* array, bool writeable) const;
+
+    bool is(const void* data, std::size_t size) const { return data_ == data && size_ == size; }
+
+private:
+    const void* data_ = nullptr;
+    std::size_t size_ = 0;
+    int dtype_ = 0;  // NumPy's number
+    char order_ = 0;
+};
 
 // "(3, 4)"
 std::string shape_text(PyObject* array);

@@ -6,7 +6,7 @@
 namespace fusedstep::dlpack {
 
 enum DeviceType : std::int32_t { kCpu = 1 };
-enum TypeCode : std::uint8_t { kFloat = 2, kBfloat = 4, kComplex = 5 };
+enum TypeCode : std::uint8_t { kInt = 0, kUnsigned = 1, kFloat = 2, kBfloat = 4, kComplex = 5 };
 
 struct DataType {
     std::uint8_t code;

@@ -4,8 +4,14 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <stdexcept>
+#include <utility>
 
 #include "../dispatch.hpp"
+#include "../threads/count.hpp"
+#include "../threads/float_environment.hpp"
+#include "../threads/parallel.hpp"
+#include "gil.hpp"
 
 namespace fusedstep {
 namespace {
@@ -29,11 +35,6 @@ bool same_shape(PyObject* a, PyObject* b) {
 
 }  // namespace
 
-Busy::Busy(bool& flag) : flag_(flag) {
-    if (flag) throw std::runtime_error("step(): this optimizer is already taking a step in another thread");
-    flag = true;
-}
-
 const RuleEntry* active_rules() { return active_kernels().rules; }
 
 int find_rule(const std::string& name) {
@@ -49,9 +50,14 @@ Model::Model(const std::string& rule, py::object check, py::object cross_check, 
       first_index_(first_index),
       entry_(&active_kernels().rules[rule_]),
       check_(std::move(check)),
-      cross_check_(std::move(cross_check)) {}
+      cross_check_(std::move(cross_check)) {
+    // What the environment says about threads is wrong now or never.
+    default_threads();
+    threading();
+}
 
 int Model::add_group(py::dict group) {
+    const Claim::Guard claimed(*claim_, "param_groups", false);
     GroupSource source;
     source.dict = std::move(group);
     for (int h = 0; h < entry_->n_hypers; ++h) {
@@ -85,7 +91,7 @@ void Model::keep(const py::object& object, const Array& array, const std::string
     const char* begin = static_cast<const char*>(array.data);
     extents_.push_back({begin, begin + array.size * item_size(array.format), name});
     owned_.push_back(object);
-    if (py::isinstance<py::array>(object)) written_.push_back({object.ptr(), array.data});
+    if (py::isinstance<py::array>(object)) written_.push_back({object.ptr(), Seen(object.ptr())});
 }
 
 Stream Model::state_stream(PyObject* object, const State& state, const Tensor& x, PyObject* param,
@@ -99,6 +105,9 @@ Stream Model::state_stream(PyObject* object, const State& state, const Tensor& x
         Array values = as_plain(codes.ptr(), "uint8", size, name);
         const Array factors =
             as_plain(scales.ptr(), "float32", (size + kQuantBlock - 1) / kQuantBlock, name + " scales");
+        if (is_array(scales.ptr()) && py::reinterpret_borrow<py::array>(scales).ndim() != 1)
+            throw py::value_error(name + " scales: got shape " + shape_text(scales.ptr()) + ", needs (" +
+                                  std::to_string(factors.size) + ",)");
         values.format = state.kind == kSigned ? Format::q8_signed : Format::q8_unsigned;
         keep(codes, values, name);
         keep(scales, factors, name + " scales");
@@ -131,6 +140,13 @@ void Model::check_shape(PyObject* object, PyObject* param, const std::string& na
 void Model::add(int group, py::object param, py::list states, const std::string& path, py::object copy,
                 py::object remainder, bool stochastic, py::object ema, std::uint64_t step,
                 std::vector<double> scalars) {
+    const Claim::Guard claimed(*claim_, "params", false);
+    if (group < 0 || static_cast<std::size_t>(group) >= groups_.size())
+        throw py::index_error("group: got " + std::to_string(group) + ", needs the number of an added group");
+    if (states.size() != static_cast<std::size_t>(entry_->n_states))
+        throw py::value_error("states: got " + std::to_string(states.size()) + ", needs " +
+                              std::to_string(entry_->n_states));
+    finished_ = false;
     const std::string name = param_name(path);
     const auto beside = [&](const char* what) { return plain_ ? what + path : name + " " + what; };
     const Array array = as_array(param.ptr(), true, name);
@@ -149,60 +165,68 @@ void Model::add(int group, py::object param, py::list states, const std::string&
         keep(remainder, {low.data, low.size, Format::bfloat16}, beside("master"));
         x.param = {array.data, low.data, Format::split};
     }
-    Format* rounded = &x.param.format;
     if (!copy.is_none()) {
         const Array narrow = as_array(copy.ptr(), true, name);
         check_shape(copy.ptr(), param.ptr(), beside("master"));
         keep(copy, narrow, name);
-        x.copy = {narrow.data, nullptr, narrow.format};
-        rounded = &x.copy.format;
+        if (array.format != Format::float32 || item_size(narrow.format) != 2 || narrow.size != array.size)
+            throw py::type_error(beside("master") + ": got " + std::to_string(array.size) + " elements of " +
+                                 dtype_name(array.format) + " for " + std::to_string(narrow.size) + " of " +
+                                 dtype_name(narrow.format) + ", needs as many float32 for float16 or bfloat16");
+        x.param = {narrow.data, array.data,
+                   narrow.format == Format::float16 ? Format::float16_master : Format::bfloat16_master};
     }
     if (stochastic) {
-        if (*rounded == Format::bfloat16) *rounded = Format::bfloat16_stochastic;
-        if (*rounded == Format::float16) *rounded = Format::float16_stochastic;
+        if (x.param.format == Format::bfloat16) x.param.format = Format::bfloat16_stochastic;
+        if (x.param.format == Format::float16) x.param.format = Format::float16_stochastic;
     }
     for (int s = 0; s < entry_->n_states; ++s) {
-        PyObject* state = PyList_GET_ITEM(states.ptr(), s);
-        if (state == Py_None) continue;
+        const py::object state = sequence_item(states.ptr(), static_cast<std::size_t>(s));
+        if (!state) throw py::value_error("states: was changed while it was looked at");
+        if (state.is_none()) continue;
         x.states[static_cast<std::size_t>(s)] =
-            state_stream(state, entry_->states[s], x, param.ptr(), beside(entry_->states[s].name));
+            state_stream(state.ptr(), entry_->states[s], x, param.ptr(), beside(entry_->states[s].name));
     }
     if (!ema.is_none()) {
         const Array average = as_array(ema.ptr(), true, beside("ema"));
         if (average.format != (x.compute == kDouble ? Format::float64 : Format::float32))
             throw py::type_error(beside("ema") + ": got dtype " + dtype_name(average.format) + ", needs " +
                                  (x.compute == kDouble ? "float64" : "float32"));
+        if (average.size != array.size)
+            throw py::value_error(beside("ema") + ": got " + std::to_string(average.size) + " elements, needs " +
+                                  std::to_string(array.size) + " as its parameter has");
         check_shape(ema.ptr(), param.ptr(), beside("ema"));
         keep(ema, average, beside("ema"));
         x.ema = average.data;
     }
-    for (std::size_t i = 0; i < scalars.size() && i < kMaxScalars; ++i) x.scalars[i] = scalars[i];
+    if (scalars.size() > x.scalars.size()) throw py::value_error("scalars: got more than a rule has");
+    std::copy(scalars.begin(), scalars.end(), x.scalars.begin());
     engine_.tensors.push_back(x);
     params_.push_back(copy.is_none() ? param : copy);
     paths_.push_back(path);
 }
 
 void Model::finish() {
+    const Claim::Guard claimed(*claim_, "params", false);
     check_overlap(extents_);
     extents_.erase(std::remove_if(extents_.begin(), extents_.end(), [](const Extent& e) { return e.begin == e.end; }),
                    extents_.end());
     std::sort(extents_.begin(), extents_.end(), [](const Extent& a, const Extent& b) { return a.begin < b.begin; });
-    checked_grads_.assign(engine_.tensors.size(), nullptr);
+    checked_grads_.assign(engine_.tensors.size(), {});
     for (std::size_t g = 0; g < groups_.size(); ++g)
         for (Value& value : groups_[g].values) read_value(g, value);
     for (std::size_t g = 0; g < groups_.size(); ++g) settle(g);
     engine_.prepare();
+    finished_ = true;
 }
 
 // Reads one value of a group anew.
 void Model::read_value(std::size_t group, Value& value) {
-    PyObject* found = PyDict_GetItemWithError(groups_[group].dict.ptr(), value.key.ptr());
-    if (found == nullptr) {
-        if (PyErr_Occurred()) throw py::error_already_set();
+    const py::object source = dict_item(groups_[group].dict.ptr(), value.key.ptr());
+    if (!source)
         throw py::value_error("param_groups[" + std::to_string(group) + "]: has no entry \"" +
                               value.key.cast<std::string>() + "\"");
-    }
-    const auto source = py::reinterpret_borrow<py::object>(found);
+    const DefaultFloats guard;  // schedules compute
     const py::object checked = check_.is_none() ? source : check_(group, value.key, source);
     Group& target = engine_.groups[group];
     const std::array<double, kMaxHypers> before = target.hypers;
@@ -229,14 +253,14 @@ void Model::read_value(std::size_t group, Value& value) {
         groups_[group].unsettled = true;
     }
     value.seen = source;
-    value.constant = is_constant(found);
+    value.constant = is_constant(source.ptr());
 }
 
 void Model::read_groups() {
     for (std::size_t g = 0; g < groups_.size(); ++g) {
         PyObject* dict = groups_[g].dict.ptr();
         for (Value& value : groups_[g].values) {
-            if (value.constant && PyDict_GetItemWithError(dict, value.key.ptr()) == value.seen.ptr()) continue;
+            if (value.constant && dict_item(dict, value.key.ptr()).is(value.seen)) continue;
             read_value(g, value);
         }
         if (groups_[g].unsettled) settle(g);
@@ -274,13 +298,13 @@ void Model::set_gradient(std::size_t i, PyObject* grad) {
     const auto name = [&] { return grad_name(i); };
     Array array;
     const bool usable = is_array(grad) && (py::detail::array_proxy(grad)->flags & kLayout) == kLayout &&
-                        (!options.zero_grads || py::reinterpret_borrow<py::array>(grad).writeable());
+                        (!now_.zero_grads || py::reinterpret_borrow<py::array>(grad).writeable());
     // The common case without building a name for messages nobody reads.
     if (usable) {
         const auto* fields = py::detail::array_proxy(grad);
         array = {fields->data, x.size, format_of(grad, name)};
     } else {
-        array = as_array(grad, options.zero_grads, name());
+        array = as_array(grad, now_.zero_grads, name());
     }
     if (array.format == Format::float64 && x.compute == kFloat)
         throw py::type_error(name() + ": got dtype float64, needs float32, float16 or bfloat16, no wider than " +
@@ -300,20 +324,19 @@ void Model::check_gradient_overlap() {
     bool moved = false;
     for (std::size_t i = 0; i < engine_.tensors.size(); ++i) {
         const Tensor& x = engine_.tensors[i];
-        if (x.grad.data == nullptr || x.rows != nullptr || x.size == 0 || x.grad.data == checked_grads_[i]) continue;
-        moved = true;
+        if (x.grad.data == nullptr || x.rows != nullptr || x.size == 0) continue;
         const char* begin = static_cast<const char*>(x.grad.data);
         const char* end = begin + x.size * item_size(x.grad.format);
+        if (begin == checked_grads_[i].begin && end <= checked_grads_[i].end) continue;
+        moved = true;
         const auto after = std::upper_bound(extents_.begin(), extents_.end(), begin,
                                             [](const char* value, const Extent& e) { return value < e.end; });
         if (after != extents_.end() && after->begin < end)
             throw py::value_error(grad_name(i) + " and " + after->name +
                                   " overlap in memory; a gradient needs memory of its own");
-        // Remembered only when its longest reading, as float64, would be free too.
-        checked_grads_[i] =
-            after == extents_.end() || after->begin >= begin + x.size * sizeof(double) ? begin : nullptr;
+        checked_grads_[i] = {begin, end};
     }
-    if (!moved || !options.zero_grads) return;
+    if (!moved || !now_.zero_grads) return;
     std::vector<Extent> grads;
     for (std::size_t i = 0; i < engine_.tensors.size(); ++i) {
         const Tensor& x = engine_.tensors[i];
@@ -326,118 +349,233 @@ void Model::check_gradient_overlap() {
 
 void Model::check_still_there() const {
     for (const Written& w : written_)
-        if (!unchanged(w.object, w.data, true))
+        if (!w.seen.holds(w.object, true))
             throw py::value_error(
-                "params: an array of this optimizer was made read-only or its memory was replaced "
-                "since the optimizer was made");
+                "params: an array of this optimizer was made read-only, or its memory, size or dtype was changed in "
+                "place, since the optimizer was made; make a new one");
+}
+
+// Python code that is asked about a gradient of rows may have changed the arrays that were taken before.
+void Model::check_gradients_still_there() const {
+    for (std::size_t i = 0; i < flat_.size(); ++i) {
+        const Tensor& x = engine_.tensors[i];
+        if (x.grad.data == nullptr || x.rows != nullptr || x.size == 0 || !is_array(flat_[i].ptr())) continue;
+        const Seen seen(flat_[i].ptr());
+        if (!seen.is(x.grad.data, x.size))
+            throw py::value_error(grad_name(i) + ": was changed in place while the gradients were looked at");
+    }
+    for (std::size_t k = 0; k < rows_used_; ++k) {
+        const RowGradient& taken = rows_[k];
+        if (!Seen(taken.indices.ptr()).is(taken.numbers, taken.count) ||
+            !Seen(taken.values.ptr()).is(taken.given.data, taken.given.size))
+            throw py::value_error(grad_name(taken.tensor) +
+                                  ": was changed in place while the gradients were looked at");
+    }
 }
 
 // Everything that may run a caller's code (a schedule's), before any pointer is taken from the caller's gradients.
 void Model::begin(double grad_scale) {
+    check_finished("step()");
     if (!(grad_scale > 0) || !std::isfinite(grad_scale))
         throw py::value_error("grad_scale: got " + py::str(py::float_(grad_scale)).cast<std::string>() +
                               ", needs a finite number above 0");
-    options.grad_scale = grad_scale;
+    const double inverse = 1 / grad_scale;
+    if (!std::isfinite(engine_.single() ? static_cast<double>(static_cast<float>(inverse)) : inverse))
+        throw py::value_error("grad_scale: got " + py::str(py::float_(grad_scale)).cast<std::string>() +
+                              ", needs a number whose inverse is finite in " +
+                              (engine_.single() ? "float32" : "float64"));
     rows_used_ = 0;
     read_groups();
+    take_options();
+    now_.grad_scale = grad_scale;
+}
+
+// Those of this step: what another thread sets meanwhile holds from the next on.
+void Model::take_options() {
+    // Gradients that are written must not overlap each other: look at all of them again.
+    const bool before = now_.zero_grads;
+    now_ = options;
+    if (now_.zero_grads && !before) std::fill(checked_grads_.begin(), checked_grads_.end(), Range{});
 }
 
 bool Model::run() {
     check_still_there();
     check_gradient_overlap();
-    if (engine_.elements() < kReleaseFrom) {
-        sum_rows();
-        last = engine_.step(options);
-    } else {
-        const py::gil_scoped_release release;
-        sum_rows();
-        last = engine_.step(options);
-    }
-    if (last.overflowed != kNone) {
-        const std::string message = param_name(paths_[last.overflowed]) +
+    if (engine_.elements() < kReleaseFrom)
+        step_engine();
+    else
+        without_gil([this] { step_engine(); });
+    grad_norm = last_.grad_norm;
+    nonfinite_blocks = last_.nonfinite_blocks;
+    if (last_.overflowed != kNone) {
+        const std::string message = param_name(paths_[last_.overflowed]) +
                                     ": the step would take an element beyond 65504, the largest float16; nothing was "
                                     "changed. Use bfloat16 or float32, or a smaller lr";
         PyErr_SetString(PyExc_OverflowError, message.c_str());
         throw py::error_already_set();
     }
-    if (last.taken) ++steps_taken;
-    if (last.nonfinite_blocks != 0 &&
+    if (last_.taken) steps_taken = steps_taken + 1;
+    return last_.taken;
+}
+
+void Model::step_engine() {
+    sum_rows();
+    last_ = engine_.step(now_);
+}
+
+void Model::warn_of_nonfinite() const {
+    if (const std::uint64_t blocks = nonfinite_blocks;
+        blocks != 0 &&
         PyErr_WarnFormat(PyExc_RuntimeWarning, 2,
                          "%llu block(s) of 256 8-bit state values hold an infinity or NaN and read as NaN from now on",
-                         static_cast<unsigned long long>(last.nonfinite_blocks)) < 0)
+                         static_cast<unsigned long long>(blocks)) < 0)
         throw py::error_already_set();
-    return last.taken;
 }
 
 void Model::bind(const Tree& tree, py::object grads) {
-    const Busy busy(busy_);
+    const Claim::Guard claimed(*claim_, "grads", false);
+    check_finished("grads");
+    take_options();
+    rows_used_ = 0;
     tree.flatten(grads.ptr(), "grads", flat_);
+    check_count();
     bound_current_ = false;
     for (std::size_t i = 0; i < flat_.size(); ++i) {
-        set_gradient(i, flat_[i]);
+        set_gradient(i, flat_[i].ptr());
         if (engine_.tensors[i].rows != nullptr)
             throw py::value_error(grad_name(i) + ": SparseRows cannot be bound, they are others in every step; pass " +
                                   "the gradients to step()");
     }
     check_gradient_overlap();
-    bound_.clear();
-    for (PyObject* grad : flat_) bound_.push_back(py::reinterpret_borrow<py::object>(grad));
+    bound_ = std::move(flat_);
+    flat_.clear();
+    note_bound();
+}
+
+// The engine's gradients are the bound ones: notes what they look like now.
+void Model::note_bound() {
+    bound_seen_.clear();
+    for (const py::object& grad : bound_) bound_seen_.emplace_back(is_array(grad.ptr()) ? Seen(grad.ptr()) : Seen());
     bound_current_ = true;
 }
 
 bool Model::step_bound(double grad_scale) {
+    const Claim::Guard claimed(*claim_, "step()", true);
     if (bound_.size() != engine_.tensors.size() || bound_.empty())
         throw py::value_error(
             "grads: got None, needs the gradients; only an optimizer that was made with grads= can "
             "step without them");
-    const Busy busy(busy_);
     begin(grad_scale);
     if (!bound_current_) {
         for (std::size_t i = 0; i < bound_.size(); ++i) set_gradient(i, bound_[i].ptr());
-        bound_current_ = true;
+        note_bound();
     }
     for (std::size_t i = 0; i < bound_.size(); ++i) {
         PyObject* grad = bound_[i].ptr();
-        if (py::isinstance<py::array>(py::handle(grad)) && engine_.tensors[i].size != 0 &&
-            !unchanged(grad, engine_.tensors[i].grad.data, options.zero_grads))
-            throw py::value_error(grad_name(i) + ": its memory was replaced or made read-only since it was bound");
+        if (is_array(grad) && engine_.tensors[i].size != 0 && !bound_seen_[i].holds(grad, now_.zero_grads))
+            throw py::value_error(
+                grad_name(i) +
+                ": its memory, size or dtype was changed in place, or it was made read-only, since it "
+                "was bound");
     }
-    return run();
+    const bool taken = run();
+    warn_of_nonfinite();
+    return taken;
+}
+
+void Model::check_count() const {
+    if (flat_.size() != engine_.tensors.size())
+        throw py::value_error("grads: got " + std::to_string(flat_.size()) + " gradients, needs " +
+                              std::to_string(engine_.tensors.size()));
 }
 
 bool Model::step_tree(const Tree& tree, py::object grads, double grad_scale) {
-    const Busy busy(busy_);
+    const Claim::Guard claimed(*claim_, "step()", true);
     begin(grad_scale);
     tree.flatten(grads.ptr(), "grads", flat_);
-    return step_flat();
+    const bool taken = step_flat();
+    warn_of_nonfinite();
+    return taken;
 }
 
 bool Model::step_list(py::list grads, double grad_scale) {
-    const Busy busy(busy_);
-    if (grads.size() != engine_.tensors.size())
-        throw py::value_error("grads: got " + std::to_string(grads.size()) + " gradients, needs " +
-                              std::to_string(engine_.tensors.size()));
+    const Claim::Guard claimed(*claim_, "step()", true);
     begin(grad_scale);
-    flat_.clear();
-    for (const py::handle grad : grads) flat_.push_back(grad.ptr());
+    let_go(flat_);
+    while (py::object grad = sequence_item(grads.ptr(), flat_.size())) flat_.push_back(std::move(grad));
     return step_flat();
 }
 
+void Model::check_finished(const char* what) const {
+    if (!finished_) throw std::runtime_error(std::string(what) + ": this model is not finished");
+}
+
 bool Model::step_flat() {
+    // Whatever happens, the gradients are the caller's alone again afterwards.
+    struct Release {
+        Model& model;
+        ~Release() {
+            let_go(model.flat_);
+            for (RowGradient& taken : model.rows_) taken.indices = taken.values = py::object();
+        }
+    } release{*this};
+    check_count();
     bound_current_ = false;
-    for (std::size_t i = 0; i < flat_.size(); ++i) set_gradient(i, flat_[i]);
+    for (std::size_t i = 0; i < flat_.size(); ++i) set_gradient(i, flat_[i].ptr());
+    if (rows_used_ != 0) check_gradients_still_there();
     const bool taken = run();
-    release_rows(taken && options.zero_grads);
+    if (taken && now_.zero_grads) zero_rows();
     return taken;
 }
 
 void Model::configure(double max_grad_norm, bool skip_nonfinite, bool zero_grads, std::uint64_t seed) {
     options.max_grad_norm = max_grad_norm;
     options.skip_nonfinite = skip_nonfinite;
-    // Gradients that are written must not overlap each other: look at all of them again.
-    if (zero_grads && !options.zero_grads) std::fill(checked_grads_.begin(), checked_grads_.end(), nullptr);
     options.zero_grads = zero_grads;
     options.seed = seed;
+}
+
+int Model::traverse(visitproc visit, void* arg) const {
+    Py_VISIT(check_.ptr());
+    Py_VISIT(cross_check_.ptr());
+    Py_VISIT(check_rows_.ptr());
+    Py_VISIT(rows_type_.ptr());
+    for (const GroupSource& group : groups_) {
+        Py_VISIT(group.dict.ptr());
+        for (const Value& value : group.values) Py_VISIT(value.seen.ptr());
+    }
+    for (const std::vector<py::object>* objects : {&params_, &owned_, &flat_, &bound_})
+        for (const py::object& object : *objects) Py_VISIT(object.ptr());
+    for (const RowGradient& taken : rows_) {
+        Py_VISIT(taken.indices.ptr());
+        Py_VISIT(taken.values.ptr());
+    }
+    return 0;
+}
+
+void Model::clear() {
+    // What is let go may call this model again: it must find it empty, and not finished.
+    finished_ = false;
+    engine_.tensors.clear();
+    written_.clear();
+    extents_.clear();
+    const auto groups = std::exchange(groups_, {});
+    const auto params = std::exchange(params_, {}), owned = std::exchange(owned_, {}), flat = std::exchange(flat_, {}),
+               bound = std::exchange(bound_, {});
+    const auto rows = std::exchange(rows_, {});
+    rows_used_ = 0;
+    const py::object check = std::exchange(check_, py::none()), cross_check = std::exchange(cross_check_, py::none()),
+                     check_rows = std::exchange(check_rows_, py::none()), type = std::exchange(rows_type_, py::none());
+}
+
+void Model::set_step(std::size_t i, std::uint64_t step) {
+    const Claim::Guard claimed(*claim_, "step count", false);
+    engine_.tensors.at(i).step = step;
+}
+
+void Model::set_index(std::size_t i, std::uint64_t index) {
+    const Claim::Guard claimed(*claim_, "noise index", false);
+    engine_.tensors.at(i).index = first_index_ + index;
 }
 
 std::vector<double> Model::get_scalars(std::size_t i) const {
@@ -446,8 +584,12 @@ std::vector<double> Model::get_scalars(std::size_t i) const {
 }
 
 void Model::set_scalars(std::size_t i, const std::vector<double>& values) {
-    for (int s = 0; s < entry_->n_scalars; ++s)
-        engine_.tensors.at(i).scalars[static_cast<std::size_t>(s)] = values.at(static_cast<std::size_t>(s));
+    const Claim::Guard claimed(*claim_, "scalar states", false);
+    auto& all = engine_.tensors.at(i).scalars;
+    if (values.size() != static_cast<std::size_t>(entry_->n_scalars))
+        throw py::value_error("values: got " + std::to_string(values.size()) + ", needs " +
+                              std::to_string(entry_->n_scalars));
+    std::copy(values.begin(), values.end(), all.begin());
 }
 
 }  // namespace fusedstep

@@ -6,21 +6,14 @@
 #include <string>
 #include <vector>
 
-#include "../engine.hpp"
-#include "../rows.hpp"
+#include "../engine/engine.hpp"
+#include "../engine/rows.hpp"
 #include "arrays.hpp"
+#include "claim.hpp"
+#include "items.hpp"
 #include "tree.hpp"
 
 namespace fusedstep {
-
-// Keeps a second thread out of a step.
-struct Busy {
-    explicit Busy(bool& flag);
-    ~Busy() { flag_ = false; }
-    Busy(const Busy&) = delete;
-    Busy& operator=(const Busy&) = delete;
-    bool& flag_;
-};
 
 const RuleEntry* active_rules();
 
@@ -56,6 +49,11 @@ public:
     // something is not plain. `without`: hyper-parameters that must be 0, or None where the rule has no such form.
     void take_rows(py::object check, py::object type, py::object without);
 
+    // Steps take the claim, as does Python code that must not run during a step. A model made in the place of another
+    // shares that one's.
+    const std::shared_ptr<Claim>& claim() const { return claim_; }
+    void share_claim(const Model& other) { claim_ = other.claim_; }
+
     // After the last add: checks that nothing overlaps.
     void finish();
 
@@ -71,12 +69,24 @@ public:
     void configure(double max_grad_norm, bool skip_nonfinite, bool zero_grads, std::uint64_t seed);
 
     StepOptions options;
-    std::uint64_t steps_taken = 0;
-    StepResult last;
+    Visible<std::uint64_t> steps_taken;
+    // Of the last step.
+    Visible<double> grad_norm = -1;
+    Visible<std::uint64_t> nonfinite_blocks;
+
+    // Warns of 8-bit blocks that are NaN since the last step: once a step and all that goes with it is done, as the
+    // warning may be an error.
+    void warn_of_nonfinite() const;
+
+    // For Python's garbage collector.
+    virtual int traverse(visitproc visit, void* arg) const;
+    virtual void clear();
 
     std::size_t size() const { return engine_.tensors.size(); }
     std::uint64_t get_step(std::size_t i) const { return engine_.tensors.at(i).step; }
-    void set_step(std::size_t i, std::uint64_t step) { engine_.tensors.at(i).step = step; }
+    void set_step(std::size_t i, std::uint64_t step);
+    // The number by which tensor i has its noise; its place among the tensors if none is set.
+    void set_index(std::size_t i, std::uint64_t index);
     std::vector<double> get_scalars(std::size_t i) const;
     void set_scalars(std::size_t i, const std::vector<double>& values);
     bool has_bound() const { return !bound_.empty(); }
@@ -121,11 +131,17 @@ protected:
     const Extent* written_within(const RowGradient& taken) const;
     bool set_rows(std::size_t i, PyObject* grad);
     void sum_rows();
-    void release_rows(bool zero);
+    void zero_rows();
     void check_gradient_overlap();
     void check_still_there() const;
+    void check_gradients_still_there() const;
+    void check_count() const;
+    void check_finished(const char* what) const;
+    void note_bound();
     void begin(double grad_scale);
+    void take_options();
     bool step_flat();
+    void step_engine();
     bool run();
 
     std::string grad_name(std::size_t i) const { return (plain_ ? "grad" : "grads") + paths_[i]; }
@@ -143,20 +159,27 @@ protected:
     std::vector<py::object> owned_;   // keeps every other array alive
     struct Written {
         PyObject* object;
-        void* data;
+        Seen seen;
     };
-    std::vector<Written> written_;            // arrays that a step writes, to see that they still are what they were
-    std::vector<Extent> extents_;             // the same as ranges of memory; sorted by finish()
-    std::vector<PyObject*> flat_;             // gradients of the current call
-    std::vector<const void*> checked_grads_;  // where gradients were found free of overlap before
+    std::vector<Written> written_;  // arrays that a step writes, to see that they still are what they were
+    std::vector<Extent> extents_;   // the same as ranges of memory; sorted by finish()
+    std::vector<py::object> flat_;  // gradients of the current call, held while other threads may run
+    struct Range {
+        const char *begin = nullptr, *end = nullptr;
+    };
+    std::vector<Range> checked_grads_;  // where gradients were found free of overlap before
     py::object check_rows_ = py::none(), rows_type_;
     bool rows_possible_ = false;
     std::vector<std::size_t> rows_without_;  // numbers of hyper-parameters
     std::vector<RowGradient> rows_;          // the first of them are the current step's, the others' memory is kept
     std::size_t rows_used_ = 0;
     std::vector<py::object> bound_;
+    std::vector<Seen> bound_seen_;
     bool bound_current_ = false;  // the engine's gradients are the bound ones
-    bool busy_ = false;
+    bool finished_ = false;
+    StepResult last_;
+    StepOptions now_;  // of the step that is taken: what another thread sets meanwhile holds from the next on
+    std::shared_ptr<Claim> claim_ = std::make_shared<Claim>();
 };
 
 }  // namespace fusedstep

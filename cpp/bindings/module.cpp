@@ -2,9 +2,15 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <memory>
+#include <optional>
+#include <string>
+
 #include "../dispatch.hpp"
-#include "../noise.hpp"
-#include "../threads.hpp"
+#include "../engine/noise.hpp"
+#include "../threads/count.hpp"
+#include "../threads/float_environment.hpp"
+#include "../threads/parallel.hpp"
 #include "model.hpp"
 #include "streaming.hpp"
 #include "tensors.hpp"
@@ -18,7 +24,10 @@ py::dict build_info() {
     py::dict info;
     info["version"] = FUSEDSTEP_VERSION;
     info["compiler"] = FUSEDSTEP_COMPILER;
-    info["parallel"] = "threads of its own; OpenMP for SIMD alone";
+    py::dict teams;
+    teams["pool"] = "threads of the package's own";
+    if (!find_openmp().description.empty()) teams["openmp"] = find_openmp().description;
+    info["threading"] = teams;
     py::list isas;
     for (const Isa& isa : built_isas()) isas.append(py::make_tuple(isa.name, isa.description, isa.supported()));
     info["isas"] = isas;
@@ -41,10 +50,42 @@ py::list rules() {
     return all;
 }
 
+// Lets Python's garbage collector see what an object of T refers to.
+template <class T>
+void take_part_in_collection(PyHeapTypeObject* heap) {
+    PyTypeObject& type = heap->ht_type;
+    type.tp_flags |= Py_TPFLAGS_HAVE_GC;
+    type.tp_traverse = [](PyObject* self, visitproc visit, void* arg) -> int {
+        Py_VISIT(Py_TYPE(self));
+        if (!py::detail::is_holder_constructed(self)) return 0;
+        return py::cast<const T&>(py::handle(self)).traverse(visit, arg);
+    };
+    type.tp_clear = [](PyObject* self) -> int {
+        if (py::detail::is_holder_constructed(self)) py::cast<T&>(py::handle(self)).clear();
+        return 0;
+    };
+}
+
 std::string received(py::handle object) {
     return py::repr(object).cast<std::string>() + " (" +
            py::str(py::type::handle_of(object).attr("__name__")).cast<std::string>() + ")";
 }
+
+// with model.exclusive("state_dict()"): no other thread takes a step.
+class Exclusive {
+public:
+    Exclusive(std::shared_ptr<Claim> claim, std::string what) : claim_(std::move(claim)), what_(std::move(what)) {}
+    void enter() {
+        if (guard_) throw std::runtime_error(what_ + ": this context manager is in use");
+        guard_.emplace(*claim_, what_.c_str(), false);
+    }
+    void exit(const py::args&) { guard_.reset(); }
+
+private:
+    std::shared_ptr<Claim> claim_;
+    std::string what_;
+    std::optional<Claim::Guard> guard_;
+};
 
 void choose_isa(py::object name) {
     if (!py::isinstance<py::str>(name)) throw py::type_error("name: got " + received(name) + ", needs a string");
@@ -63,9 +104,25 @@ void choose_threads(py::object n) {
     set_num_threads(static_cast<int>(count));
 }
 
+void choose_threading(py::object name) {
+    if (!py::isinstance<py::str>(name)) throw py::type_error("name: got " + received(name) + ", needs a string");
+    set_threading(name.cast<std::string>());
+}
+
+// The default floating-point environment as a context manager: for what Python computes with NumPy.
+struct FloatScope {
+    FloatEnvironment before{};
+};
+
 }  // namespace
 
-PYBIND11_MODULE(_core, m) {
+// By this symbol threadpoolctl tells the extension from others of the name.
+#if !defined(_WIN32)
+extern "C" __attribute__((visibility("default"))) const char fusedstep_version[] = FUSEDSTEP_VERSION;
+#endif
+
+PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
+    m.attr("__version__") = FUSEDSTEP_VERSION;
     m.doc() = "The native steps of fusedstep.";
     m.def("build_info", &build_info, "What this build is: version, compiler, parallel runtime, instruction sets.");
     m.def("rules", &rules, "Every update rule: (name, hyper-parameters, (state, kind) pairs, scalar states).");
@@ -78,26 +135,45 @@ PYBIND11_MODULE(_core, m) {
     m.def(
         "thread_default", [] { return py::make_tuple(default_threads().count, default_threads().source); },
         "The default number of threads, and where it comes from.");
+    m.def("get_threading", &threading, "Which threads take a step: \"openmp\" or \"pool\".");
+    m.def("set_threading", &choose_threading, py::arg("name"),
+          "Take steps with OpenMP's threads (\"openmp\") or with the package's own (\"pool\"); results never depend on "
+          "it.");
+    m.def("pretend_cpus", &pretend_cpus, py::arg("n"), "Make teams as on a machine with so many CPUs: for tests.");
     m.def("noise_key", &noise_key, py::arg("seed"), py::arg("tensor"), py::arg("step"));
     m.def("stream", &stream, py::arg("read_write"), py::arg("read"),
           "One pass that reads all arrays and writes the first list's: the memory traffic of a step.");
 
-    py::class_<Tree>(m, "Tree")
+    py::class_<FloatScope>(m, "DefaultFloats")
+        .def(py::init<>())
+        .def("__enter__", [](FloatScope& scope) { scope.before = enter_default_floats(); })
+        .def("__exit__", [](FloatScope& scope, const py::args&) { restore_floats(scope.before); });
+
+    py::class_<Tree>(m, "Tree", py::custom_type_setup(take_part_in_collection<Tree>))
         .def(py::init<py::handle, std::string>(), py::arg("object"), py::arg("name"))
         .def_property_readonly("paths", &Tree::paths)
         .def_property_readonly("leaves", &Tree::leaves)
         .def(
             "flatten",
             [](const Tree& tree, py::object object, const std::string& name) {
-                std::vector<PyObject*> flat;
+                std::vector<py::object> flat;
                 tree.flatten(object.ptr(), name.c_str(), flat);
                 py::list leaves;
-                for (PyObject* leaf : flat) leaves.append(py::handle(leaf));
+                for (py::object& leaf : flat) leaves.append(std::move(leaf));
                 return leaves;
             },
             py::arg("object"), py::arg("name"));
 
-    py::class_<Model>(m, "Model")
+    py::class_<Exclusive>(m, "Exclusive").def("__enter__", &Exclusive::enter).def("__exit__", &Exclusive::exit);
+
+    py::class_<Memory>(m, "Memory", "A tensor's memory, checked, in the place of an array.",
+                       py::custom_type_setup(take_part_in_collection<Memory>));
+
+    py::class_<TensorReader>(m, "TensorReader")
+        .def(py::init<py::object, py::object>(), py::arg("exchange"), py::arg("to_dlpack"))
+        .def("memory", &TensorReader::memory, py::arg("tensor"), py::arg("name"));
+
+    py::class_<Model>(m, "Model", py::custom_type_setup(take_part_in_collection<Model>))
         .def(py::init<const std::string&, py::object, py::object, bool, std::uint64_t>(), py::arg("rule"),
              py::arg("check"), py::arg("cross_check"), py::arg("plain") = false, py::arg("first_index") = 0)
         .def("add_group", &Model::add_group, py::arg("group"))
@@ -106,6 +182,13 @@ PYBIND11_MODULE(_core, m) {
              py::arg("stochastic") = false, py::arg("ema") = py::none(), py::arg("step") = 0,
              py::arg("scalars") = std::vector<double>{})
         .def("take_rows", &Model::take_rows, py::arg("check"), py::arg("type"), py::arg("without"))
+        .def(
+            "exclusive",
+            [](const Model& model, std::string what) {
+                return std::make_unique<Exclusive>(model.claim(), std::move(what));
+            },
+            py::arg("what"), "A context manager that keeps steps out; RuntimeError during a step.")
+        .def("share_claim", &Model::share_claim, py::arg("other"))
         .def("finish", &Model::finish)
         .def("bind", &Model::bind, py::arg("tree"), py::arg("grads"))
         .def("step_bound", &Model::step_bound, py::arg("grad_scale"))
@@ -113,27 +196,30 @@ PYBIND11_MODULE(_core, m) {
         .def("step_list", &Model::step_list, py::arg("grads"), py::arg("grad_scale"))
         .def("configure", &Model::configure, py::arg("max_grad_norm"), py::arg("skip_nonfinite"), py::arg("zero_grads"),
              py::arg("seed"))
+        .def("warn_of_nonfinite", &Model::warn_of_nonfinite)
         .def("__len__", &Model::size)
         .def("get_step", &Model::get_step, py::arg("index"))
         .def("set_step", &Model::set_step, py::arg("index"), py::arg("step"))
+        .def("set_index", &Model::set_index, py::arg("index"), py::arg("number"))
         .def("get_scalars", &Model::get_scalars, py::arg("index"))
         .def("set_scalars", &Model::set_scalars, py::arg("index"), py::arg("values"))
-        .def_readwrite("steps_taken", &Model::steps_taken)
         .def_property(
-            "clip_exactly", [](const Model& model) { return model.options.clip_exactly; },
+            "steps_taken", [](const Model& model) -> std::uint64_t { return model.steps_taken; },
+            [](Model& model, std::uint64_t taken) { model.steps_taken = taken; })
+        .def_property(
+            "clip_exactly", [](const Model& model) -> bool { return model.options.clip_exactly; },
             [](Model& model, bool exactly) { model.options.clip_exactly = exactly; })
-        .def_property_readonly("grad_norm", [](const Model& model) { return model.last.grad_norm; })
-        .def_property_readonly("nonfinite_blocks", [](const Model& model) { return model.last.nonfinite_blocks; });
+        .def_property_readonly("grad_norm",
+                               [](const Model& model) {
+                                   const double norm = model.grad_norm;
+                                   return norm < 0 ? std::nullopt : std::optional<double>(norm);
+                               })
+        .def_property_readonly("nonfinite_blocks",
+                               [](const Model& model) -> std::uint64_t { return model.nonfinite_blocks; });
 
-    py::class_<TensorModel, Model>(m, "TensorModel")
-        .def(py::init([](const std::string& rule, py::object check, py::object cross_check, py::object exchange,
-                         py::object to_dlpack, py::object fields, std::vector<std::string> watched) {
-                 return new TensorModel(rule, std::move(check), std::move(cross_check),
-                                        TensorReader(std::move(exchange), std::move(to_dlpack), std::move(fields)),
-                                        std::move(watched));
-             }),
-             py::arg("rule"), py::arg("check"), py::arg("cross_check"), py::arg("exchange"), py::arg("to_dlpack"),
-             py::arg("fields"), py::arg("watched"))
+    py::class_<TensorModel, Model>(m, "TensorModel", py::custom_type_setup(take_part_in_collection<TensorModel>))
+        .def(py::init<const std::string&, py::object, py::object, TensorReader, std::vector<std::string>>(),
+             py::arg("rule"), py::arg("check"), py::arg("cross_check"), py::arg("reader"), py::arg("watched"))
         .def("set_rule", &TensorModel::set_rule, py::arg("group"), py::arg("rule"))
         .def("watch", &TensorModel::watch, py::arg("param"), py::arg("local"), py::arg("inner"), py::arg("state"),
              py::arg("names"), py::arg("step"), py::arg("scalars"))

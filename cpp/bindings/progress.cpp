@@ -21,6 +21,8 @@ Progress::Number Progress::number(TensorReader& reader, py::handle tensor) {
         if (view.shape[d] != 1) throw py::value_error("step and scalar states need one-element tensors");
     out.data = address(view);
     out.wide = format == Format::float64;
+    if (!in_storage(tensor.ptr(), out.data, item_size(format)))
+        throw py::value_error("step and scalar states: the memory of a tensor was freed");
     out.tensor = py::reinterpret_borrow<py::object>(tensor);
     return out;
 }

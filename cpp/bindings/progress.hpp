@@ -2,7 +2,7 @@
 #pragma once
 #include <vector>
 
-#include "../engine.hpp"
+#include "../engine/engine.hpp"
 #include "reader.hpp"
 
 namespace fusedstep {

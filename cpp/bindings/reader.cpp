@@ -1,15 +1,52 @@
 #include "reader.hpp"
 
-#include <tuple>
+#include <algorithm>
+#include <utility>
+#include <vector>
 
 namespace fusedstep {
 namespace {
 
-constexpr std::uint64_t kByFields = std::uint64_t{1} << 63;
+PyObject* interned(const char* text) {
+    PyObject* name = PyUnicode_InternFromString(text);
+    if (name == nullptr) throw py::error_already_set();
+    return name;
+}
 
-template <class Function>
-void take(Function& function, py::handle address) {
-    function = reinterpret_cast<Function>(address.cast<std::uintptr_t>());
+py::object call(PyObject* object, PyObject* method) {
+    const auto result = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(object, method));
+    if (!result) throw py::error_already_set();
+    return result;
+}
+
+std::uintptr_t number(PyObject* object, PyObject* method) { return call(object, method).cast<std::uintptr_t>(); }
+
+bool is_flag_set(PyObject* tensor, PyObject* method) { return call(tensor, method).ptr() == Py_True; }
+
+// The dtype of the real numbers that a tensor holds; null for what no parameter, gradient or state has.
+const char* real_dtype(dlpack::DataType dtype) {
+    Format format;
+    if (to_format(dtype, format)) return dtype_name(format);
+    if (dtype.lanes != 1) return nullptr;
+    if (dtype.code == dlpack::kUnsigned && dtype.bits == 8) return "uint8";
+    if (dtype.code == dlpack::kInt && dtype.bits == 16) return "int16";
+    return nullptr;
+}
+
+std::size_t real_size(dlpack::DataType dtype) { return dtype.bits / 8u / (is_complex(dtype) ? 2u : 1u); }
+
+// Whether the elements fill one piece of memory in some order of the dimensions.
+bool is_dense(const dlpack::Tensor& tensor) {
+    std::vector<std::pair<std::int64_t, std::int64_t>> dims;
+    for (std::int32_t d = 0; d < tensor.ndim; ++d)
+        if (tensor.shape[d] != 1) dims.emplace_back(tensor.strides[d], tensor.shape[d]);
+    std::sort(dims.begin(), dims.end());
+    std::int64_t expected = 1;
+    for (const auto& [stride, size] : dims) {
+        if (stride != expected) return false;
+        expected *= size;
+    }
+    return true;
 }
 
 }  // namespace
@@ -31,25 +68,27 @@ void* address(const dlpack::Tensor& tensor) {
     return tensor.data == nullptr ? nullptr : static_cast<char*>(tensor.data) + tensor.byte_offset;
 }
 
-TensorReader::TensorReader(py::object exchange, py::object to_dlpack, py::object fields)
-    : to_dlpack_(std::move(to_dlpack)) {
-    if (!fields.is_none()) {
-        const auto [types, offset, functions] = fields.cast<std::tuple<py::tuple, std::size_t, py::tuple>>();
-        types_ = types;
-        offset_ = offset;
-        take(data_ptr_, functions[0]);
-        take(dim_, functions[1]);
-        take(sizes_, functions[2]);
-        take(strides_, functions[3]);
-        take(dtype_, functions[4]);
-        take(device_type_, functions[5]);
-        take(layout_, functions[6]);
-        std::int32_t (*number)() = nullptr;
-        take(number, functions[7]);
-        cpu_ = number();
-        take(number, functions[8]);
-        strided_ = number();
-    }
+bool in_storage(PyObject* tensor, const void* data, std::size_t bytes) {
+    static PyObject* const storage_of = interned("untyped_storage");
+    static PyObject* const size_of = interned("nbytes");
+    static PyObject* const address_of = interned("data_ptr");
+    const py::object storage = call(tensor, storage_of);
+    const std::uintptr_t size = number(storage.ptr(), size_of), begin = number(storage.ptr(), address_of);
+    const auto from = reinterpret_cast<std::uintptr_t>(data);
+    return begin != 0 && from >= begin && from - begin <= size && bytes <= size - (from - begin);
+}
+
+bool is_conjugate(PyObject* tensor) {
+    static PyObject* const method = interned("is_conj");
+    return is_flag_set(tensor, method);
+}
+
+bool is_negative(PyObject* tensor) {
+    static PyObject* const method = interned("is_neg");
+    return is_flag_set(tensor, method);
+}
+
+TensorReader::TensorReader(py::object exchange, py::object to_dlpack) : to_dlpack_(std::move(to_dlpack)) {
     if (exchange.is_none()) return;
     const auto* api =
         static_cast<const dlpack::ExchangeApi*>(PyCapsule_GetPointer(exchange.ptr(), "dlpack_exchange_api"));
@@ -60,7 +99,7 @@ TensorReader::TensorReader(py::object exchange, py::object to_dlpack, py::object
 
 bool TensorReader::read(PyObject* tensor, dlpack::Tensor& out) {
     if (from_object_ != nullptr) {
-        if (from_object_(tensor, &out) == 0) return true;
+        if (from_object_(tensor, &out) == 0) return out.strides != nullptr || out.ndim == 0;
         PyErr_Clear();
         return false;
     }
@@ -71,11 +110,10 @@ bool TensorReader::read(PyObject* tensor, dlpack::Tensor& out) {
         return false;
     }
     out = static_cast<dlpack::ManagedTensor*>(managed)->tensor;
-    return true;
+    return out.strides != nullptr || out.ndim == 0;
 }
 
 bool TensorReader::view(PyObject* tensor, View& out) {
-    if (const std::optional<bool> known = fields(tensor, out)) return *known;
     dlpack::Tensor seen;
     if (!read(tensor, seen)) return false;
     const std::uint64_t device = static_cast<std::uint32_t>(seen.device.type);
@@ -85,26 +123,29 @@ bool TensorReader::view(PyObject* tensor, View& out) {
     return true;
 }
 
-// Only of torch's own types: what is derived from them may hold its elements elsewhere. None for what has to be looked
-// at in the other way; a sparse tensor cannot be viewed in either, and the other takes long to say so.
-std::optional<bool> TensorReader::fields(PyObject* tensor, View& out) const {
-    bool known = false;
-    for (const py::handle type : types_)
-        known = known || Py_IS_TYPE(tensor, reinterpret_cast<PyTypeObject*>(type.ptr()));
-    if (!known) return std::nullopt;
-    void* handle = reinterpret_cast<char*>(tensor) + offset_;
-    std::int64_t *shape = nullptr, *strides = nullptr;
-    std::int32_t dtype = 0, device = 0, layout = 0;
-    // Device and layout first: for tensors without memory here the others print what is wrong.
-    if (device_type_(handle, &device) != 0 || device != cpu_ || layout_(handle, &layout) != 0) return std::nullopt;
-    if (layout != strided_) return false;
-    if (data_ptr_(handle, &out.data) != 0 || dim_(handle, &out.ndim) != 0 || sizes_(handle, &shape) != 0 ||
-        strides_(handle, &strides) != 0 || dtype_(handle, &dtype) != 0)
-        return std::nullopt;
-    out.shape = shape;
-    out.strides = strides;
-    out.kind = kByFields | static_cast<std::uint32_t>(dtype);
-    return true;
+Memory TensorReader::memory(py::object tensor, const std::string& name) {
+    dlpack::Tensor seen;
+    if (!read(tensor.ptr(), seen) || seen.device.type != dlpack::kCpu)
+        throw py::type_error(name + ": got " + kind_text(tensor.ptr()) + ", needs a dense tensor on the CPU");
+    const char* dtype = real_dtype(seen.dtype);
+    if (dtype == nullptr)
+        throw py::type_error(name + ": got a tensor of " + py::str(tensor.attr("dtype")).cast<std::string>() +
+                             ", which no parameter, gradient or state has");
+    std::size_t elements = is_complex(seen.dtype) ? 2 : 1;
+    for (std::int32_t d = 0; d < seen.ndim; ++d) elements *= static_cast<std::size_t>(seen.shape[d]);
+    void* data = address(seen);
+    const std::size_t width = real_size(seen.dtype);
+    if (elements == 0) return {nullptr, 0, dtype, std::move(tensor)};
+    if (!is_dense(seen)) throw py::value_error(name + ": has gaps between its elements, needs a dense tensor");
+    if (reinterpret_cast<std::uintptr_t>(data) % width != 0)
+        throw py::value_error(name + ": is not aligned to its dtype, needs an aligned tensor; tensor.clone() is");
+    if (is_negative(tensor.ptr()) || (is_complex(seen.dtype) && is_conjugate(tensor.ptr())))
+        throw py::value_error(name +
+                              ": holds the conjugates or negatives of what is in its memory, needs a tensor of "
+                              "its own; tensor.resolve_conj().resolve_neg() is");
+    if (!in_storage(tensor.ptr(), data, elements * width))
+        throw py::value_error(name + ": its memory was freed or resized, and holds fewer bytes than its elements need");
+    return {data, elements, dtype, std::move(tensor)};
 }
 
 }  // namespace fusedstep

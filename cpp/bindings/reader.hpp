@@ -3,17 +3,18 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
-#include <optional>
+#include <string>
 
 #include "../types.hpp"
+#include "arrays.hpp"
 #include "dlpack.hpp"
 
 namespace fusedstep {
 
 namespace py = pybind11;
 
-// What must stay as it is while a tensor is taken for the one it was. `kind` is alike for tensors of one dtype, device
-// and layout that were looked at in the same way.
+// What must stay as it is while a tensor is taken for the one it was. `kind` is alike for tensors of one dtype and
+// device.
 struct View {
     void* data = nullptr;
     std::int64_t ndim = 0;
@@ -24,37 +25,24 @@ struct View {
 
 // Reads tensors through the DLPack exchange table of their type, or where the library has none, through capsules made
 // by a function such as torch.utils.dlpack.to_dlpack.
-//
-// Both take a reference of the library's own on a tensor, which costs more than all the rest when it is the first. The
-// C functions of torch's stable interface borrow: where they are there, views are made by them.
 class TensorReader {
 public:
-    // `exchange`: the type's __dlpack_c_exchange_api__ or None. ValueError for a table of another major version.
-    // `fields`: None or (types, offset, functions): where in an object of exactly one of these types torch's handle of
-    // the tensor is, and the addresses of aoti_torch_get_data_ptr, dim, sizes, strides, dtype, device_type, layout, and
-    // of aoti_torch_device_type_cpu and layout_strided.
-    TensorReader(py::object exchange, py::object to_dlpack, py::object fields);
+    // `exchange`: the type's __dlpack_c_exchange_api__ or None. ValueError where it is no such table.
+    TensorReader(py::object exchange, py::object to_dlpack);
 
     // False, without an error set, for what cannot be described so (a sparse tensor). `out` is valid until the next
     // call.
     bool read(PyObject* tensor, dlpack::Tensor& out);
     bool view(PyObject* tensor, View& out);
 
-private:
-    std::optional<bool> fields(PyObject* tensor, View& out) const;
+    // A tensor's memory in an array's place: of a dtype that parameters, gradients or states have, on the CPU, without
+    // gaps between its elements, all of them in its storage. TypeError or ValueError that begins with `name`.
+    Memory memory(py::object tensor, const std::string& name);
 
+private:
     int (*from_object_)(void*, dlpack::Tensor*) = nullptr;
     py::object to_dlpack_;
     py::object capsule_;  // of the tensor read last
-    py::tuple types_;
-    std::size_t offset_ = 0;
-    template <class T>
-    using Field = int (*)(void* handle, T* out);
-    Field<void*> data_ptr_ = nullptr;
-    Field<std::int64_t> dim_ = nullptr;
-    Field<std::int64_t*> sizes_ = nullptr, strides_ = nullptr;
-    Field<std::int32_t> dtype_ = nullptr, device_type_ = nullptr, layout_ = nullptr;
-    std::int32_t cpu_ = 0, strided_ = 0;
 };
 
 void* address(const dlpack::Tensor& tensor);
@@ -63,5 +51,12 @@ bool is_complex(dlpack::DataType dtype);
 
 // The format of the elements, pairs of them for complex numbers; false for what the engine has none for.
 bool to_format(dlpack::DataType dtype, Format& out);
+
+// Whether a tensor's storage, which may have been resized or freed under it, has all of these bytes.
+bool in_storage(PyObject* tensor, const void* data, std::size_t bytes);
+
+// Whether a tensor's numbers are the conjugates, or the negatives, of what its memory holds.
+bool is_conjugate(PyObject* tensor);
+bool is_negative(PyObject* tensor);
 
 }  // namespace fusedstep

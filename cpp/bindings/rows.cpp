@@ -38,6 +38,7 @@ bool is_stochastic(Format format) {
 }  // namespace
 
 void Model::take_rows(py::object check, py::object type, py::object without) {
+    const Claim::Guard claimed(*claim_, "params", false);
     check_rows_ = std::move(check);
     rows_type_ = std::move(type);
     rows_without_.clear();
@@ -53,9 +54,10 @@ bool Model::has_rows(std::size_t i) const {
     const Tensor& x = engine_.tensors[i];
     const auto group = static_cast<std::size_t>(x.group);
     if (!rows_possible_ || x.ema != nullptr || groups_[group].averaged) return false;
-    if (is_stochastic(x.param.format) || is_stochastic(x.copy.format)) return false;
-    PyObject* rounding = PyDict_GetItemString(groups_[group].dict.ptr(), "rounding");
-    if (rounding == nullptr || !PyUnicode_Check(rounding) || PyUnicode_CompareWithASCIIString(rounding, "nearest") != 0)
+    if (is_stochastic(x.param.format)) return false;
+    const py::object rounding = dict_item(groups_[group].dict.ptr(), py::str("rounding").ptr());
+    if (!rounding || !PyUnicode_Check(rounding.ptr()) ||
+        PyUnicode_CompareWithASCIIString(rounding.ptr(), "nearest") != 0)
         return false;
     for (const std::size_t h : rows_without_)
         if (engine_.groups[group].hypers[h] != 0) return false;
@@ -70,7 +72,7 @@ bool Model::take_parts(std::size_t i, RowGradient& taken, py::object indices, py
     const Tensor& x = engine_.tensors[i];
     taken.index_size = index_size(indices.ptr());
     if (taken.index_size == 0 || !is_array(param) || !is_array(values.ptr()) || !has_layout(values.ptr())) return false;
-    if (options.zero_grads && !py::reinterpret_borrow<py::array>(values).writeable()) return false;
+    if (now_.zero_grads && !py::reinterpret_borrow<py::array>(values).writeable()) return false;
     const Shape whole = shape_of(param), given = shape_of(values.ptr());
     const Py_ssize_t count = shape_of(indices.ptr()).dimensions[0];
     if (whole.axes == 0 || given.axes != whole.axes || given.dimensions[0] != count ||
@@ -107,7 +109,9 @@ const Extent* Model::written_within(const RowGradient& taken) const {
 
 // A gradient of rows, if it is one. Repeated rows are added up when all gradients have been looked at: sum_rows().
 bool Model::set_rows(std::size_t i, PyObject* grad) {
-    if (check_rows_.is_none() || py::isinstance<py::array>(py::handle(grad)) || PyTuple_Check(grad)) return false;
+    if (check_rows_.is_none() || py::isinstance<py::array>(py::handle(grad)) ||
+        py::isinstance<Memory>(py::handle(grad)))
+        return false;
     if (rows_used_ == rows_.size()) rows_.emplace_back();
     RowGradient& taken = rows_[rows_used_];
     const py::handle rows(grad);
@@ -145,13 +149,10 @@ void Model::sum_rows() {
     }
 }
 
-// After a step: the gradients are the caller's alone again.
-void Model::release_rows(bool zero) {
+void Model::zero_rows() {
     for (std::size_t k = 0; k < rows_used_; ++k) {
-        RowGradient& taken = rows_[k];
-        if (zero && taken.given.size != 0)
-            std::memset(taken.given.data, 0, taken.given.size * item_size(taken.given.format));
-        taken.indices = taken.values = py::object();
+        const Array& given = rows_[k].given;
+        if (given.size != 0) std::memset(given.data, 0, given.size * item_size(given.format));
     }
 }
 

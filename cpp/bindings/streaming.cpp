@@ -5,8 +5,10 @@
 #include <vector>
 
 #include "../dispatch.hpp"
-#include "../threads.hpp"
+#include "../threads/count.hpp"
+#include "../threads/parallel.hpp"
 #include "arrays.hpp"
+#include "gil.hpp"
 
 namespace fusedstep {
 namespace {
@@ -14,6 +16,7 @@ namespace {
 struct Pass {
     const KernelTable* kernels;
     std::vector<Array> write, read;
+    std::vector<py::object> held;
     std::size_t pieces, chunks;
     std::atomic<float> sink{0};
 };
@@ -36,11 +39,12 @@ void walk(void* context, std::size_t chunk) {
 }  // namespace
 
 void stream(py::list read_write, py::list read) {
-    Pass pass{&active_kernels(), {}, {}, 1, 1, {}};
-    const auto take = [](py::list arrays, bool writeable, const char* name, std::vector<Array>& out) {
+    Pass pass{&active_kernels(), {}, {}, {}, 1, 1, {}};
+    const auto take = [&pass](py::list arrays, bool writeable, const char* name, std::vector<Array>& out) {
         for (std::size_t i = 0; i < arrays.size(); ++i) {
             const std::string where = std::string(name) + "[" + std::to_string(i) + "]";
-            out.push_back(as_array(py::object(arrays[i]).ptr(), writeable, where));
+            pass.held.push_back(arrays[i]);
+            out.push_back(as_array(pass.held.back().ptr(), writeable, where));
             if (out.back().format != Format::float32)
                 throw py::type_error(where + ": got dtype " + dtype_name(out.back().format) + ", needs float32");
         }
@@ -51,10 +55,9 @@ void stream(py::list read_write, py::list read) {
     for (const std::vector<Array>* arrays : {&pass.write, &pass.read})
         for (const Array& a : *arrays) longest = std::max(longest, a.size);
     pass.pieces = std::max<std::size_t>(1, longest / 1024);
-    const int threads = num_threads();
+    const int threads = team_size(pass.pieces);
     pass.chunks = std::min<std::size_t>(pass.pieces, static_cast<std::size_t>(threads) * 64);
-    const py::gil_scoped_release release;
-    parallel_for(pass.chunks, threads, walk, &pass);
+    without_gil([&] { parallel_for(pass.chunks, threads, walk, &pass); });
 }
 
 }  // namespace fusedstep

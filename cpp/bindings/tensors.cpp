@@ -1,5 +1,7 @@
 #include "tensors.hpp"
 
+#include <utility>
+
 namespace fusedstep {
 namespace {
 
@@ -9,23 +11,10 @@ py::str interned(const std::string& text) {
     return py::reinterpret_steal<py::str>(name);
 }
 
-// Borrowed; null when there is no such entry.
-PyObject* entry(PyObject* dict, const py::str& key) {
-    PyObject* found = PyDict_GetItemWithError(dict, key.ptr());
-    if (found == nullptr && PyErr_Occurred()) throw py::error_already_set();
-    return found;
-}
-
 py::object attribute(PyObject* object, PyObject* name) {
     PyObject* found = PyObject_GetAttr(object, name);
     if (found == nullptr) throw py::error_already_set();
     return py::reinterpret_steal<py::object>(found);
-}
-
-bool flag(PyObject* object, const py::str& method) {
-    const auto result = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(object, method.ptr()));
-    if (!result) throw py::error_already_set();
-    return result.ptr() == Py_True;
 }
 
 // The C function behind an attribute of a type, null when the attribute is anything else.
@@ -69,26 +58,34 @@ void TensorModel::watch(py::object param, py::object local, py::object inner, py
         !reader_.view(local.ptr(), view))
         throw py::type_error(param_name(path) + ": needs a dense tensor of a float dtype");
     item.complex = is_complex(described.dtype);
-    item.data = view.data;
-    item.kind = view.kind;
-    item.ndim = static_cast<std::size_t>(view.ndim);
-    item.dims = dims_.size();
-    dims_.insert(dims_.end(), view.shape, view.shape + view.ndim);
-    dims_.insert(dims_.end(), view.strides, view.strides + view.ndim);
+    item.place = place_of(view);
     item.grad_getter = getter(param.ptr(), grad_attribute().ptr());
+    const ::fusedstep::Tensor& x = engine_.tensors[items_.size()];
     std::size_t elements = item.complex ? 2 : 1;
     for (std::int64_t d = 0; d < view.ndim; ++d) elements *= static_cast<std::size_t>(view.shape[d]);
-    if (elements != engine_.tensors[items_.size()].size)
+    // With a float32 master, x.param is still the parameter's own memory.
+    if (elements != x.size || (x.size != 0 && view.data != x.param.data))
         throw py::value_error(param_name(path) + ": is not the tensor that was added");
     item.param = std::move(param);
     item.local = std::move(local);
     item.inner = std::move(inner);
     for (const std::string& name : names) {
         py::str key = interned(name);
-        PyObject* tensor = entry(state.ptr(), key);
-        if (tensor == nullptr) throw py::value_error(param_name(path) + ": its state has no entry '" + name + "'");
-        item.entries.emplace_back(std::move(key), py::reinterpret_borrow<py::object>(tensor));
-        item.entry_data.push_back(item.inner.is_none() ? where(tensor) : nullptr);
+        py::object tensor = dict_item(state.ptr(), key.ptr());
+        if (!tensor) throw py::value_error(param_name(path) + ": its state has no entry '" + name + "'");
+        Entry kept{std::move(key), std::move(tensor), {}, {}};
+        kept.local = kept.tensor;
+        if (!item.inner.is_none() && py::hasattr(kept.tensor, item.inner)) kept.local = kept.tensor.attr(item.inner);
+        View its;
+        if (!reader_.view(kept.local.ptr(), its))
+            throw py::type_error(param_name(path) + " " + name + ": needs a dense tensor");
+        kept.place = place_of(its);
+        std::size_t size = item.complex ? 2 : 1;
+        for (std::int64_t d = 0; d < its.ndim; ++d) size *= static_cast<std::size_t>(its.shape[d]);
+        if (size == x.size && size > 2 && !lies_as(item.place, its))
+            throw py::value_error(param_name(path) + " " + name +
+                                  ": lies otherwise in memory than its parameter, needs the same strides");
+        item.entries.push_back(std::move(kept));
     }
     item.state = std::move(state);
     item.progress = Progress(reader_, step, scalars);
@@ -106,8 +103,8 @@ void TensorModel::finish() {
         watched_.emplace_back();
         for (const std::string& name : watched_names_) {
             py::str key = interned(name);
-            PyObject* found = entry(source.dict.ptr(), key);
-            watched_.back().emplace_back(std::move(key), py::reinterpret_borrow<py::object>(found));
+            py::object found = dict_item(source.dict.ptr(), key.ptr());
+            watched_.back().emplace_back(std::move(key), std::move(found));
         }
     }
 }
@@ -128,29 +125,35 @@ bool TensorModel::same_groups(py::list groups) const {
     static const py::str* params_key = new py::str(interned("params"));
     std::size_t i = 0;
     for (std::size_t g = 0; g < groups_.size(); ++g) {
-        PyObject* dict = PyList_GET_ITEM(groups.ptr(), static_cast<Py_ssize_t>(g));
-        if (dict != groups_[g].dict.ptr()) return false;
+        PyObject* dict = groups_[g].dict.ptr();
+        if (sequence_item(groups.ptr(), g).ptr() != dict) return false;
         for (const auto& [key, seen] : watched_[g])
-            if (entry(dict, key) != seen.ptr()) return false;
-        PyObject* params = entry(dict, *params_key);
-        if (params == nullptr || !PyList_Check(params)) return false;
-        const auto count = static_cast<std::size_t>(PyList_GET_SIZE(params));
+            if (!dict_item(dict, key.ptr()).is(seen)) return false;
+        const py::object params = dict_item(dict, params_key->ptr());
+        if (!params || !PyList_Check(params.ptr())) return false;
+        const auto count = static_cast<std::size_t>(PyList_GET_SIZE(params.ptr()));
         if (count > items_.size() - i) return false;
         for (std::size_t k = 0; k < count; ++k, ++i)
-            if (PyList_GET_ITEM(params, static_cast<Py_ssize_t>(k)) != items_[i].param.ptr() ||
-                engine_.tensors[i].group != static_cast<int>(g))
+            if (!sequence_item(params.ptr(), k).is(items_[i].param) || engine_.tensors[i].group != static_cast<int>(g))
                 return false;
     }
     return i == items_.size();
 }
 
-// Whether a tensor has the item's shape and strides. The stride of a dimension with one index means nothing.
-bool TensorModel::lies_as(const Item& item, const View& view) const {
-    if (static_cast<std::size_t>(view.ndim) != item.ndim) return false;
-    const std::int64_t* shape = dims_.data() + item.dims;
-    const std::int64_t* strides = shape + item.ndim;
+TensorModel::Place TensorModel::place_of(const View& view) {
+    const Place place{view.data, view.kind, dims_.size(), static_cast<std::size_t>(view.ndim)};
+    dims_.insert(dims_.end(), view.shape, view.shape + view.ndim);
+    dims_.insert(dims_.end(), view.strides, view.strides + view.ndim);
+    return place;
+}
+
+// Whether a tensor has the same shape and strides. The stride of a dimension with one index means nothing.
+bool TensorModel::lies_as(const Place& place, const View& view) const {
+    if (static_cast<std::size_t>(view.ndim) != place.ndim) return false;
+    const std::int64_t* shape = dims_.data() + place.dims;
+    const std::int64_t* strides = shape + place.ndim;
     bool empty = false, same = true;
-    for (std::size_t d = 0; d < item.ndim; ++d) {
+    for (std::size_t d = 0; d < place.ndim; ++d) {
         if (view.shape[d] != shape[d]) return false;
         empty = empty || shape[d] == 0;
         same = same && (shape[d] == 1 || view.strides[d] == strides[d]);
@@ -158,23 +161,23 @@ bool TensorModel::lies_as(const Item& item, const View& view) const {
     return same || empty;
 }
 
-// Null for what cannot be read.
-void* TensorModel::where(PyObject* tensor) {
+bool TensorModel::is_at(const Place& place, PyObject* tensor) {
     View view;
-    return reader_.view(tensor, view) ? view.data : nullptr;
+    return reader_.view(tensor, view) && view.data == place.data && view.kind == place.kind && lies_as(place, view);
 }
 
 // Whether the parameter and its states are the tensors they were, where they were.
 bool TensorModel::same_tensors(const Item& item) {
-    View view;
     if (!item.inner.is_none() && attribute(item.param.ptr(), item.inner.ptr()).ptr() != item.local.ptr()) return false;
-    if (!reader_.view(item.local.ptr(), view) || view.data != item.data || view.kind != item.kind ||
-        !lies_as(item, view))
-        return false;
-    for (std::size_t e = 0; exposed_ && e < item.entries.size(); ++e) {
-        const auto& [key, tensor] = item.entries[e];
-        if (entry(item.state.ptr(), key) != tensor.ptr()) return false;
-        if (item.entry_data[e] != nullptr && where(tensor.ptr()) != item.entry_data[e]) return false;
+    if (!is_at(item.place, item.local.ptr())) return false;
+    if (item.complex && (is_conjugate(item.local.ptr()) || is_negative(item.local.ptr()))) return false;
+    if (!exposed_) return true;
+    for (const Entry& kept : item.entries) {
+        if (!dict_item(item.state.ptr(), kept.key.ptr()).is(kept.tensor)) return false;
+        if (kept.local.ptr() != kept.tensor.ptr() &&
+            attribute(kept.tensor.ptr(), item.inner.ptr()).ptr() != kept.local.ptr())
+            return false;
+        if (!is_at(kept.place, kept.local.ptr())) return false;
     }
     return true;
 }
@@ -215,15 +218,20 @@ TensorModel::Found TensorModel::gradient(std::size_t i, PyObject* substitute) {
         item.grad = py::reinterpret_steal<py::object>(inner);
     }
     View view;
-    if (!reader_.view(item.grad.ptr(), view) || !lies_as(item, view) || (view.data == nullptr && x.size != 0))
-        return Found::other;
+    if (!reader_.view(item.grad.ptr(), view) || !lies_as(item.place, view)) return Found::other;
     Format format = item.format;
-    if (view.kind != item.kind && !fits(item, format)) return Found::other;
-    // A conjugated or negated view holds other numbers than its memory does.
-    static const py::str* is_conj = new py::str(interned("is_conj"));
-    static const py::str* is_neg = new py::str(interned("is_neg"));
-    if (item.complex && flag(item.grad.ptr(), *is_conj)) return Found::other;
-    if (x.size <= 2 && flag(item.grad.ptr(), *is_neg)) return Found::other;
+    if (view.kind != item.place.kind && !fits(item, format)) return Found::other;
+    // A call into the library costs as much as all the rest: only for another gradient, or one that lies elsewhere, as
+    // storage that is resized does.
+    if (item.asked != item.grad.ptr() || item.asked_at != view.data) {
+        item.asked = nullptr;
+        if (is_negative(item.grad.ptr()) || (item.complex && is_conjugate(item.grad.ptr()))) return Found::other;
+        if (x.size != 0 && !in_storage(item.grad.ptr(), view.data, x.size * item_size(format)))
+            throw py::value_error(grad_name(i) +
+                                  ": its memory was freed or resized, and holds fewer bytes than its elements need");
+        item.asked = item.grad.ptr();
+        item.asked_at = view.data;
+    }
     x.grad = {x.size == 0 ? static_cast<void*>(item.grad.ptr()) : view.data, nullptr, format};
     return Found::usable;
 }
@@ -234,7 +242,7 @@ void TensorModel::expose_states(bool exposed) {
 }
 
 py::object TensorModel::step(py::list groups, double grad_scale, py::dict substitutes, std::ptrdiff_t only) {
-    const Busy busy(busy_);
+    const Claim::Guard claimed(*claim_, "step()", true);
     if (only >= static_cast<std::ptrdiff_t>(items_.size())) return py::none();
     const std::size_t first = only < 0 ? 0 : static_cast<std::size_t>(only);
     const std::size_t last_one = only < 0 ? items_.size() : first + 1;
@@ -256,9 +264,9 @@ py::object TensorModel::step(py::list groups, double grad_scale, py::dict substi
     if (only >= 0)
         for (::fusedstep::Tensor& x : engine_.tensors) x.grad.data = nullptr;
     for (std::size_t i = first; i < last_one; ++i) {
-        PyObject* substitute = some ? PyDict_GetItem(substitutes.ptr(), py::int_(i).ptr()) : nullptr;
+        const py::object substitute = some ? dict_item(substitutes.ptr(), py::int_(i).ptr()) : py::object();
         if (!same_tensors(items_[i])) return py::none();
-        const Found found = gradient(i, substitute);
+        const Found found = gradient(i, substitute.ptr());
         if (found == Found::none) continue;
         if (items_[i].state.is_none()) return py::none();
         if (found == Found::other)
@@ -278,6 +286,29 @@ py::object TensorModel::step(py::list groups, double grad_scale, py::dict substi
         report_changes();
     }
     return py::bool_(taken);
+}
+
+int TensorModel::traverse(visitproc visit, void* arg) const {
+    for (const Item& item : items_) {
+        for (const py::object* object : {&item.param, &item.local, &item.state, &item.grad}) Py_VISIT(object->ptr());
+        for (const Entry& kept : item.entries) {
+            Py_VISIT(kept.tensor.ptr());
+            Py_VISIT(kept.local.ptr());
+        }
+    }
+    for (const auto& group : watched_)
+        for (const auto& [key, seen] : group) Py_VISIT(seen.ptr());
+    Py_VISIT(every_.ptr());
+    Py_VISIT(changed.ptr());
+    return Model::traverse(visit, arg);
+}
+
+void TensorModel::clear() {
+    const auto items = std::exchange(items_, {});
+    const auto watched = std::exchange(watched_, {});
+    const py::list every = std::exchange(every_, py::list());
+    const py::object called = std::exchange(changed, py::none());
+    Model::clear();
 }
 
 void TensorModel::report_changes() {

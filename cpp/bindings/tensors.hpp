@@ -1,5 +1,5 @@
 // A model whose arrays are another library's tensors (torch's): parameters, gradients and states are read anew at every
-// step, where they lie now, and nothing else of them is looked at while they are what they were.
+// step; other properties are re-read only if a tensor changed.
 #pragma once
 #include <string>
 #include <vector>
@@ -15,6 +15,9 @@ public:
     // `check` and `cross_check` as Model's. `watched`: entries of the parameter groups that say how the model was made.
     TensorModel(const std::string& rule, py::object check, py::object cross_check, TensorReader reader,
                 std::vector<std::string> watched);
+
+    int traverse(visitproc visit, void* arg) const override;
+    void clear() override;
 
     // Uses another rule with the same hyper-parameters and states for this group.
     void set_rule(int group, const std::string& rule);
@@ -54,18 +57,29 @@ public:
     std::vector<std::size_t> stepped() const;
 
 private:
+    // A tensor where it lay, how and what it was.
+    struct Place {
+        void* data = nullptr;
+        std::uint64_t kind = 0;
+        std::size_t dims = 0, ndim = 0;  // its shape and then its strides, in dims_
+    };
+    struct Entry {
+        py::str key;
+        py::object tensor, local;
+        Place place;
+    };
     struct Item {
         py::object param, local, inner, state;
         PyGetSetDef* grad_getter = nullptr;  // what the attribute `grad` of the parameter's type calls, if it is C
         py::object grad;                     // held during the step
-        void* data = nullptr;
-        std::uint64_t kind = 0;
-        std::size_t dims = 0, ndim = 0;  // its shape and then its strides, in dims_
+        // The last gradient of which more was asked than where it lies. Only compared, never used: it may be gone.
+        const PyObject* asked = nullptr;
+        const void* asked_at = nullptr;
+        Place place;
         Format format = Format::float32;
         bool complex = false;
         Progress progress;
-        std::vector<std::pair<py::str, py::object>> entries;
-        std::vector<void*> entry_data;
+        std::vector<Entry> entries;
     };
     enum class Found { none, usable, other };
 
@@ -73,8 +87,9 @@ private:
     static unsigned states_in_use(const Group& group);
     bool same_groups(py::list groups) const;
     bool same_tensors(const Item& item);
-    bool lies_as(const Item& item, const View& view) const;
-    void* where(PyObject* tensor);
+    Place place_of(const View& view);
+    bool lies_as(const Place& place, const View& view) const;
+    bool is_at(const Place& place, PyObject* tensor);
     static py::object grad_of(const Item& item);
     bool fits(const Item& item, Format& format);
     Found gradient(std::size_t i, PyObject* substitute);

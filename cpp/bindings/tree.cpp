@@ -1,6 +1,7 @@
 #include "tree.hpp"
 
 #include "arrays.hpp"
+#include "items.hpp"
 
 namespace fusedstep {
 namespace {
@@ -9,8 +10,14 @@ constexpr int kDeepest = 200;
 
 // ["W1"] or [0]: as Python would print the key, but with double quotes.
 std::string step_into(py::handle key) {
-    if (py::isinstance<py::str>(key)) return "[\"" + key.cast<std::string>() + "\"]";
-    return "[" + py::repr(key).cast<std::string>() + "]";
+    const bool plain = py::isinstance<py::str>(key);
+    const py::object written = plain ? py::reinterpret_borrow<py::object>(key) : py::repr(key);
+    // Text may hold what has no UTF-8: lone surrogates, as of the names of files.
+    const auto bytes =
+        py::reinterpret_steal<py::bytes>(PyUnicode_AsEncodedString(written.ptr(), "utf-8", "backslashreplace"));
+    if (!bytes) throw py::error_already_set();
+    const std::string text = bytes;
+    return plain ? "[\"" + text + "\"]" : "[" + text + "]";
 }
 
 bool is_sequence(PyObject* object) { return PyList_Check(object) || PyTuple_Check(object); }
@@ -24,14 +31,20 @@ Tree::Node Tree::grow(py::handle object, const std::string& path, int depth) {
     Node node;
     if (PyDict_Check(object.ptr())) {
         node.kind = Kind::dict;
-        for (const auto& item : py::reinterpret_borrow<py::dict>(object)) {
-            node.keys.push_back(py::reinterpret_borrow<py::object>(item.first));
-            node.children.push_back(grow(item.second, path + step_into(item.first), depth + 1));
+        // A copy: the names of keys are asked of Python code.
+        const auto items = py::reinterpret_steal<py::list>(PyDict_Items(object.ptr()));
+        if (!items) throw py::error_already_set();
+        for (const py::handle item : items) {
+            const py::handle key = PyTuple_GET_ITEM(item.ptr(), 0), value = PyTuple_GET_ITEM(item.ptr(), 1);
+            node.keys.push_back(py::reinterpret_borrow<py::object>(key));
+            node.children.push_back(grow(value, path + step_into(key), depth + 1));
         }
     } else if (is_sequence(object.ptr())) {
         node.kind = Kind::sequence;
+        const auto items = py::reinterpret_steal<py::tuple>(PySequence_Tuple(object.ptr()));
+        if (!items) throw py::error_already_set();
         std::size_t i = 0;
-        for (const auto& item : py::reinterpret_borrow<py::sequence>(object))
+        for (const py::handle item : items)
             node.children.push_back(grow(item, path + "[" + std::to_string(i++) + "]", depth + 1));
     } else {
         leaves_.push_back(py::reinterpret_borrow<py::object>(object));
@@ -40,16 +53,16 @@ Tree::Node Tree::grow(py::handle object, const std::string& path, int depth) {
     return node;
 }
 
-void Tree::flatten(PyObject* object, const char* name, std::vector<PyObject*>& out) const {
-    out.clear();
+void Tree::flatten(PyObject* object, const char* name, std::vector<py::object>& out) const {
+    let_go(out);
     std::size_t next = 0;
     walk(root_, object, name, next, out);
 }
 
 // None for a branch stands for None in each of its leaves.
-std::size_t Tree::skip(const Node& node, std::size_t next, std::vector<PyObject*>& out) const {
+std::size_t Tree::skip(const Node& node, std::size_t next, std::vector<py::object>& out) const {
     if (node.kind == Kind::leaf) {
-        out.push_back(Py_None);
+        out.push_back(py::none());
         return next + 1;
     }
     for (const Node& child : node.children) next = skip(child, next, out);
@@ -57,9 +70,9 @@ std::size_t Tree::skip(const Node& node, std::size_t next, std::vector<PyObject*
 }
 
 void Tree::walk(const Node& node, PyObject* object, const char* name, std::size_t& next,
-                std::vector<PyObject*>& out) const {
+                std::vector<py::object>& out) const {
     if (node.kind == Kind::leaf) {
-        out.push_back(object);
+        out.push_back(py::reinterpret_borrow<py::object>(object));
         ++next;
         return;
     }
@@ -71,21 +84,21 @@ void Tree::walk(const Node& node, PyObject* object, const char* name, std::size_
     if (node.kind == Kind::dict) {
         if (!PyDict_Check(object)) mismatch(object, name, next, "a dict");
         for (std::size_t i = 0; i < n; ++i) {
-            PyObject* child = PyDict_GetItemWithError(object, node.keys[i].ptr());
-            if (child == nullptr) {
-                if (PyErr_Occurred()) throw py::error_already_set();
+            const py::object child = dict_item(object, node.keys[i].ptr());
+            if (!child)
                 throw py::value_error(std::string(name) + ": has no entry " + step_into(node.keys[i]) +
                                       ", needs the keys of " + name_);
-            }
-            walk(node.children[i], child, name, next, out);
+            walk(node.children[i], child.ptr(), name, next, out);
         }
         if (static_cast<std::size_t>(PyDict_Size(object)) != n) {
-            for (const auto& item : py::reinterpret_borrow<py::dict>(object)) {
-                bool known = false;
-                for (const py::object& key : node.keys) known = known || key.equal(item.first);
-                if (!known)
-                    throw py::value_error(std::string(name) + ": has an entry " + step_into(item.first) + " that " +
-                                          name_ + " has not");
+            const auto given = py::reinterpret_steal<py::list>(PyDict_Keys(object));
+            if (!given) throw py::error_already_set();
+            py::set known;
+            for (const py::object& key : node.keys) known.add(key);
+            for (const py::handle found : given) {
+                if (!known.contains(found))
+                    throw py::value_error(std::string(name) + ": has an entry " + step_into(found) + " that " + name_ +
+                                          " does not have");
             }
         }
         return;
@@ -94,9 +107,21 @@ void Tree::walk(const Node& node, PyObject* object, const char* name, std::size_
     const auto length = static_cast<std::size_t>(PySequence_Fast_GET_SIZE(object));
     if (length != n) mismatch(object, name, next, std::to_string(n) + " entries, got " + std::to_string(length));
     for (std::size_t i = 0; i < n; ++i) {
-        PyObject* child = PySequence_Fast_GET_ITEM(object, static_cast<Py_ssize_t>(i));
-        walk(node.children[i], child, name, next, out);
+        // Comparing keys further in may run Python code, and that may shorten a list.
+        const py::object child = sequence_item(object, i);
+        if (!child) throw py::value_error(std::string(name) + ": was changed while it was looked at");
+        walk(node.children[i], child.ptr(), name, next, out);
     }
+}
+
+int Tree::traverse(visitproc visit, void* arg) const {
+    for (const py::object& leaf : leaves_) Py_VISIT(leaf.ptr());
+    return 0;
+}
+
+void Tree::clear() {
+    const std::vector<py::object> released = std::move(leaves_);
+    leaves_.clear();
 }
 
 void Tree::mismatch(PyObject* object, const char* name, std::size_t leaf, const std::string& needs) const {

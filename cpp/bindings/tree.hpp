@@ -23,7 +23,11 @@ public:
 
     // The leaves of an object of the same structure, in the same order; None where it holds None in a leaf's or a
     // whole branch's place. TypeError or ValueError that begins with `name` when the structure differs.
-    void flatten(PyObject* object, const char* name, std::vector<PyObject*>& out) const;
+    void flatten(PyObject* object, const char* name, std::vector<py::object>& out) const;
+
+    // For Python's garbage collector.
+    int traverse(visitproc visit, void* arg) const;
+    void clear();
 
 private:
     enum class Kind { leaf, dict, sequence };
@@ -35,8 +39,8 @@ private:
 
     Node grow(py::handle object, const std::string& path, int depth);
     void walk(const Node& node, PyObject* object, const char* name, std::size_t& next,
-              std::vector<PyObject*>& out) const;
-    std::size_t skip(const Node& node, std::size_t next, std::vector<PyObject*>& out) const;
+              std::vector<py::object>& out) const;
+    std::size_t skip(const Node& node, std::size_t next, std::vector<py::object>& out) const;
     [[noreturn]] void mismatch(PyObject* object, const char* name, std::size_t leaf, const std::string& needs) const;
 
     std::string name_;

@@ -1,0 +1,46 @@
+// Entries of a caller's containers, with a reference of their own: another thread may take them out at any moment.
+#pragma once
+#include <pybind11/pybind11.h>
+
+#include <utility>
+#include <vector>
+
+namespace fusedstep {
+
+namespace py = pybind11;
+
+// Null when the dict has no such key.
+inline py::object dict_item(PyObject* dict, PyObject* key) {
+#if PY_VERSION_HEX >= 0x030D0000
+    PyObject* found = nullptr;
+    if (PyDict_GetItemRef(dict, key, &found) < 0) throw py::error_already_set();
+    return py::reinterpret_steal<py::object>(found);
+#else
+    PyObject* found = PyDict_GetItemWithError(dict, key);
+    if (found == nullptr && PyErr_Occurred()) throw py::error_already_set();
+    return py::reinterpret_borrow<py::object>(found);
+#endif
+}
+
+// Of a list or tuple. Null when it is not so long, or no longer.
+inline py::object sequence_item(PyObject* sequence, std::size_t i) {
+    const auto index = static_cast<Py_ssize_t>(i);
+#if PY_VERSION_HEX >= 0x030D0000
+    if (PyList_Check(sequence)) {
+        PyObject* found = PyList_GetItemRef(sequence, index);
+        if (found == nullptr) PyErr_Clear();
+        return py::reinterpret_steal<py::object>(found);
+    }
+#endif
+    if (index >= PySequence_Fast_GET_SIZE(sequence)) return {};
+    return py::reinterpret_borrow<py::object>(PySequence_Fast_GET_ITEM(sequence, index));
+}
+
+// Empties it, and keeps its memory. Letting go of an object may run the garbage collector, which must not find one that
+// is gone already.
+inline void let_go(std::vector<py::object>& objects) {
+    for (py::object& object : objects) const py::object gone = std::move(object);
+    objects.clear();
+}
+
+}  // namespace fusedstep

@@ -1,0 +1,565 @@
+#include "engine.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <type_traits>
+
+#include "../dispatch.hpp"
+#include "../threads/count.hpp"
+#include "../threads/float_environment.hpp"
+#include "../threads/parallel.hpp"
+#include "noise.hpp"
+#include "scratch.hpp"
+
+namespace fusedstep {
+namespace {
+
+// What a tensor costs beyond its elements, in elements: a few calls and cache misses.
+constexpr std::uint64_t kTensorCost = 64;
+
+// A thread is worth waking for this many elements, some five microseconds; below twice that the caller works alone.
+constexpr std::uint64_t kCostPerThread = 16384;
+
+// Shares of a large model: enough of them that the last to finish is not far behind, few enough to cost nothing.
+constexpr std::size_t kChunksPerThread = 64;
+
+// Elements decoded at a time: parameter, gradient and states of a piece stay in the L1 cache. Passes that sum take
+// whole blocks.
+constexpr std::size_t kPiece = 1024;
+
+constexpr std::uint32_t kLargestHalf = 0x477FE000;  // the bits of 65504
+
+std::size_t width(Format format) { return kFormatSizes[static_cast<int>(format)].item; }
+
+bool is_half(Format format) {
+    return format == Format::float16 || format == Format::float16_stochastic || format == Format::float16_master;
+}
+
+Format native(Compute compute) { return compute == kFloat ? Format::float32 : Format::float64; }
+
+template <class Pointer>
+Pointer* advanced(Pointer* data, std::size_t bytes) {
+    return reinterpret_cast<Pointer*>(reinterpret_cast<std::uintptr_t>(data) + bytes);
+}
+
+void* at(const Stream& stream, std::size_t element) { return advanced(stream.data, element * width(stream.format)); }
+
+void* extra_at(const Stream& stream, std::size_t element) {
+    if (stream.extra == nullptr) return nullptr;
+    const bool blocks = stream.format == Format::q8_signed || stream.format == Format::q8_unsigned;
+    return advanced(stream.extra, blocks ? element / kQuantBlock * sizeof(float)
+                                         : element * kFormatSizes[static_cast<int>(stream.format)].extra);
+}
+
+// The streams of one piece in the compute type: where they lie when they are stored so, else decoded into scratch.
+template <std::size_t kLength>
+class Staging {
+public:
+    Staging(const KernelTable& kernels, Compute compute)
+        : kernels_(kernels), compute_(compute), native_(native(compute)) {}
+
+    bool staged(const Stream& stream) const { return stream.format != native_; }
+
+    void* load(const Stream& stream, std::size_t element, std::size_t n, int slot) {
+        if (!staged(stream)) return at(stream, element);
+        void* out = scratch(slot);
+        decode(stream.format)(at(stream, element), extra_at(stream, element), out, n);
+        return out;
+    }
+
+    std::size_t store(const Stream& stream, std::size_t element, std::size_t n, const void* values, Noise noise) const {
+        noise.first = element;
+        return kernels_.encode[static_cast<int>(stream.format)][compute_](values, at(stream, element),
+                                                                          extra_at(stream, element), n, noise);
+    }
+
+    // The same, but always a copy that may be written.
+    void* load_copy(const Stream& stream, std::size_t element, std::size_t n, int slot) {
+        void* loaded = load(stream, element, n, slot);
+        if (!staged(stream)) loaded = std::memcpy(scratch(slot), loaded, n * width(native_));
+        return loaded;
+    }
+
+    void* scratch(int slot) { return scratch_.data() + static_cast<std::size_t>(slot) * kLength * sizeof(double); }
+
+private:
+    DecodeFn decode(Format format) const { return kernels_.decode[static_cast<int>(format)][compute_]; }
+
+    const KernelTable& kernels_;
+    Compute compute_;
+    Format native_;
+    static_assert((2 + kMaxStates) * kLength * sizeof(double) <= Scratch::kBytes);
+    Scratch scratch_;
+};
+
+// The kernel for a tensor whose moments are all narrow in one way, and null for others.
+NarrowFn narrow_kernel(const RuleEntry& rule, unsigned variant, const Tensor& x, const Group& group,
+                       const StepOptions& options) {
+    if (x.compute != kFloat || x.rows != nullptr) return nullptr;
+    const unsigned used = rule.used_states(variant);
+    const auto moments_are = [&](Format is_signed, Format is_unsigned) {
+        bool all = true;
+        for (std::size_t s = 0; s < static_cast<std::size_t>(rule.n_states); ++s) {
+            const StateKind kind = rule.states[s].kind;
+            if ((used >> s & 1u) && kind != kExact)
+                all = all && x.states[s].format == (kind == kSigned ? is_signed : is_unsigned);
+        }
+        return all;
+    };
+    const Format param = x.param.format;
+    const bool halves = x.grad.format == Format::bfloat16 && x.ema == nullptr && !options.zero_grads &&
+                        !std::isfinite(group.clip_value) &&
+                        (param == Format::bfloat16 || param == Format::bfloat16_stochastic || param == Format::split);
+    // Beside float32 states a float32 parameter is stepped where it is: there is too little to decode.
+    const bool plain_states = moments_are(Format::float32, Format::float32);
+    if (plain_states && param == Format::float32) return nullptr;
+    const Format moments = plain_states                                          ? Format::float32
+                           : moments_are(Format::q8_signed, Format::q8_unsigned) ? Format::q8_signed
+                           : moments_are(Format::bfloat16, Format::bfloat16)     ? Format::bfloat16
+                                                                                 : Format::float64;
+    if (moments == Format::float64) return nullptr;
+    return rule.narrow(variant, moments, halves ? param : Format::float32);
+}
+
+// The whole blocks of `size` elements from `element` on.
+NarrowRun narrow_run(const Tensor& x, const Group& group, unsigned used, std::size_t element, std::size_t size,
+                     const StepOptions& options, Noise noise) {
+    const auto from = [&](const Stream& stream) {
+        return Stream{at(stream, element), extra_at(stream, element), stream.format};
+    };
+    NarrowRun run{};
+    run.param = from(x.param);
+    run.grad = from(x.grad);
+    for (std::size_t s = 0; s < x.states.size(); ++s)
+        if (used >> s & 1u) run.states[s] = from(x.states[s]);
+    run.ema = x.ema == nullptr ? nullptr : static_cast<float*>(x.ema) + element;
+    run.ema_decay = group.ema_decay;
+    run.clip_value = group.clip_value;
+    run.zero_grads = options.zero_grads;
+    run.noise = {noise.key, element};
+    run.n = size / kQuantBlock * kQuantBlock;
+    return run;
+}
+
+// Whether all that a step reads and writes of a tensor is of the compute type, and nothing is done but the rule's
+// maths.
+bool is_plain(const Tensor& x, const Group& group, unsigned used, const StepOptions& options) {
+    const Format format = native(x.compute);
+    bool plain = x.param.format == format && x.grad.format == format && x.ema == nullptr && !options.zero_grads &&
+                 !std::isfinite(group.clip_value);
+    for (std::size_t s = 0; s < x.states.size(); ++s)
+        plain = plain && !((used >> s & 1u) && x.states[s].format != format);
+    return plain;
+}
+
+// Puts the gradient of a run in place; returns the multiplier that is left for the rule to apply.
+template <std::size_t kLength>
+double load_gradient(Staging<kLength>& staging, const KernelTable& kernels, const Tensor& x, const Group& group,
+                     double multiplier, std::size_t element, std::size_t n, Run& run) {
+    run.grad = staging.load(x.grad, element, n, 1);
+    if (!std::isfinite(group.clip_value)) return multiplier;
+    void* clipped = staging.scratch(1);
+    kernels.prepare[x.compute](run.grad, multiplier, group.clip_value, clipped, n);
+    run.grad = clipped;
+    return 1;
+}
+
+}  // namespace
+
+void Engine::prepare() {
+    kernels_ = &active_kernels();
+    elements_ = 0;
+    single_ = false;
+    norms_ = false;
+    half_ = false;
+    std::size_t blocks = 0;
+    first_block_.clear();
+    for (const Tensor& x : tensors) {
+        first_block_.push_back(blocks);
+        blocks += (x.size + kBlock - 1) / kBlock;
+        elements_ += x.size;
+        single_ = single_ || x.compute == kFloat;
+        half_ = half_ || is_half(x.param.format);
+        norms_ = norms_ || kernels_->rules[groups[static_cast<std::size_t>(x.group)].rule].norms;
+    }
+    grad_sums_.assign(blocks, {});
+    pair_sums_.assign(norms_ ? blocks : 0, {});
+    constants_.resize(std::max<std::size_t>(1, tensors.size()));
+    constants_of_.assign(tensors.size(), 0);
+    scalars_before_.resize(half_ ? tensors.size() : 0);
+    cost_.assign(tensors.size() + 1, 0);
+    active_.assign((tensors.size() + 63) / 64, 0);
+    partition();
+}
+
+// Cumulative costs of the tensors that have a gradient; kept until another set of them has one.
+void Engine::partition() {
+    bool same = cost_.back() != 0 && !rows_;
+    rows_ = false;
+    for (std::size_t w = 0; w < active_.size(); ++w) {
+        std::uint64_t word = 0;
+        const std::size_t end = std::min(tensors.size(), w * 64 + 64);
+        for (std::size_t t = w * 64; t < end; ++t) {
+            word |= static_cast<std::uint64_t>(tensors[t].grad.data != nullptr) << (t - w * 64);
+            rows_ = rows_ || tensors[t].rows != nullptr;
+        }
+        same = same && word == active_[w];
+        active_[w] = word;
+    }
+    if (same && !rows_) return;
+    for (std::size_t t = 0; t < tensors.size(); ++t)
+        cost_[t + 1] = cost_[t] + (tensors[t].grad.data != nullptr ? tensors[t].steps_over() + kTensorCost : 0);
+}
+
+// Where a share of the total cost begins. Tensors are only cut between blocks, so the partial sums and the blocks of
+// the 8-bit formats are the same for any number of threads.
+Engine::Place Engine::place(std::uint64_t cost) const {
+    const auto after = std::upper_bound(cost_.begin(), cost_.end(), cost);
+    if (after == cost_.end()) return {tensors.size(), 0};
+    const auto t = static_cast<std::size_t>(after - cost_.begin()) - 1;
+    const std::uint64_t within = cost - cost_[t];
+    const std::uint64_t element = within <= kTensorCost ? 0 : (within - kTensorCost) / kBlock * kBlock;
+    return {t, static_cast<std::size_t>(element)};
+}
+
+// The runs of elements that belong to one of `chunks` equal shares of the cost.
+template <class Body>
+void Engine::for_each_run(std::size_t chunk, std::size_t chunks, Body& body) const {
+    const std::uint64_t total = cost_.back();
+    const auto start = [&](std::size_t k) { return total / chunks * k + total % chunks * k / chunks; };
+    const Place from = chunk == 0 ? Place{0, 0} : place(start(chunk));
+    const Place to = chunk + 1 == chunks ? Place{tensors.size(), 0} : place(start(chunk + 1));
+    for (std::size_t t = from.tensor; t <= to.tensor && t < tensors.size(); ++t) {
+        if (tensors[t].grad.data == nullptr) continue;
+        const std::size_t begin = t == from.tensor ? from.element : 0;
+        const std::size_t end = t == to.tensor ? to.element : tensors[t].steps_over();
+        if (begin < end) body(t, begin, end);
+    }
+}
+
+// One pass over the model, shared among threads: body(tensor, begin, end) for runs that together are all of it.
+template <class Body>
+void Engine::share(Body body) const {
+    const std::uint64_t worth = cost_.back() / kCostPerThread;
+    const int threads = team_size(worth);
+    if (threads < 2) return for_each_run(0, 1, body);
+    struct Pass {
+        const Engine& engine;
+        Body& body;
+        std::size_t chunks;
+    };
+    const std::size_t most = static_cast<std::size_t>(threads) * kChunksPerThread;
+    Pass pass{*this, body, std::min(static_cast<std::size_t>(worth), most)};
+    parallel_for(
+        pass.chunks, threads,
+        [](void* context, std::size_t chunk) {
+            const Pass& shared = *static_cast<const Pass*>(context);
+            shared.engine.for_each_run(chunk, shared.chunks, shared.body);
+        },
+        &pass);
+}
+
+void Engine::sum_gradients(std::size_t t, std::size_t begin, std::size_t end) {
+    const Tensor& x = tensors[t];
+    Staging<kBlock> staging(*kernels_, x.compute);
+    for (std::size_t i = begin; i < end; i += kBlock) {
+        const std::size_t n = std::min(kBlock, end - i);
+        grad_sums_[first_block_[t] + i / kBlock] = kernels_->sum_squares[x.compute](staging.load(x.grad, i, n, 0), n);
+    }
+}
+
+// The constants of every tensor, in double from the hyper-parameters and the step count. Neighbours that agree in all
+// of these share theirs.
+void Engine::derive(const StepOptions& options, double coefficient) {
+    const double scale = 1.0 / options.grad_scale * coefficient;
+    std::uint32_t used = 0;
+    const Tensor* before = nullptr;
+    std::array<Visible<double>, kMaxScalars> scalars_before{};
+    for (std::size_t t = 0; t < tensors.size(); ++t) {
+        Tensor& x = tensors[t];
+        if (x.grad.data == nullptr) continue;
+        if (half_) scalars_before_[t] = x.scalars;
+        x.step = x.step + 1;
+        const Group& group = groups[static_cast<std::size_t>(x.group)];
+        const RuleEntry& rule = kernels_->rules[group.rule];
+        const bool shared = before != nullptr && !rule.norms && x.group == before->group && x.step == before->step &&
+                            x.compute == before->compute && x.scalars == scalars_before;
+        if (shared) {
+            x.scalars = before->scalars;
+        } else {
+            scalars_before = x.scalars;
+            Constants& c = constants_[used++];
+            std::array<double, kMaxScalars> scalars;
+            std::copy(x.scalars.begin(), x.scalars.end(), scalars.begin());
+            rule.derive[x.compute](group.hypers.data(), x.step, scalars.data(), c.bytes);
+            std::copy(scalars.begin(), scalars.end(), x.scalars.begin());
+            c.multiplier = group.maximize ? -scale : scale;
+            c.variant = rule.variant(group.hypers.data(), x.step);
+        }
+        constants_of_[t] = used - 1;
+        before = &x;
+    }
+}
+
+// Whether the step would make a finite float16 parameter infinite: the step itself, on copies.
+bool Engine::overflows(std::size_t t, std::size_t begin, std::size_t end, const StepOptions& options) {
+    const Tensor& x = tensors[t];
+    if (!is_half(x.param.format)) return false;
+    const Format rounded = x.param.format == Format::float16_master ? Format::float16 : x.param.format;
+    const Group& group = groups[static_cast<std::size_t>(x.group)];
+    const RuleEntry& rule = kernels_->rules[group.rule];
+    const Constants& c = constants_[constants_of_[t]];
+    const unsigned used = rule.used_states(c.variant);
+    const auto encode = kernels_->encode[static_cast<int>(rounded)][x.compute];
+    const NarrowFn narrow = narrow_kernel(rule, c.variant, x, group, options);
+    if (narrow != nullptr) {
+        std::uint32_t largest = 0;
+        NarrowRun run = narrow_run(x, group, used, begin, end - begin, options, {});
+        run.largest = &largest;
+        narrow(c.bytes, c.multiplier, run);
+        if (largest <= kLargestHalf) begin += run.n;  // else it depends on the rounding: see below
+    }
+    Staging<kPiece> staging(*kernels_, x.compute);
+    for (std::size_t g = begin; g < end;) {
+        // Rows lie apart; everything else is one piece after another.
+        const std::size_t row = x.rows == nullptr ? 0 : g / x.row_size;
+        const std::size_t left = x.rows == nullptr ? end - g : std::min(end, (row + 1) * x.row_size) - g;
+        const std::size_t n = std::min(kPiece, left);
+        const std::size_t i =
+            x.rows == nullptr ? g : static_cast<std::size_t>(x.rows[row]) * x.row_size + g % x.row_size;
+        Run run{staging.load_copy(x.param, i, n, 0), nullptr, {}, n};
+        const double multiplier = load_gradient(staging, *kernels_, x, group, c.multiplier, g, n, run);
+        for (int s = 0; s < rule.n_states; ++s)
+            if (used >> s & 1u) run.states[s] = staging.load_copy(x.states[static_cast<std::size_t>(s)], i, n, 2 + s);
+        rule.update[x.compute][c.variant](c.bytes, multiplier, run);
+        g += n;
+        // Up to the largest number of float16 nothing becomes infinite, whatever the rounding.
+        if (kernels_->largest(static_cast<const float*>(run.param), n) <= kLargestHalf) continue;
+        std::uint16_t half[kPiece];
+        encode(run.param, half, nullptr, n, {noise_key(options.seed, x.index, x.step), i});
+        const float* wide = static_cast<const float*>(run.param);
+        for (std::size_t k = 0; k < n; ++k)
+            if ((half[k] & 0x7FFFu) == 0x7C00u && std::isfinite(wide[k])) return true;
+    }
+    return false;
+}
+
+// Undoes derive(): the step is not taken after all.
+void Engine::take_back() {
+    for (std::size_t t = 0; t < tensors.size(); ++t) {
+        if (tensors[t].grad.data == nullptr) continue;
+        tensors[t].step = tensors[t].step - 1;
+        tensors[t].scalars = scalars_before_[t];
+    }
+}
+
+// First pass of a rule with a trust ratio: two sums of squares per block, nothing written.
+void Engine::sum_directions(std::size_t t, std::size_t begin, std::size_t end) {
+    const Tensor& x = tensors[t];
+    const Group& group = groups[static_cast<std::size_t>(x.group)];
+    const RuleEntry& rule = kernels_->rules[group.rule];
+    if (!rule.norms) return;
+    const Constants& c = constants_[constants_of_[t]];
+    const unsigned used = rule.used_states(c.variant);
+    Staging<kBlock> staging(*kernels_, x.compute);
+    for (std::size_t i = begin; i < end; i += kBlock) {
+        const std::size_t n = std::min(kBlock, end - i);
+        Run run{staging.load(x.param, i, n, 0), nullptr, {}, n};
+        const double multiplier = load_gradient(staging, *kernels_, x, group, c.multiplier, i, n, run);
+        for (int s = 0; s < rule.n_states; ++s)
+            if (used >> s & 1u) run.states[s] = staging.load(x.states[static_cast<std::size_t>(s)], i, n, 2 + s);
+        pair_sums_[first_block_[t] + i / kBlock] = rule.direction[x.compute][c.variant](c.bytes, multiplier, run);
+    }
+}
+
+void Engine::trust() {
+    for (std::size_t t = 0; t < tensors.size(); ++t) {
+        const Tensor& x = tensors[t];
+        const Group& group = groups[static_cast<std::size_t>(x.group)];
+        const RuleEntry& rule = kernels_->rules[group.rule];
+        if (x.grad.data == nullptr || !rule.norms) continue;
+        PairSum sum{0, 0};
+        for (std::size_t b = 0; b < (x.size + kBlock - 1) / kBlock; ++b) {
+            sum.first += pair_sums_[first_block_[t] + b].first;
+            sum.second += pair_sums_[first_block_[t] + b].second;
+        }
+        rule.trust[x.compute](constants_[constants_of_[t]].bytes, group.hypers.data(), sum.first, sum.second);
+    }
+}
+
+// The one pass over memory. A gradient of rows is a run of elements too, whose parameters lie in several places.
+std::uint64_t Engine::update(std::size_t t, std::size_t begin, std::size_t end, const StepOptions& options) {
+    const Tensor& x = tensors[t];
+    if (x.rows == nullptr) return update_span(t, begin, begin, end - begin, options);
+    const Group& group = groups[static_cast<std::size_t>(x.group)];
+    const RuleEntry& rule = kernels_->rules[group.rule];
+    const Constants& c = constants_[constants_of_[t]];
+    const unsigned used = rule.used_states(c.variant);
+    const UpdateFn kernel = rule.update[x.compute][c.variant];
+    const bool plain = is_plain(x, group, used, options);
+    const auto row = [&](std::size_t r) { return static_cast<std::size_t>(x.rows[r]); };
+    const std::size_t last = (end - 1) / x.row_size;
+    std::uint64_t nonfinite = 0;
+    for (std::size_t r = begin / x.row_size; begin < end;) {
+        const std::size_t element = row(r) * x.row_size + begin % x.row_size;
+        while (r < last && row(r + 1) == row(r) + 1) ++r;  // neighbours in the table too
+        const std::size_t n = std::min(end, ++r * x.row_size) - begin;
+        if (plain) {  // the fewer instructions a row, the more of their cache misses overlap
+            Run run{at(x.param, element), at(x.grad, begin), {}, n};
+            for (int s = 0; s < rule.n_states; ++s)
+                if (used >> s & 1u) run.states[s] = at(x.states[static_cast<std::size_t>(s)], element);
+            kernel(c.bytes, c.multiplier, run);
+        } else {
+            nonfinite += update_span(t, element, begin, n, options);
+        }
+        begin += n;
+    }
+    return nonfinite;
+}
+
+// `size` elements from `element` of the parameter on, and from `grad_element` of the gradient.
+std::uint64_t Engine::update_span(std::size_t t, std::size_t element, std::size_t grad_element, std::size_t size,
+                                  const StepOptions& options) {
+    const Tensor& x = tensors[t];
+    const Group& group = groups[static_cast<std::size_t>(x.group)];
+    const RuleEntry& rule = kernels_->rules[group.rule];
+    const Constants& c = constants_[constants_of_[t]];
+    const unsigned used = rule.used_states(c.variant);
+    const UpdateFn kernel = rule.update[x.compute][c.variant];
+    Staging<kPiece> staging(*kernels_, x.compute);
+
+    const bool plain = is_plain(x, group, used, options);
+    const std::size_t piece = plain ? size : kPiece;
+
+    const Noise noise{plain ? 0 : noise_key(options.seed, x.index, x.step), 0};
+    std::uint64_t nonfinite = 0;
+    std::size_t done = 0;
+    const NarrowFn narrow = plain ? nullptr : narrow_kernel(rule, c.variant, x, group, options);
+    if (narrow != nullptr) {
+        const NarrowRun run = narrow_run(x, group, used, element, size, options, noise);
+        nonfinite += narrow(c.bytes, c.multiplier, run);
+        done = run.n;
+    }
+    for (; done < size; done += piece) {
+        const std::size_t i = element + done, n = std::min(piece, size - done);
+        Run run{staging.load(x.param, i, n, 0), nullptr, {}, n};
+        const double multiplier =
+            load_gradient(staging, *kernels_, x, group, c.multiplier, grad_element + done, n, run);
+        for (int s = 0; s < rule.n_states; ++s)
+            if (used >> s & 1u) run.states[s] = staging.load(x.states[static_cast<std::size_t>(s)], i, n, 2 + s);
+
+        kernel(c.bytes, multiplier, run);
+        if (plain) continue;
+
+        for (int s = 0; s < rule.n_states; ++s) {
+            const Stream& state = x.states[static_cast<std::size_t>(s)];
+            if ((used >> s & 1u) && staging.staged(state))
+                nonfinite += staging.store(state, i, n, run.states[s], noise);
+        }
+        if (staging.staged(x.param)) staging.store(x.param, i, n, run.param, noise);
+        if (x.ema != nullptr) {
+            void* ema = advanced(x.ema, i * width(native(x.compute)));
+            kernels_->average[x.compute](group.ema_decay, run.param, ema, n);
+        }
+        if (options.zero_grads) std::memset(at(x.grad, grad_element + done), 0, n * width(x.grad.format));
+    }
+    return nonfinite;
+}
+
+// After the first read of the gradients: skip the step, or clip it and derive its constants.
+void Engine::decide(const StepOptions& options, StepResult& result) {
+    double total = 0;
+    bool finite = true;
+    for (std::size_t t = 0; t < tensors.size(); ++t) {
+        if (tensors[t].grad.data == nullptr) continue;
+        double sum = 0;
+        for (std::size_t b = 0; b < (tensors[t].steps_over() + kBlock - 1) / kBlock; ++b) {
+            const BlockSum& block = grad_sums_[first_block_[t] + b];
+            sum += block.sum;
+            finite = finite && block.finite;
+        }
+        total += sum;
+    }
+    const double scale = 1.0 / options.grad_scale;
+    result.grad_norm = std::sqrt(total) * scale;
+    result.taken = finite || !options.skip_nonfinite;
+    if (!result.taken) return;
+    double coefficient = 1;
+    if (options.max_grad_norm > 0) {
+        coefficient = options.max_grad_norm / (result.grad_norm + (options.clip_exactly ? 0 : 1e-6));
+        if (coefficient > 1) coefficient = 1;
+        if (options.clip_exactly && !std::isfinite(result.grad_norm)) coefficient = std::nan("");
+    }
+    result.taken = !options.skip_nonfinite || stays_finite(scale * coefficient, std::sqrt(total));
+    if (result.taken) derive(options, coefficient);
+}
+
+// Whether finite gradients of this norm are finite in the compute type when they are multiplied. The norm bounds every
+// element; only where that does not settle it are the elements read again.
+bool Engine::stays_finite(double multiplier, double norm) const {
+    constexpr double kRoom = 1 - 1e-6;  // for the rounding of the norm and of the multiplier
+    const double largest = single_ ? std::numeric_limits<float>::max() : std::numeric_limits<double>::max();
+    if (std::abs(multiplier) <= 1 || norm * std::abs(multiplier) < largest * kRoom) return true;
+    std::atomic<bool> finite{true};
+    share([&](std::size_t t, std::size_t begin, std::size_t end) {
+        const Tensor& x = tensors[t];
+        Staging<kBlock> staging(*kernels_, x.compute);
+        for (std::size_t i = begin; i < end && finite; i += kBlock) {
+            const std::size_t n = std::min(kBlock, end - i);
+            const void* const loaded = staging.load(x.grad, i, n, 0);
+            const auto scaled = [&](auto* grad) {
+                const auto by = static_cast<std::decay_t<decltype(*grad)>>(multiplier);
+                for (std::size_t k = 0; k < n; ++k)
+                    if (!std::isfinite(by * grad[k])) finite = false;
+            };
+            if (x.compute == kFloat)
+                scaled(static_cast<const float*>(loaded));
+            else
+                scaled(static_cast<const double*>(loaded));
+        }
+    });
+    return finite;
+}
+
+StepResult Engine::step(const StepOptions& options) noexcept {
+    const DefaultFloats guard;
+    kernels_ = &active_kernels();
+    partition();
+    StepResult result;
+    if (options.max_grad_norm > 0 || options.skip_nonfinite) {
+        share([&](std::size_t t, std::size_t begin, std::size_t end) { sum_gradients(t, begin, end); });
+        decide(options, result);
+        if (!result.taken) return result;
+    } else {
+        derive(options, 1);
+    }
+    if (norms_) {
+        share([&](std::size_t t, std::size_t begin, std::size_t end) { sum_directions(t, begin, end); });
+        trust();
+    }
+    if (half_) {
+        std::atomic<std::size_t> overflowed{kNone};
+        share([&](std::size_t t, std::size_t begin, std::size_t end) {
+            if (!overflows(t, begin, end, options)) return;
+            for (std::size_t first = overflowed; t < first;)  // the first of them, whoever finds it when
+                if (overflowed.compare_exchange_weak(first, t)) break;
+        });
+        result.overflowed = overflowed;
+        result.taken = result.overflowed == kNone;
+        if (!result.taken) {
+            take_back();
+            return result;
+        }
+    }
+    std::atomic<std::uint64_t> nonfinite{0};
+    share([&](std::size_t t, std::size_t begin, std::size_t end) {
+        const std::uint64_t blocks = update(t, begin, end, options);
+        if (blocks != 0) nonfinite += blocks;
+    });
+    result.nonfinite_blocks = nonfinite;
+    return result;
+}
+
+}  // namespace fusedstep

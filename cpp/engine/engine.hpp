@@ -1,0 +1,125 @@
+// One optimizer step over a whole model: a list of tensors as one index space, cut into blocks, shared by threads.
+//
+// The engine knows nothing of Python and nothing of arithmetic: the active kernel table does the sums.
+#pragma once
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "../types.hpp"
+#include "visible.hpp"
+
+namespace fusedstep {
+
+// Hyper-parameters shared by some tensors.
+struct Group {
+    int rule = 0;
+    std::array<double, kMaxHypers> hypers{};
+    bool maximize = false;
+    double clip_value = std::numeric_limits<double>::infinity();
+    double ema_decay = 0;  // used by tensors that have an average
+};
+
+struct Tensor {
+    std::size_t size = 0;  // elements
+    int group = 0;
+    std::uint64_t index = 0;      // its number in the model: a part of the key of the noise
+    Visible<std::uint64_t> step;  // steps taken
+    Compute compute = kFloat;
+    Stream param;
+    Stream grad;  // data == nullptr: no gradient this time, leave the tensor alone
+    // Only some rows have a gradient, and `grad` holds those alone: `row_count` ascending numbers of rows of
+    // `row_size` elements. Null: all of them.
+    const std::int64_t* rows = nullptr;
+    std::size_t row_count = 0, row_size = 0;
+    std::array<Stream, kMaxStates> states{};
+    void* ema = nullptr;  // average of the parameters, in the compute type
+    std::array<Visible<double>, kMaxScalars> scalars{};
+
+    // Elements that a step goes over.
+    std::size_t steps_over() const { return rows == nullptr ? size : row_count * row_size; }
+};
+
+// What holds for every tensor of one step.
+struct StepOptions {
+    double grad_scale = 1;          // gradients are divided by it
+    Visible<double> max_grad_norm;  // 0: no clipping by norm
+    Visible<bool>
+        clip_exactly;  // divide by the norm itself, and let an infinite one make everything NaN, as Keras does
+    Visible<bool> skip_nonfinite;
+    Visible<bool> zero_grads;
+    Visible<std::uint64_t> seed;  // of the noise of stochastic rounding
+};
+
+constexpr std::size_t kNone = static_cast<std::size_t>(-1);
+
+struct StepResult {
+    bool taken = true;  // false: nothing was changed, as a scaled gradient was not finite or a parameter overflowed
+    std::size_t overflowed = kNone;      // the float16 parameter that the step would have made infinite
+    double grad_norm = -1;               // of the unscaled gradients; only known with max_grad_norm or skip_nonfinite
+    std::uint64_t nonfinite_blocks = 0;  // 8-bit blocks that held an infinity or NaN
+};
+
+class Engine {
+public:
+    std::vector<Group> groups;
+    std::vector<Tensor> tensors;
+
+    // Call after tensors were added and before the next step.
+    void prepare();
+
+    // Takes one step in place. Everything must have been checked: this neither throws nor allocates.
+    StepResult step(const StepOptions& options) noexcept;
+
+    // Whether some tensor is computed in float32.
+    bool single() const { return single_; }
+
+    // Elements in all tensors: what a caller weighs the cost of a step by.
+    std::size_t elements() const { return elements_; }
+
+private:
+    struct alignas(64) Constants {
+        unsigned char bytes[kConstantsBytes];
+        double multiplier;
+        unsigned variant;
+    };
+    struct Place {
+        std::size_t tensor, element;
+    };
+    void partition();
+    Place place(std::uint64_t cost) const;
+    template <class Body>
+    void for_each_run(std::size_t chunk, std::size_t chunks, Body& body) const;
+    template <class Body>
+    void share(Body body) const;
+    void sum_gradients(std::size_t t, std::size_t begin, std::size_t end);
+    void decide(const StepOptions& options, StepResult& result);
+    bool stays_finite(double multiplier, double norm) const;
+    void derive(const StepOptions& options, double coefficient);
+    bool overflows(std::size_t t, std::size_t begin, std::size_t end, const StepOptions& options);
+    void take_back();
+    void sum_directions(std::size_t t, std::size_t begin, std::size_t end);
+    void trust();
+    std::uint64_t update(std::size_t t, std::size_t begin, std::size_t end, const StepOptions& options);
+    std::uint64_t update_span(std::size_t t, std::size_t element, std::size_t grad_element, std::size_t size,
+                              const StepOptions& options);
+
+    const KernelTable* kernels_ = nullptr;
+    std::size_t elements_ = 0;
+    bool single_ = false;  // some tensor is computed in float32
+    bool norms_ = false;   // some rule has a trust ratio
+    bool half_ = false;    // some parameter is stored in float16, which ends at 65504
+    std::vector<std::array<Visible<double>, kMaxScalars>> scalars_before_;  // of every tensor, only with half_
+    std::vector<std::uint64_t> cost_;                                       // cumulative, per tensor; size tensors + 1
+    std::vector<std::uint64_t> active_;        // one bit per tensor with a gradient: what cost_ was made for
+    bool rows_ = false;                        // some gradient was of rows: cost_ holds for that step alone
+    std::vector<std::size_t> first_block_;     // of each tensor in the arrays of partial sums
+    std::vector<BlockSum> grad_sums_;          // per block
+    std::vector<PairSum> pair_sums_;           // per block, only with norms_
+    std::vector<Constants> constants_;         // those in use come first
+    std::vector<std::uint32_t> constants_of_;  // per tensor
+};
+
+}  // namespace fusedstep

@@ -1,0 +1,414 @@
+// The only loops. Compiled once per instruction set; exports one table and nothing else: everything here has internal
+// linkage, so no function built for AVX-512 can be picked by the linker for a CPU without it.
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#include "../types.hpp"
+
+namespace fusedstep {
+namespace {
+
+// clang-format off: the order matters
+#include "vec.hpp"
+#include "rules/common.hpp"
+#include "rules/sgd.hpp"
+#include "rules/momentum.hpp"
+#include "rules/rmsprop.hpp"
+#include "rules/adam.hpp"
+#include "rules/adagrad.hpp"
+#include "rules/adadelta.hpp"
+#include "rules/adamax.hpp"
+#include "rules/nadam.hpp"
+#include "rules/radam.hpp"
+#include "rules/adabelief.hpp"
+#include "rules/asgd.hpp"
+#include "rules/rprop.hpp"
+#include "rules/lion.hpp"
+#include "rules/lamb.hpp"
+#include "rules/lars.hpp"
+#include "rules/schedule_free.hpp"
+#include "rules/sparse_adam.hpp"
+// clang-format on
+#include "formats/formats.hpp"
+
+// Every rule, in the order of their numbers.
+template <class...>
+struct List {};
+using Rules = List<Sgd, Momentum, RmsProp, Adam, AdamW, Adagrad, Adadelta, Adamax, NAdam, RAdam, AdaBelief, Asgd, Rprop,
+                   Lion, Lamb, Lars, ScheduleFreeSgd, ScheduleFreeAdamW, SparseAdam>;
+
+// 0, 1, ... n - 1 as template arguments.
+template <unsigned... V>
+struct Sequence {};
+template <unsigned n, unsigned... V>
+struct Count : Count<n - 1, n - 1, V...> {};
+template <unsigned... V>
+struct Count<0, V...> {
+    using type = Sequence<V...>;
+};
+
+inline double smallest_normal(double) { return 2.2250738585072014e-308; }
+template <class T>
+inline float smallest_normal(const T&) {  // of a float32 or a vector of them
+    return 1.17549435e-38f;
+}
+
+// States never become subnormal: a step over subnormal numbers is several times slower on many CPUs.
+template <class T>
+inline T flushed(const T& x) {
+    return magnitude(x) < smallest_normal(x) ? T{} : x;
+}
+
+template <class Rule>
+constexpr int kStatesOf = static_cast<int>(sizeof(Rule::kStates) / sizeof(Rule::kStates[0]));
+
+// One element through the rule, whatever the number of its states.
+template <class Rule, class T, unsigned V, class C>
+inline void apply(const C& c, T& p, T g, T& a, T& b, T& d, T& e) {
+    constexpr int n = kStatesOf<Rule>;
+    if constexpr (n == 1) Rule::template update<T, V>(c, p, g, a);
+    if constexpr (n == 2) Rule::template update<T, V>(c, p, g, a, b);
+    if constexpr (n == 3) Rule::template update<T, V>(c, p, g, a, b, d);
+    if constexpr (n == 4) Rule::template update<T, V>(c, p, g, a, b, d, e);
+}
+
+extern const KernelTable table;  // below
+
+// clang-format off: the order matters
+#include "narrow_step.hpp"
+#include "bfloat16_step.hpp"
+#include "divide_bound.hpp"
+// clang-format on
+
+template <class Rule, class T, unsigned V>
+void update(const void* constants, double multiplier, const Run& run) {
+    constexpr unsigned used = Rule::states(V);
+    const auto c = *static_cast<const typename Rule::template Constants<T>*>(constants);
+    const T scale = T(multiplier);
+    const std::size_t n = run.n;
+    T* const __restrict param = static_cast<T*>(run.param);
+    const T* const __restrict grad = static_cast<const T*>(run.grad);
+    T* const __restrict s0 = static_cast<T*>(run.states[0]);
+    T* const __restrict s1 = static_cast<T*>(run.states[1]);
+    T* const __restrict s2 = static_cast<T*>(run.states[2]);
+    T* const __restrict s3 = static_cast<T*>(run.states[3]);
+    std::size_t first = 0;
+#if defined(FUSEDSTEP_DIVIDE_BOUND)
+    if constexpr (sizeof(T) == 4 && Rule::waits_for_divider(V))
+        first = update_divide_bound<Rule, V>(constants, scale, run);
+#endif
+#pragma omp simd
+    for (std::size_t i = first; i < n; ++i) {
+        T p = param[i], a = 0, b = 0, d = 0, e = 0;
+        if constexpr (used & 1u) a = s0[i];
+        if constexpr (used & 2u) b = s1[i];
+        if constexpr (used & 4u) d = s2[i];
+        if constexpr (used & 8u) e = s3[i];
+        apply<Rule, T, V>(c, p, scale * grad[i], a, b, d, e);
+        param[i] = p;
+        if constexpr (used & 1u) s0[i] = flushed(a);
+        if constexpr (used & 2u) s1[i] = flushed(b);
+        if constexpr (used & 4u) s2[i] = flushed(d);
+        if constexpr (used & 8u) s3[i] = flushed(e);
+    }
+}
+
+// Sums of squares in sixteen double lanes: lane j takes elements j, j + 16, ...; then the lanes are added by halves.
+// The order never depends on the vector width, so the sum is the same on every instruction set.
+constexpr std::size_t kLanes = 16;
+
+inline double combined(double* lane) {
+    for (std::size_t half = kLanes / 2; half > 0; half /= 2)
+        for (std::size_t j = 0; j < half; ++j) lane[j] += lane[j + half];
+    return lane[0];
+}
+
+template <class T>
+BlockSum sum_squares(const void* data, std::size_t n) {
+    const T* const x = static_cast<const T*>(data);
+    double lane[kLanes] = {};
+    double zero[kLanes] = {};  // stays zero unless an element is infinite or NaN
+    const auto add = [&](std::size_t i, std::size_t j) {
+        const double v = static_cast<double>(x[i]);
+        lane[j] += v * v;
+        if constexpr (sizeof(T) == 8)
+            zero[j] += v * 0.0;  // squares of float32 cannot overflow a double: their sum tells
+    };
+    const std::size_t whole = n / kLanes * kLanes;
+    for (std::size_t i = 0; i < whole; i += kLanes) {
+#pragma omp simd
+        for (std::size_t j = 0; j < kLanes; ++j) add(i + j, j);
+    }
+    for (std::size_t j = 0; j < n - whole; ++j) add(whole + j, j);
+    const double sum = combined(lane);
+    if constexpr (sizeof(T) == 4) return {sum, sum - sum == 0.0};
+    return {sum, combined(zero) == 0.0};
+}
+
+template <class Rule, class T, unsigned V>
+PairSum direction(const void* constants, double multiplier, const Run& run) {
+    constexpr unsigned used = Rule::states(V);
+    const auto c = *static_cast<const typename Rule::template Constants<T>*>(constants);
+    const T scale = T(multiplier);
+    const T* const param = static_cast<const T*>(run.param);
+    const T* const grad = static_cast<const T*>(run.grad);
+    const T* const s0 = static_cast<const T*>(run.states[0]);
+    const T* const s1 = static_cast<const T*>(run.states[1]);
+    double first[kLanes] = {}, second[kLanes] = {};
+    const auto one = [&](std::size_t i, std::size_t j) {
+        T a = 0, b = 0, x = 0, y = 0;
+        if constexpr (used & 1u) a = s0[i];
+        if constexpr (used & 2u) b = s1[i];
+        if constexpr (kStatesOf<Rule> == 1) Rule::template direction<T, V>(c, param[i], scale * grad[i], a, x, y);
+        if constexpr (kStatesOf<Rule> == 2) Rule::template direction<T, V>(c, param[i], scale * grad[i], a, b, x, y);
+        const double u = static_cast<double>(x), w = static_cast<double>(y);
+        first[j] += u * u;
+        second[j] += w * w;
+    };
+    const std::size_t whole = run.n / kLanes * kLanes;
+    for (std::size_t i = 0; i < whole; i += kLanes) {
+#pragma omp simd
+        for (std::size_t j = 0; j < kLanes; ++j) one(i + j, j);
+    }
+    for (std::size_t j = 0; j < run.n - whole; ++j) one(whole + j, j);
+    return {combined(first), combined(second)};
+}
+
+// Gradient clipping by value; a NaN stays NaN.
+template <class T>
+void prepare(const void* grad, double multiplier, double clip, void* out, std::size_t n) {
+    const T scale = T(multiplier), high = T(clip), low = -high;
+    const T* const g = static_cast<const T*>(grad);
+    T* const result = static_cast<T*>(out);  // may be grad itself
+#pragma omp simd
+    for (std::size_t i = 0; i < n; ++i) {
+        T x = scale * g[i];
+        x = x > high ? high : x;
+        x = x < low ? low : x;
+        result[i] = x;
+    }
+}
+
+template <class T>
+void average(double decay, const void* param, void* ema, std::size_t n) {
+    const T keep = T(decay), take = T(1.0 - decay);
+    const T* const __restrict p = static_cast<const T*>(param);
+    T* const __restrict e = static_cast<T*>(ema);
+#pragma omp simd
+    for (std::size_t i = 0; i < n; ++i) e[i] = flushed(keep * e[i] + take * p[i]);
+}
+
+template <class Rule, class T>
+void derive(const double* h, std::uint64_t step, double* scalars, void* constants) {
+    using Constants = typename Rule::template Constants<T>;
+    static_assert(sizeof(Constants) <= kConstantsBytes, "raise kConstantsBytes");
+    const Constants c = Rule::template derive<T>(h, step, scalars);
+    std::memcpy(constants, &c, sizeof c);
+}
+
+template <class Rule, class T>
+void trust(void* constants, const double* h, double first, double second) {
+    if constexpr (Rule::kNorms)
+        Rule::template trust<T>(*static_cast<typename Rule::template Constants<T>*>(constants), h, first, second);
+}
+
+template <class Rule>
+unsigned used_states(unsigned variant) {
+    return Rule::states(variant);
+}
+
+// The functions of one rule, one per variant and compute type.
+template <class Rule, class T, class = typename Count<Rule::kVariants>::type>
+struct Updates;
+template <class Rule, class T, unsigned... V>
+struct Updates<Rule, T, Sequence<V...>> {
+    static constexpr UpdateFn table[] = {&update<Rule, T, V>...};
+};
+template <class Rule, class T, class = typename Count < Rule::kNorms ? Rule::kVariants : 0>
+    ::type > struct Directions;
+template <class Rule, class T, unsigned... V>
+struct Directions<Rule, T, Sequence<V...>> {
+    static constexpr DirectionFn table[sizeof...(V) + 1] = {&direction<Rule, T, V>..., nullptr};
+};
+
+#if defined(FUSEDSTEP_VEC)
+template <class Rule, unsigned... V>
+NarrowFn narrow_of(unsigned variant, Format moments, Sequence<V...>) {
+    NarrowFn chosen = nullptr;
+    static_cast<void>(((V == variant && ((chosen = choose_narrow<Rule, V>(moments)), true)) || ...));
+    return chosen;
+}
+#endif
+template <class Rule>
+NarrowFn narrow([[maybe_unused]] unsigned variant, [[maybe_unused]] Format moments, [[maybe_unused]] Format param) {
+#if defined(FUSEDSTEP_VEC)
+    if constexpr (Rule::kBfloat16Step)
+        if (variant == 0 && param != Format::float32) return choose_pairs<Rule, 0>(moments, param);
+    return narrow_of<Rule>(variant, moments, typename Count<Rule::kVariants>::type{});
+#else
+    return nullptr;
+#endif
+}
+
+template <class Rule>
+constexpr RuleEntry entry() {
+    static_assert(kStatesOf<Rule> <= kMaxStates && Rule::kScalars <= kMaxScalars, "raise the limits in types.hpp");
+    constexpr int hypers = static_cast<int>(sizeof(Rule::kHypers) / sizeof(Rule::kHypers[0]));
+    static_assert(hypers <= kMaxHypers, "raise kMaxHypers");
+    return {Rule::kName,
+            Rule::kHypers,
+            hypers,
+            Rule::kStates,
+            kStatesOf<Rule>,
+            Rule::kScalarNames,
+            Rule::kScalars,
+            Rule::kNorms,
+            Rule::variant,
+            used_states<Rule>,
+            {derive<Rule, float>, derive<Rule, double>},
+            {trust<Rule, float>, trust<Rule, double>},
+            {Updates<Rule, float>::table, Updates<Rule, double>::table},
+            {Directions<Rule, float>::table, Directions<Rule, double>::table},
+            narrow<Rule>};
+}
+
+template <class... R>
+struct Entries;
+template <class... R>
+struct Entries<List<R...>> {
+    static constexpr RuleEntry table[] = {entry<R>()...};
+    static constexpr int count = static_cast<int>(sizeof...(R));
+};
+
+// The formats behind one signature each.
+using Half = std::uint16_t;
+
+template <class From, class T>
+void decode_native(const void* data, const void*, void* out, std::size_t n) {
+    convert(static_cast<const From*>(data), static_cast<T*>(out), n);
+}
+template <class To, class T>
+std::size_t encode_native(const void* in, void* data, void*, std::size_t n, Noise) {
+    convert(static_cast<const T*>(in), static_cast<To*>(data), n);
+    return 0;
+}
+template <class Format, class T>
+void decode(const void* data, const void*, void* out, std::size_t n) {
+    decode_half<Format>(static_cast<const Half*>(data), static_cast<T*>(out), n);
+}
+template <class Format, class T>
+std::size_t encode(const void* in, void* data, void*, std::size_t n, Noise) {
+    encode_half<Format>(static_cast<const T*>(in), static_cast<Half*>(data), n);
+    return 0;
+}
+template <class Format, class T>
+std::size_t encode_noisy(const void* in, void* data, void*, std::size_t n, Noise noise) {
+    constexpr std::size_t piece = 512;
+    Half random[piece];
+    for (std::size_t i = 0; i < n; i += piece) {
+        const std::size_t count = n - i < piece ? n - i : piece;
+        noise_fill(noise.key, noise.first + i, random, count);
+        encode_half<Format>(static_cast<const T*>(in) + i, static_cast<Half*>(data) + i, random, count);
+    }
+    return 0;
+}
+template <class T>
+void decode_split_stream(const void* data, const void* extra, void* out, std::size_t n) {
+    decode_split(static_cast<const Half*>(data), static_cast<const std::int16_t*>(extra), static_cast<T*>(out), n);
+}
+template <class T>
+std::size_t encode_split_stream(const void* in, void* data, void* extra, std::size_t n, Noise) {
+    encode_split(static_cast<const T*>(in), static_cast<Half*>(data), static_cast<std::int16_t*>(extra), n);
+    return 0;
+}
+template <class Format, class T>
+void decode_master_stream(const void* data, const void* extra, void* out, std::size_t n) {
+    decode_master<Format>(static_cast<const Half*>(data), static_cast<const float*>(extra), static_cast<T*>(out), n);
+}
+template <class Format, class T>
+std::size_t encode_master_stream(const void* in, void* data, void* extra, std::size_t n, Noise) {
+    encode_master<Format>(static_cast<const T*>(in), static_cast<Half*>(data), static_cast<float*>(extra), n);
+    return 0;
+}
+template <bool kSignedCode, class T>
+void decode_blocks(const void* data, const void* extra, void* out, std::size_t n) {
+    decode_q8<kSignedCode>(static_cast<const std::uint8_t*>(data), static_cast<const float*>(extra),
+                           static_cast<T*>(out), n);
+}
+template <bool kSignedCode, class T>
+std::size_t encode_blocks(const void* in, void* data, void* extra, std::size_t n, Noise) {
+    return encode_q8<kSignedCode>(static_cast<const T*>(in), static_cast<std::uint8_t*>(data),
+                                  static_cast<float*>(extra), n);
+}
+
+std::uint32_t largest(const float* x, std::size_t n) {
+    std::int32_t top = 0;  // signed: SSE2 compares no others
+#pragma omp simd reduction(max : top)
+    for (std::size_t i = 0; i < n; ++i) {
+        const std::int32_t size = as_signed(to_bits(x[i]) & 0x7FFFFFFF);
+        top = top < size ? size : top;
+    }
+    return as_unsigned(top);
+}
+
+void add_one(float* x, std::size_t n) {
+#pragma omp simd
+    for (std::size_t i = 0; i < n; ++i) x[i] += 1.0f;
+}
+
+float sum(const float* x, std::size_t n) {
+    float lane[kLanes] = {};
+    for (std::size_t i = 0; i + kLanes <= n; i += kLanes) {
+#pragma omp simd
+        for (std::size_t j = 0; j < kLanes; ++j) lane[j] += x[i + j];
+    }
+    float total = 0;
+    for (const float v : lane) total += v;
+    return total;
+}
+
+const KernelTable table = {
+    FUSEDSTEP_ISA_NAME,
+    Entries<Rules>::table,
+    Entries<Rules>::count,
+    // In the order of the enumeration Format.
+    {{decode_native<float, float>, decode_native<float, double>},
+     {decode_native<double, float>, decode_native<double, double>},
+     {decode<Float16, float>, decode<Float16, double>},
+     {decode<Bfloat16, float>, decode<Bfloat16, double>},
+     {decode<Float16, float>, decode<Float16, double>},
+     {decode<Bfloat16, float>, decode<Bfloat16, double>},
+     {decode_split_stream<float>, decode_split_stream<double>},
+     {decode_master_stream<Float16, float>, decode_master_stream<Float16, double>},
+     {decode_master_stream<Bfloat16, float>, decode_master_stream<Bfloat16, double>},
+     {decode_blocks<true, float>, decode_blocks<true, double>},
+     {decode_blocks<false, float>, decode_blocks<false, double>}},
+    {{encode_native<float, float>, encode_native<float, double>},
+     {encode_native<double, float>, encode_native<double, double>},
+     {encode<Float16, float>, encode<Float16, double>},
+     {encode<Bfloat16, float>, encode<Bfloat16, double>},
+     {encode_noisy<Float16, float>, encode_noisy<Float16, double>},
+     {encode_noisy<Bfloat16, float>, encode_noisy<Bfloat16, double>},
+     {encode_split_stream<float>, encode_split_stream<double>},
+     {encode_master_stream<Float16, float>, encode_master_stream<Float16, double>},
+     {encode_master_stream<Bfloat16, float>, encode_master_stream<Bfloat16, double>},
+     {encode_blocks<true, float>, encode_blocks<true, double>},
+     {encode_blocks<false, float>, encode_blocks<false, double>}},
+    {sum_squares<float>, sum_squares<double>},
+    {prepare<float>, prepare<double>},
+    {average<float>, average<double>},
+    largest,
+    add_one,
+    sum,
+};
+
+}  // namespace
+
+const KernelTable& FUSEDSTEP_TABLE() { return table; }
+
+}  // namespace fusedstep

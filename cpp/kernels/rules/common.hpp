@@ -1,0 +1,67 @@
+// What every update rule shares. Rule headers are the maths alone: they are included inside the anonymous namespace of
+// the translation unit that is compiled once per instruction set, include nothing themselves, and know nothing of
+// storage formats, clipping, threads or blocks (types.hpp has what a rule's table row is made of). Only + - * / sqrt,
+// comparisons and selects occur, in the order of the NumPy reference (fusedstep/reference), so that both leave the same
+// bytes.
+
+// What a rule is unless it says otherwise.
+struct Elementwise {
+    static constexpr int kScalars = 0;                           // doubles kept per tensor from step to step
+    static constexpr const char* const* kScalarNames = nullptr;  // their names, kScalars of them
+    static constexpr bool kNorms = false;                        // true: a first pass sums two squares per tensor
+    static constexpr bool kBfloat16Step = false;                 // true: variant 0 has the steps of bfloat16_step.hpp
+    // Whether a root and a division are most of a variant's work, and the rest is + - * / alone (divide_bound.hpp).
+    static constexpr bool waits_for_divider(unsigned) { return false; }
+};
+
+inline float root(float x) { return std::sqrt(x); }
+inline double root(double x) { return std::sqrt(x); }
+inline float magnitude(float x) { return std::fabs(x); }
+inline double magnitude(double x) { return std::fabs(x); }
+
+// base**exponent by square and multiply. The C library's pow differs between processors in the last bit; this does not.
+inline double power(double base, std::uint64_t exponent) {
+    double result = 1.0;
+    while (exponent != 0) {
+        if (exponent & 1u) result *= base;
+        base *= base;
+        exponent >>= 1;
+    }
+    return result;
+}
+
+// base**exponent for base >= 0 and a real exponent: the integer part as above, the binary digits of the fraction by
+// repeated square roots (IEEE 754 rounds sqrt correctly, so this too is the same everywhere). Relative error below
+// 1e-14 for exponents up to 10, 1e-12 up to 1000.
+inline double det_pow(double base, double exponent) {
+    if (exponent < 0.0) return 1.0 / det_pow(base, -exponent);
+    if (!(exponent < 1e15)) exponent = 1e15;  // 0, 1 or infinity by then; also keeps the conversion below in range
+    const std::uint64_t whole = static_cast<std::uint64_t>(exponent);
+    double fraction = exponent - static_cast<double>(whole);
+    double result = power(base, whole);
+    double root = base;
+    while (fraction > 0.0) {
+        root = std::sqrt(root);
+        fraction *= 2.0;
+        if (fraction >= 1.0) {
+            result *= root;
+            fraction -= 1.0;
+        }
+    }
+    return result;
+}
+
+// The larger of two numbers; NaN if either is (std::fmax and most vector instructions would drop it).
+template <class T>
+inline T larger(T a, T b) {
+    const T most = a >= b ? a : b;
+    return a != a ? a : most;
+}
+
+// 1 for positive, -1 for negative numbers; zeros and NaN stay what they are. One select after the other, here and in
+// the rules: a comparison that is only made sometimes would keep the loop from becoming vectors.
+template <class T>
+inline T sign(T x) {
+    const T result = x > T{} ? T{} + 1 : x;
+    return x < T{} ? T{} - 1 : result;
+}

@@ -1,0 +1,36 @@
+// Resilient backpropagation, as torch.optim.Rprop: step sizes from the signs of successive gradients alone.
+// Riedmiller and Braun, "A direct adaptive method for faster backpropagation learning: the RPROP algorithm", ICNN 1993;
+// after a change of sign the gradient is forgotten and the weight stays (iRprop-: Igel and Huesken, "Improving the
+// Rprop learning algorithm", 2000).
+struct Rprop : Elementwise {
+    static constexpr const char* kName = "rprop";
+    static constexpr const char* kHypers[] = {"etas.0", "etas.1", "step_sizes.0", "step_sizes.1"};
+    enum { kEtaMinus, kEtaPlus, kSmallest, kLargest };
+    static constexpr State kStates[] = {{"prev", kSigned}, {"step_size", kExact}};
+
+    static constexpr unsigned kVariants = 1;
+    static unsigned variant(const double*, std::uint64_t) { return 0u; }
+    static constexpr unsigned states(unsigned) { return 3u; }
+
+    template <class T>
+    struct Constants {
+        T shrink, grow, smallest, largest;
+    };
+    template <class T>
+    static Constants<T> derive(const double* h, std::uint64_t, double*) {
+        return {T(h[kEtaMinus]), T(h[kEtaPlus]), T(h[kSmallest]), T(h[kLargest])};
+    }
+
+    template <class T, unsigned V>
+    static void update(const Constants<T>& c, T& p, T g, T& previous, T& size) {
+        const T agreement = g * previous;
+        T factor = agreement > T{} ? c.grow : T{} + 1;
+        factor = agreement < T{} ? c.shrink : factor;
+        size = size * factor;
+        size = size > c.largest ? c.largest : size;
+        size = size < c.smallest ? c.smallest : size;
+        g = agreement < T{} ? T{} : g;
+        p = p - sign(g) * size;
+        previous = g;
+    }
+};
