@@ -15,8 +15,9 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from . import _interpreter as _interpreter  # first, as it may refuse
 from . import optimizers, reference
-from ._core import available_isas, get_num_threads, isa, set_isa, set_num_threads
+from ._core import available_isas, get_num_threads, get_threading, isa, set_isa, set_num_threads, set_threading
 from ._version import __version__
 from .averages import ExponentialAverage
 from .minibatch import minibatches
@@ -33,12 +34,14 @@ __all__ = [
     "available_isas",
     "functional",
     "get_num_threads",
+    "get_threading",
     "isa",
     "minibatches",
     "reference",
     "schedules",
     "set_isa",
     "set_num_threads",
+    "set_threading",
 ]
 __all__ += optimizers.__all__
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import codecs
+import io
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from ._extras import MissingExtraError
+from . import _core
+from ._version import __version__
 
 __all__ = ["main"]
 
@@ -34,10 +38,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit status: 0; 1 when an optional package is missing or the command failed; 2 for wrong options
-        or unusable data; 130 after Ctrl-C.
+        The exit status: 0; 1 when an optional package is missing or the command failed; 2 for wrong options,
+        environment variables or data; 130 after Ctrl-C; 141 when nobody reads the output any more (``| head``).
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    _print_anywhere()
+    try:
+        try:
+            return _run(list(sys.argv[1:] if arguments is None else arguments))
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+    except BrokenPipeError:
+        # Python flushes once more at exit; what is left has to go somewhere.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                os.dup2(nowhere, stream.fileno())
+            except OSError:  # not a file of the system's
+                continue
+        return 141
+
+
+def _print_anywhere() -> None:
+    """Let every character be printed, whatever the terminal's encoding, and everything where there is no output."""
+    codecs.register_error("fusedstep.spelt", _spelt)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed, as by >&-
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  (open until the program ends)
+        elif isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="fusedstep.spelt")
+
+
+def _spelt(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    letters = {"±": "+-", "…": "..."}
+    return "".join(letters.get(letter, "?") for letter in error.object[error.start : error.end]), error.end
+
+
+def _run(words: list[str]) -> int:
     width = max(map(len, COMMANDS))
     parser = argparse.ArgumentParser(
         prog="python -m fusedstep",
@@ -48,11 +88,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "command", choices=COMMANDS, metavar="command", help="one of those below, with options of its own"
     )
+    parser.add_argument("--version", action="version", version=__version__)
     command: str = parser.parse_args(words[:1]).command
+    try:
+        _core.isa(), _core.get_num_threads()  # read FUSEDSTEP_ISA and FUSEDSTEP_NUM_THREADS
+    except ValueError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
     try:
         run: Callable[[Sequence[str]], int] = import_module(COMMANDS[command][0]).main
         return run(words[1:])
-    except MissingExtraError as error:
+    except ImportError as error:  # MissingExtraError, or what an array of an absent package's dtype raises
+        print(f"{parser.prog} {command}: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        raise
+    except (OSError, MemoryError) as error:  # a full disk, a file that cannot be written, too large a network
         print(f"{parser.prog} {command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

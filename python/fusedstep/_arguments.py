@@ -5,14 +5,19 @@ from __future__ import annotations
 import math
 import numbers
 import operator
-from typing import SupportsIndex
+from typing import Any
 
-__all__ = ["real", "whole"]
+import numpy as np
+
+__all__ = ["number", "real", "whole"]
+
+LARGEST_COUNT = 2**63 - 1
+"""What a step count may be at most, here as in the optimizers."""
 
 
 def real(
     name: str,
-    value: object,
+    value: Any,
     *,
     low: float = -math.inf,
     above: float = -math.inf,
@@ -41,7 +46,10 @@ def real(
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a real number, got {type(value).__name__}")
-    number = float(value)
+    try:
+        number = float(value) + 0.0  # -0 becomes +0: equal values must leave equal bytes
+    except OverflowError:
+        number = -math.inf if value < 0 else math.inf
     if not (math.isfinite(number) and low <= number <= high and above < number < below):
         bounds = {">=": low, ">": above, "<=": high, "<": below}
         needed = ["finite", *(f"{sign} {bound:g}" for sign, bound in bounds.items() if math.isfinite(bound))]
@@ -49,19 +57,44 @@ def real(
     return number
 
 
-def whole(name: str, value: object, *, low: int = 0) -> int:
-    """Return `value` as a Python int of at least `low`.
+def whole(name: str, value: Any, *, low: int = 0, high: int | None = LARGEST_COUNT) -> int:
+    """Return `value` as a Python int inside the bounds; `high` of None is no bound.
 
     Raises
     ------
     TypeError
-        If `value` is not an integer (a bool is not one).
+        If `value` is not an integer (neither a bool nor an array is one).
     ValueError
-        If it is less than `low`.
+        If it is out of bounds.
     """
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
-        raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
-    number = operator.index(value)
-    if number < low:
-        raise ValueError(f"{name} must be >= {low}, got {number}")
-    return number
+    try:
+        if isinstance(value, (bool, np.ma.MaskedArray)):  # operator.index() gives what is behind a mask
+            raise TypeError
+        integer = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {type(value).__name__}") from None
+    if integer < low:
+        raise ValueError(f"{name} must be >= {low}, got {integer}")
+    if high is not None and integer > high:
+        raise ValueError(f"{name} must be <= {high}, got a larger integer")
+    return integer
+
+
+def number(name: str, value: Any) -> float:
+    """Return a number as a float, NaN and the infinities included; an array or tensor of one element is one.
+
+    Raises
+    ------
+    TypeError
+        If `value` is not a number (neither a bool nor a masked element is one).
+    """
+    try:
+        # float() of an array with axes depends on the version of NumPy; its item() does not
+        plain = value.item() if hasattr(value, "item") else value
+        if hasattr(plain, "__float__") and not isinstance(plain, bool) and not isinstance(value, np.ma.MaskedArray):
+            return float(plain)
+    except OverflowError:
+        return math.inf if plain > 0 else -math.inf
+    except (TypeError, ValueError, RuntimeError):  # torch's item() raises the last
+        pass
+    raise TypeError(f"{name} must be a real number, got {type(value).__name__}")

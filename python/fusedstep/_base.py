@@ -2,65 +2,29 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypedDict
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
-from numpy.typing import NDArray
-
-from . import _saving, formats
-from ._core import Model, Tree
-from ._hyper import check_hyper, check_hypers
-from ._rows import check_row_gradient
-from ._settings import MODEL_OPTIONS, Settings, check_settings
-from ._slots import STATE_FORMATS, Slot, StateView, gather, store_values
+from . import _loading, _saving
+from ._attributes import shared_option
+from ._core import Model
+from ._group_options import GROUP_OPTIONS, Number, Options, Structure, check_choice, check_group
+from ._groups import Group, Groups, rebuilt
+from ._hyper import check_hyper, unexpected
+from ._making import AwaitedModel, Making
+from ._settings import MODEL_OPTIONS, check_settings
+from ._slots import STATE_FORMATS, Progress, Slot, StateView, StateViews, gather
 from .reference import RULES
-from .sparse import SparseRows
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Number", "Optimizer", "Options"]
-
-Array = NDArray[Any]
-Number: TypeAlias = float | Callable[[int], float]  # a hyper-parameter: its value, or a schedule of the steps completed
-Structure = Any  # an array, or any nesting of dict, list and tuple of arrays
-
-MASTERS = (None, "float32", "split")
-ROUNDINGS = ("nearest", "stochastic")
+__all__ = ["Number", "Optimizer", "Options", "Structure", "shared_option"]
 
 
-class Options(TypedDict, total=False):
-    """Options that every optimizer takes by keyword (see `Optimizer`)."""
-
-    grads: Structure
-    maximize: bool
-    state_format: Literal["float32", "bfloat16", "8bit"]
-    min_quantized_size: int
-    master: Literal["float32", "split"] | None
-    rounding: Literal["nearest", "stochastic"]
-    max_grad_norm: float | None
-    clip_value: float | None
-    skip_nonfinite: bool
-    ema_decay: float | None
-    zero_grads: bool
-    seed: int
-
-
-# Options that a parameter group may have for itself, and those of the whole optimizer.
-GROUP_OPTIONS: dict[str, Any] = {
-    "maximize": False,
-    "clip_value": None,
-    "ema_decay": None,
-    "state_format": "float32",
-    "min_quantized_size": 4096,
-    "master": None,
-    "rounding": "nearest",
-}
-
-
-class Optimizer(Settings):
+class Optimizer(Making):
     """What all optimizers share; make one of its subclasses.
 
     Parameters
@@ -81,8 +45,9 @@ class Optimizer(Settings):
     min_quantized_size
         Parameters of fewer elements keep their states in the compute type whatever `state_format` says.
     master
-        For 16-bit parameters: ``"float32"`` keeps a float32 copy that is the truth, ``"split"`` (bfloat16) a 16-bit
-        remainder that restores the float32 value exactly, None neither.
+        For 16-bit parameters: ``"float32"`` keeps a float32 copy, ``"split"`` (bfloat16) a 16-bit
+        remainder that restores the float32 value exactly, None neither. Parameters that are changed between steps
+        count with either: a copy is dropped where the parameter is no longer its rounding.
     rounding
         How 16-bit parameters without a master are rounded, ``"nearest"`` or ``"stochastic"``.
     max_grad_norm
@@ -102,6 +67,10 @@ class Optimizer(Settings):
     -----
     A hyper-parameter may be a callable of the number of steps completed, a schedule: ``lr=lambda t: 0.1 / (t + 1)``.
 
+    Hyper-parameters and options are attributes as well: ``opt.lr = 1e-4`` sets it in all groups. Setting a name that
+    there is not is an AttributeError. A subclass declares its own attributes in the class body, or begins their names
+    with an underscore.
+
     Raises
     ------
     TypeError
@@ -110,158 +79,32 @@ class Optimizer(Settings):
         A wrong value, shape or layout, or arrays that overlap in memory. Nothing has changed.
     """
 
-    rule: ClassVar[str]
-    """Name of the update rule."""
-
-    param_groups: list[dict[str, Any]]
-    """One dict per group: ``"params"`` and its hyper-parameters, which may be changed between steps."""
-
-    _model: Model
-
     def __init__(self, params: Structure, defaults: dict[str, Any], options: Options) -> None:
         given: dict[str, Any] = dict(options)
         grads = given.pop("grads", None)
         unknown = sorted(given.keys() - GROUP_OPTIONS.keys() - MODEL_OPTIONS.keys())
         if unknown:
-            raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument {unknown[0]!r}")
+            known = {*defaults, *GROUP_OPTIONS, *MODEL_OPTIONS, "grads"}
+            raise unexpected(type(self).__name__, unknown[0], known)
         self.defaults = defaults | {name: given.get(name, value) for name, value in GROUP_OPTIONS.items()}
-        _check_group(self.rule, self.defaults, "{}")
+        check_group(self.rule, self.defaults, "{}")
         self._settings = check_settings({name: given.get(name, value) for name, value in MODEL_OPTIONS.items()})
 
         grouped = isinstance(params, (list, tuple)) and bool(params) and all(_is_group(p) for p in params)
         self._grouped = grouped
-        self.param_groups = []
         self.skipped_steps = 0
+        self._next_number = 0
+        made = [
+            self._make_group(group, i, grouped) for i, group in enumerate(params if grouped else [{"params": params}])
+        ]
+        self._groups = Groups([group for group, _ in made], self)
         self._slots: list[Slot] = []
-        for group in params if grouped else [{"params": params}]:
-            self._append_group(group)
+        for _, slots in made:
+            self._number(slots)
+            self._slots.extend(slots)
         self._grads = grads
-        self._build()
-
-    # ---- making the native model ----
-
-    def _append_group(self, given: Mapping[str, Any]) -> None:
-        number = len(self.param_groups)
-        unknown = sorted(given.keys() - self.defaults.keys() - {"params"})
-        if unknown:
-            raise ValueError(f"param_groups[{number}] has an unknown option {unknown[0]!r}")
-        group = {"params": given["params"]} | self.defaults | {k: v for k, v in given.items() if k != "params"}
-        _check_group(self.rule, group, f'param_groups[{number}]["{{}}"]')
-        where = f'params[{number}]["params"]' if self._grouped else "params"
-        tree = Tree(given["params"], where)
-        if not tree.leaves:
-            raise ValueError(f"{where}: holds no arrays, needs at least one")
-        slots = []
-        for leaf, path in zip(tree.leaves, tree.paths, strict=True):
-            slots.append(self._make_slot(leaf, where + path, number, group))
-        gather(slots)
-        self.param_groups.append(group)
-        self._slots.extend(slots)
-
-    def _make_slot(self, param: Any, where: str, number: int, group: dict[str, Any]) -> Slot:
-        if not isinstance(param, np.ndarray):
-            raise TypeError(f"{where}: got {type(param).__name__}, needs a NumPy array")
-        if param.dtype not in (np.float32, np.float64, np.float16) and not formats.is_bfloat16(param.dtype):
-            raise TypeError(
-                f"{where}: got dtype {param.dtype}, needs float32, float64, float16 or bfloat16 (ml_dtypes) in this "
-                "machine's byte order; array.astype(numpy.float32) converts"
-            )
-        path = f"[{number}]" * self._grouped + where.partition('["params"]' if self._grouped else "params")[2]
-        slot = Slot(param, path, number)
-        brief = param.dtype == np.float16 or formats.is_bfloat16(param.dtype)
-        if group["master"] is not None and not brief:
-            raise TypeError(
-                f"{where}: got {param.dtype} with master={group['master']!r}, needs "
-                + ("bfloat16" if group["master"] == "split" else "float16 or bfloat16")
-            )
-        if group["master"] == "split" and not formats.is_bfloat16(param.dtype):
-            raise TypeError(f"{where}: got {param.dtype} with master='split', needs bfloat16")
-        if group["master"] == "float32":
-            slot.master = param.astype(np.float32)
-        elif group["master"] == "split":
-            slot.master = np.zeros(param.shape, dtype=np.int16)
-        small = param.size < group["min_quantized_size"]
-        about = RULES[self.rule]
-        for state in about.used({name: group[name] for name in about.hypers}):
-            values = self._initial_state(state.name, slot, group)
-            if values is None:
-                values = np.zeros(param.shape, dtype=slot.compute)
-            slot.states[state.name] = store_values(values, state.kind, group["state_format"], slot.compute, small)
-        if group["ema_decay"] is not None:
-            slot.ema = param.astype(slot.compute)
-        return slot
-
-    def _initial_state(self, name: str, slot: Slot, group: dict[str, Any]) -> Array | None:
-        """The first values of a state, for rules that do not start from zeros."""
-        return None
-
-    def _initial_scalars(self, group: dict[str, Any]) -> list[float]:
-        """The first values of the rule's scalar states."""
-        return []
-
-    def _build(self, steps: list[int] | None = None, scalars: list[list[float]] | None = None) -> None:
-        """Make the native model from the groups and slots."""
-        this = weakref.ref(self)  # the model must not keep its optimizer alive
-
-        def check(group: int, name: str, value: Any) -> Any:
-            optimizer = this()
-            assert optimizer is not None
-            return check_hyper(name, optimizer._now(value), f'param_groups[{group}]["{name}"]', rule=optimizer.rule)
-
-        def cross_check(group: int) -> None:
-            optimizer = this()
-            assert optimizer is not None
-            optimizer._check_together(group)
-
-        def rows(index: int, grad: Any) -> Any:
-            optimizer = this()
-            assert optimizer is not None
-            return optimizer._check_rows(index, grad)
-
-        model = Model(self.rule, check, cross_check)
-        model.take_rows(rows, SparseRows, RULES[self.rule].rows_without)
-        for group in self.param_groups:
-            model.add_group(group)
-        about = RULES[self.rule]
-        for i, slot in enumerate(self._slots):
-            group = self.param_groups[slot.group]
-            whole = slot.master is not None and not slot.split
-            model.add(
-                slot.group,
-                slot.master if whole else slot.param,
-                [slot.states.get(state.name) for state in about.states],
-                path=slot.path,
-                copy=slot.param if whole else None,
-                remainder=slot.master if slot.split else None,
-                stochastic=group["rounding"] == "stochastic" and slot.master is None,
-                ema=slot.ema,
-                step=steps[i] if steps else 0,
-                scalars=scalars[i] if scalars else self._initial_scalars(group),
-            )
-        model.finish()
-        structures = [group["params"] for group in self.param_groups]
-        self._tree = Tree(structures if self._grouped else structures[0], "params")
-        self._model = model
-        self._configure()
-        if self._grads is not None:
-            model.bind(self._tree, self._grads)
-
-    def _check_rows(self, index: int, grad: Any) -> Any:
-        slot = self._slots[index]
-        group = self.param_groups[slot.group]
-        about = RULES[self.rule]
-        options = {n: self._now(group[n]) for n in about.hypers} | {n: group[n] for n in ("rounding", "ema_decay")}
-        kept = [("params" + slot.path, slot.param), *slot.items()]
-        zero = self._settings["zero_grads"]
-        return check_row_gradient(about, options, grad, "grads" + slot.path, slot.param, slot.master, kept, zero)
-
-    def _now(self, value: Any) -> Any:
-        return value(self.steps_taken) if callable(value) else value
-
-    def _check_together(self, number: int) -> None:
-        about, group = RULES[self.rule], self.param_groups[number]
-        values = {name: self._now(group[name]) for name in about.hypers}
-        check_hypers(self.rule, values, f'param_groups[{number}]["{{}}"]')
+        self._progress = Progress()
+        self._build([0] * len(self._slots), [self._initial_scalars(self._groups[s.group]) for s in self._slots], 0)
 
     # ---- what a user does ----
 
@@ -299,9 +142,41 @@ class Optimizer(Settings):
         return taken
 
     @property
-    def steps_taken(self) -> int:
-        """Steps completed; skipped ones do not count."""
-        return self._model.steps_taken if hasattr(self, "_model") else 0
+    def param_groups(self) -> list[dict[str, Any]]:
+        """One dict per group: ``"params"`` and its hyper-parameters, which may be changed between steps.
+
+        The list takes further groups, as `add_param_group` does, and other dicts in the place of its own, whose
+        options are taken over.
+
+        Raises
+        ------
+        ValueError
+            On setting what the next step would not use: an unknown option, other parameters, another storage format,
+            fewer groups.
+        """
+        return self._groups
+
+    @param_groups.setter
+    def param_groups(self, groups: Sequence[Mapping[str, Any]]) -> None:
+        if not isinstance(groups, (list, tuple)) or not all(_is_group(group) for group in groups):
+            raise TypeError('param_groups: needs a list of dicts with an entry "params"')
+        kept = len(self._groups)
+        if len(groups) < kept:
+            raise ValueError(
+                f"param_groups: got {len(groups)} groups, needs the {kept} that there are, as the optimizer holds "
+                "their states; make a new optimizer of those that stay"
+            )
+        options = []
+        for i, (group, given) in enumerate(zip(self._groups, groups[:kept], strict=True)):
+            merged = {**self.defaults, **given}
+            for name, value in merged.items():
+                group.check(name, value)
+            check_group(self.rule, merged, f'param_groups[{i}]["{{}}"]')
+            options.append(merged)
+        for group in groups[kept:]:
+            self.add_param_group(group)
+        for group, merged in zip(self._groups, options, strict=False):
+            group.update(merged)
 
     @property
     def nonfinite_blocks(self) -> int:
@@ -309,10 +184,9 @@ class Optimizer(Settings):
         return self._model.nonfinite_blocks
 
     @property
-    def state(self) -> list[StateView]:
+    def state(self) -> Sequence[StateView]:
         """One mapping per parameter, in flattened order: ``{"step": 3, "exp_avg": array, ...}``."""
-        scalars = RULES[self.rule].scalars
-        return [StateView(slot, self._model, i, scalars) for i, slot in enumerate(self._slots)]
+        return StateViews(self._slots, self._progress, RULES[self.rule].scalars)
 
     def ema_params(self) -> Structure:
         """The moving averages in the structure of the parameters; the arrays are the live ones.
@@ -328,7 +202,7 @@ class Optimizer(Settings):
                 raise ValueError(f"params{slot.path}: has no average, make the optimizer with ema_decay")
             averages.append(slot.ema)
         leaves = iter(averages)
-        structures = [_rebuilt(group["params"], leaves) for group in self.param_groups]
+        structures = [rebuilt(group["params"], lambda _: next(leaves)) for group in self._groups]
         return structures if self._grouped else structures[0]
 
     def memory(self) -> dict[str, float]:
@@ -364,23 +238,21 @@ class Optimizer(Settings):
             raise TypeError(f'group: got {type(group).__name__}, needs a dict with an entry "params"')
         if self._grads is not None:
             raise ValueError("add_param_group: gradients are bound to the old groups; make a new optimizer")
-        before = self._grouped, list(self.param_groups), list(self._slots), [s.path for s in self._slots]
-        steps, scalars, taken = _saving.progress(self._model)
-        if not self._grouped:
-            for slot in self._slots:
-                slot.path = "[0]" + slot.path
-        self._grouped = True
-        try:
-            self._append_group(group)
-            added = len(self._slots) - len(steps)
-            first = self._initial_scalars(self.param_groups[-1])
-            self._build([*steps, *[0] * added], [*scalars, *[first] * added])
-        except Exception:
-            self._grouped, self.param_groups, self._slots, paths = before
-            for slot, path in zip(self._slots, paths, strict=True):
-                slot.path = path
-            raise
-        self._model.steps_taken = taken
+        with self._model.exclusive("add_param_group()"):
+            made, slots = self._make_group(group, len(self._groups), True)
+            first = self._initial_scalars(made)
+            self._native([made], slots, [0] * len(slots), [first] * len(slots), len(self._groups))
+            self._check_apart(slots)
+            if not self._grouped:
+                for slot in self._slots:
+                    slot.path = "[0]" + slot.path
+                self._grouped = True
+            self._groups.add(made)
+            self._number(slots)
+            self._slots.extend(slots)
+            if not isinstance(self._model, AwaitedModel):
+                self._model = self._progress.model = cast(Model, AwaitedModel(self, self._model))
+            cast(AwaitedModel, self._model).extend(len(slots), first)
 
     def state_dict(self, *, state_format: str | None = None) -> dict[str, Any]:
         """Everything a resumed run needs, with the keys and layout of ``torch.optim``.
@@ -398,8 +270,9 @@ class Optimizer(Settings):
             themselves are the caller's to save.
         """
         if state_format is not None:
-            _check_choice("state_format", state_format, STATE_FORMATS)
-        return _saving.save(self, state_format)
+            check_choice("state_format", state_format, STATE_FORMATS)
+        with self._model.exclusive("state_dict()"):
+            return _saving.save(self, state_format)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue where a `state_dict`, or one of ``torch.optim``, was made.
@@ -412,64 +285,53 @@ class Optimizer(Settings):
         TypeError, ValueError
             It is of another model or optimizer, or holds values that do not fit. Nothing has changed.
         """
-        _saving.load(self, state_dict, check_settings)
+        with self._model.exclusive("load_state_dict()"):
+            _loading.load(self, state_dict)
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = {k: v for k, v in self.__dict__.items() if k not in ("_model", "_tree")}
-        return kept | {"_progress": _saving.progress(self._model)}
+        with self._model.exclusive("pickle"):
+            left_out = ("_model", "_tree", "_taken", "_progress", "_groups")
+            kept = {k: v for k, v in self.__dict__.items() if k not in left_out}
+            return kept | {"_progress": _saving.progress(self._model), "param_groups": [dict(g) for g in self._groups]}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         steps, scalars, taken = state["_progress"]
-        self.__dict__.update({k: v for k, v in state.items() if k != "_progress"})
+        for name, value in state.items():
+            if name not in ("_progress", "param_groups"):
+                object.__setattr__(self, name, value)
+        self._groups = Groups([Group(group, i) for i, group in enumerate(state["param_groups"])], self)
+        self._progress = Progress()
+        self._starting = taken
         gather(self._slots)
-        self._build(steps, scalars)
-        self._model.steps_taken = taken
+        self._build(steps, scalars, taken)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        with self._model.exclusive("copy.deepcopy()"):
+            other = type(self).__new__(type(self))
+            memo[id(self)] = other
+            state = self.__getstate__()
+            slots = state.pop("_slots")
+            state = copy.deepcopy(state, memo)
+            # The states are not copied here, as `gather` moves them to new memory.
+            state["_slots"] = [
+                replace(slot, param=copy.deepcopy(slot.param, memo), states=dict(slot.states)) for slot in slots
+            ]
+            other.__setstate__(state)
+            return other
 
     def __copy__(self) -> Self:
         raise TypeError("two optimizers cannot share one set of states; use copy.deepcopy, or make a new one")
 
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__}("]
-        for i, group in enumerate(self.param_groups):
+        sizes = [0] * len(self._groups)
+        for slot in self._slots:
+            sizes[slot.group] += slot.param.size
+        for size, group in zip(sizes, self._groups, strict=True):
             shown = {k: v for k, v in group.items() if k != "params" and v != GROUP_OPTIONS.get(k, ...)}
-            size = sum(slot.param.size for slot in self._slots if slot.group == i)
             lines.append(f"  {size} parameters: " + ", ".join(f"{k}={v!r}" for k, v in shown.items()))
         return "\n".join([*lines, ")"])
 
 
 def _is_group(value: Any) -> bool:
     return isinstance(value, Mapping) and "params" in value
-
-
-def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name}: got {value!r}, needs one of {', '.join(map(repr, choices))}")
-
-
-def _check_group(rule: str, group: Mapping[str, Any], where: str) -> None:
-    """Check a group's options; values of schedules are checked when they are known."""
-    names = [*RULES[rule].hypers, "maximize", "clip_value", "ema_decay"]
-    check_hypers(rule, {n: group[n] for n in names if not callable(group[n])}, where)
-    _check_choice(where.format("state_format"), group["state_format"], STATE_FORMATS)
-    _check_choice(where.format("master"), group["master"], MASTERS)
-    _check_choice(where.format("rounding"), group["rounding"], ROUNDINGS)
-    size = group["min_quantized_size"]
-    if isinstance(size, bool) or not isinstance(size, int) or size < 0:
-        raise ValueError(f"{where.format('min_quantized_size')}: got {size!r}, needs an integer of at least 0")
-    narrow = group["state_format"] != "float32"
-    if narrow and all(state.kind == "exact" for state in RULES[rule].states) and RULES[rule].states:
-        able = sorted(r.name for r in RULES.values() if any(s.kind != "exact" for s in r.states))
-        raise ValueError(
-            f"{where.format('state_format')}: got {group['state_format']!r}, but the states of {rule} need the "
-            f"compute type; rules that can store theirs so: {', '.join(able)}"
-        )
-
-
-def _rebuilt(structure: Structure, leaves: Any) -> Structure:
-    """The same nesting with other leaves."""
-    if isinstance(structure, dict):
-        return {key: _rebuilt(value, leaves) for key, value in structure.items()}
-    if isinstance(structure, (list, tuple)):
-        entries = [_rebuilt(value, leaves) for value in structure]
-        return type(structure)(*entries) if hasattr(structure, "_fields") else type(structure)(entries)
-    return next(leaves)

@@ -6,15 +6,16 @@ mistake gives the same message everywhere.
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 
-__all__ = ["check_hyper", "check_hypers", "check_step"]
+__all__ = ["check_hyper", "check_hypers", "check_step", "did_you_mean", "unexpected"]
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,53 @@ FLAGS = frozenset(
         "maximize",
         "skip_nonfinite",
         "zero_grads",
+        "train_mode",
     )
 )
 OPTIONAL = frozenset(("max_grad_norm", "clip_value", "ema_decay"))
+
+# What other packages call a hyper-parameter, where its spelling does not show which one is meant.
+OTHER_NAMES = {
+    "learning_rate": "lr",
+    "learningrate": "lr",
+    "rate": "lr",
+    "step_size": "lr",
+    "stepsize": "lr",
+    "eta": "lr",
+    "b1": "betas",
+    "b2": "betas",
+    "decay_rate": "alpha",
+    "rho": "alpha",
+    "decay": "weight_decay",
+    "wd": "weight_decay",
+    "l2": "weight_decay",
+    "global_clipnorm": "max_grad_norm",
+    "clipnorm": "max_grad_norm",
+    "clip_norm": "max_grad_norm",
+    "clip_grad_norm": "max_grad_norm",
+    "use_ema": "ema_decay",
+    "ema_momentum": "ema_decay",
+    "loss_scale": "grad_scale",
+}
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: ``", did you mean lr?"``, or nothing if none is like it.
+
+    Examples
+    --------
+    >>> did_you_mean("learning_rate", ["lr", "betas"]), did_you_mean("beta1", ["lr", "betas"])
+    (', did you mean lr?', ', did you mean betas?')
+    """
+    names = sorted(known)
+    meant = OTHER_NAMES.get(str(name).lower())
+    near = [meant] if meant in names else difflib.get_close_matches(str(name), names, 1)
+    return f", did you mean {near[0]}?" if near else ""
+
+
+def unexpected(function: str, name: str, known: Iterable[str]) -> TypeError:
+    """The error for a keyword argument that there is not, in Python's words."""
+    return TypeError(f"{function}() got an unexpected keyword argument {name!r}{did_you_mean(name, known)}")
 
 
 def _number(value: Any, interval: Interval, where: str) -> float:
@@ -169,7 +214,8 @@ def check_hypers(rule: str, values: Mapping[str, Any], where: str = "{}") -> dic
     rule
         The update rule, ``"sgd"``.
     values
-        Hyper-parameters by name.
+        Hyper-parameters by name. A value that is not known yet, a schedule's, may be left out: it is not checked, nor
+        any pair it belongs to.
     where
         A format string that gives a name its place in messages: ``'param_groups[0]["{}"]'``.
 
@@ -179,13 +225,10 @@ def check_hypers(rule: str, values: Mapping[str, Any], where: str = "{}") -> dic
         The same names with plain floats, bools and pairs.
     """
     checked = {name: check_hyper(name, value, where.format(name), rule=rule) for name, value in values.items()}
-    if rule == "sgd" and checked.get("nesterov") and (not checked.get("momentum") or checked.get("dampening")):
-        raise ValueError(
-            f"{where.format('nesterov')} needs a momentum above 0 and dampening of 0, "
-            f"got momentum={checked.get('momentum')}, dampening={checked.get('dampening')}"
-        )
-    if rule == "lars" and checked.get("nesterov") and not checked.get("momentum"):
-        raise ValueError(f"{where.format('nesterov')} needs a momentum above 0, got momentum={checked.get('momentum')}")
+    if checked.get("nesterov") and (checked.get("momentum", 1) == 0 or (rule == "sgd" and checked.get("dampening"))):
+        shown = [f"{name}={checked[name]}" for name in ("momentum", "dampening") if name in checked]
+        needed = "a momentum above 0" + " and dampening of 0" * (rule == "sgd")
+        raise ValueError(f"{where.format('nesterov')} needs {needed}, got {', '.join(shown)}")
     if rule == "rprop" and "step_sizes" in checked and checked["step_sizes"][0] > checked["step_sizes"][1]:
         raise ValueError(f"{where.format('step_sizes')} must be in ascending order, got {values['step_sizes']!r}")
     return checked

@@ -25,6 +25,7 @@ def info() -> dict[str, str]:
     threads, source = _core.get_num_threads(), ""
     default, origin = _core.thread_default()
     source = origin if threads == default else f"set_num_threads; by default {default}, {origin}"
+    teams = "; ".join(f"{name}: {what}" for name, what in build["threading"].items())
     return {
         "fusedstep": str(build["version"]),
         "compiler": str(build["compiler"]),
@@ -33,7 +34,7 @@ def info() -> dict[str, str]:
         "supported here": ", ".join(_core.available_isas()),
         "active": _core.isa(),
         "threads": f"{threads} ({source})",
-        "threading": str(build["parallel"]),
+        "threading": f"{_core.get_threading()} ({teams})",
         "NumPy": np.__version__,
         "Python": f"{platform.python_version()} ({platform.python_implementation()})",
     }
@@ -41,7 +42,9 @@ def info() -> dict[str, str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the facts, one per line."""
-    argparse.ArgumentParser(prog="python -m fusedstep info", description=__doc__).parse_args(arguments)
+    argparse.ArgumentParser(
+        prog="python -m fusedstep info", description="Show what was built, what this machine can run, what is active."
+    ).parse_args(arguments)
     facts = info()
     width = max(map(len, facts))
     for name, value in facts.items():

@@ -39,11 +39,12 @@ class Settings:
     def _stale(self) -> None:
         """Called when gradients will be read a first time, or no longer; a model of tensors is then made anew."""
 
-    def _configure(self) -> None:
-        if self._model is not None:
+    def _configure(self, model: Model | None = None) -> None:
+        model = self._model if model is None else model
+        if model is not None:
             kept = self._settings
             norm = kept["max_grad_norm"] or 0.0
-            self._model.configure(norm, kept["skip_nonfinite"], kept["zero_grads"], kept["seed"])
+            model.configure(norm, kept["skip_nonfinite"], kept["zero_grads"], kept["seed"])
 
     def _set(self, name: str, value: Any) -> None:
         self._settings = check_settings(self._settings | {name: value})
@@ -85,6 +86,9 @@ class Settings:
         return int(self._settings["seed"])
 
     @property
-    def grad_norm(self) -> float:
-        """Norm of the last step's gradients, all together and unscaled; needs `max_grad_norm` or `skip_nonfinite`."""
-        return self._model.grad_norm if self._model is not None else 0.0
+    def grad_norm(self) -> float | None:
+        """Norm of the last step's gradients, all together and unscaled; None where it was not computed.
+
+        It is with `max_grad_norm` and `skip_nonfinite`: ``max_grad_norm=math.inf`` computes the norm and clips nothing.
+        """
+        return self._model.grad_norm if self._model is not None else None

@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import formats
 from ._core import Model
+from ._floats import default_floats
+from ._pieces import BLOCK_8BIT, blocks, flat, pieces
 
-__all__ = ["STATE_FORMATS", "Slot", "StateView", "gather", "store_values", "stored_values"]
+__all__ = [
+    "QUANT_BLOCK",
+    "STATE_FORMATS",
+    "Progress",
+    "Slot",
+    "StateView",
+    "StateViews",
+    "constant",
+    "convert",
+    "gather",
+    "is_bfloat16_bits",
+    "like",
+    "spread",
+    "stored_values",
+]
 
 Array = NDArray[Any]
 
+FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+QUANT_BLOCK = BLOCK_8BIT
 STATE_FORMATS = ("float32", "bfloat16", "8bit")
-QUANT_BLOCK = 256
 LARGE = 1 << 22  # bytes from which NumPy asks the system for huge pages
 LINE = 64  # bytes of a cache line
 PAGE = 4096  # bytes of a page
@@ -42,6 +60,8 @@ class Slot:
         float32 copy (``master="float32"``) or int16 remainders (``master="split"``) of a 16-bit parameter.
     ema
         Moving average of the parameter, in the compute type.
+    number
+        By which it is saved and has its noise: its place in the run's first optimizer.
     """
 
     param: Any
@@ -50,26 +70,38 @@ class Slot:
     states: dict[str, Any] = field(default_factory=dict)
     master: Array | None = None
     ema: Array | None = None
+    number: int = 0
 
     @property
     def compute(self) -> np.dtype[Any]:
         """The dtype in which the rule works: float64 for float64 parameters, float32 for all others."""
-        return np.dtype(np.float64 if self.param.dtype == np.float64 else np.float32)
+        return FLOAT64 if self.param.dtype == FLOAT64 else FLOAT32
 
     @property
     def split(self) -> bool:
         """Whether `master` holds remainders."""
         return self.master is not None and self.master.dtype == np.int16
 
+    @property
+    def array(self) -> Array:
+        """The parameter as a plain array: a subclass such as ``numpy.matrix`` changes what its methods do."""
+        return np.asarray(self.param)
+
     def values(self) -> Array:
         """The parameter as the rule sees it: from its master, in the compute type; maybe the array itself."""
         if self.split:
             assert self.master is not None
-            return formats.join(self.param.reshape(-1), self.master.reshape(-1)).reshape(self.param.shape)
+            return formats.join(self.array, self.master)
         if self.master is not None:
-            return self.master
-        values: Array = self.param.astype(self.compute, copy=False)
+            return formats.master_values(self.array, self.master)
+        values: Array = self.array.astype(self.compute, copy=False)
         return values
+
+    def piece(self, piece: slice) -> Array:
+        """The same of some elements, in C order."""
+        part = Slot(flat(self.array)[piece], self.path, self.group)
+        part.master = None if self.master is None else flat(self.master)[piece]
+        return part.values()
 
     def move(self, to: Callable[[Array], Array]) -> None:
         """Replace every array by what `to` makes of it, the parameter excepted."""
@@ -138,39 +170,117 @@ def _memory(size: int, start: int) -> NDArray[np.uint8]:
     return memory[(start - memory.ctypes.data) % PAGE :][:size]
 
 
-def store_values(values: Array, kind: str, state_format: str, compute: np.dtype[Any], small: bool) -> Any:
-    """New storage for the values of a state.
+def constant(value: float, slot: Slot, kind: str, state_format: str, small: bool) -> Any:
+    """A state of one value everywhere, in its storage format and of no size: `gather` gives it memory of its own.
 
     Parameters
     ----------
-    values
-        In any float dtype.
+    value
+        Of every element.
+    slot
+        The parameter.
     kind
         ``"signed"``, ``"unsigned"`` or ``"exact"`` (only the compute type).
     state_format
         One of `STATE_FORMATS`; ``"float32"`` means the compute type.
-    compute
-        Compute type of the parameter.
     small
         Whether the parameter is too small to be worth a narrow format.
     """
-    if kind == "exact" or small or state_format == "float32":
-        return np.array(values, dtype=compute, order="C")
-    if state_format == "bfloat16":
-        bits = formats.encode_bfloat16(np.ascontiguousarray(values, dtype=np.float32).reshape(-1))
-        return bits.view(formats.bfloat16()).reshape(values.shape)
-    flat = np.ascontiguousarray(values, dtype=compute).reshape(-1)
-    codes, scales = formats.encode_8bit(flat, signed=kind == "signed")
-    return codes.reshape(values.shape), scales
+    exact = kind == "exact" or small or state_format == "float32"
+    number, *scale = _encoded(value, kind, "float32" if exact else state_format, slot.compute)
+    everywhere = spread(number, slot.param.shape)
+    return (everywhere, spread(scale[0], (-(-slot.param.size // QUANT_BLOCK),))) if scale else everywhere
 
 
+@functools.lru_cache(maxsize=64)
+def _encoded(value: float, kind: str, state_format: str, compute: np.dtype[Any]) -> tuple[Array, ...]:
+    """One number in a storage format, and its scale."""
+    block = np.full(QUANT_BLOCK, value, compute)
+    if state_format == "8bit":
+        codes, scales = formats.encode_8bit(block, signed=kind == "signed")
+        return codes[:1], scales
+    return ((formats.encode_bfloat16(block).view(formats.bfloat16()) if state_format == "bfloat16" else block)[:1],)
+
+
+def spread(number: Array, shape: tuple[int, ...]) -> Array:
+    """The same number everywhere, as ``numpy.broadcast_to`` has it, in a tenth of its time."""
+    return np.ndarray(shape, number.dtype, number.tobytes(), strides=(0,) * len(shape))
+
+
+def like(stored: Any) -> Any:
+    """New memory of the same format, not set to anything."""
+    if isinstance(stored, tuple):
+        return tuple(map(like, stored))
+    return np.empty(stored.shape, stored.dtype)
+
+
+@default_floats()
 def stored_values(stored: Any, kind: str, compute: np.dtype[Any]) -> Array:
     """The values of a state in the compute type, a copy."""
+    shape = stored[0].shape if isinstance(stored, tuple) else stored.shape
+    values = np.empty(shape, compute)
+    convert(values, stored, kind)
+    return values
+
+
+def convert(target: Any, stored: Any, kind: str) -> None:
+    """Write a state in one storage format over one in another, a piece at a time.
+
+    Parameters
+    ----------
+    target
+        An array in the compute type or bfloat16, or a pair of codes and scales; C-contiguous.
+    stored
+        The same, or an array of any float dtype, byte order and layout; bfloat16 numbers may be two-byte voids, as
+        which ``numpy.load`` returns them. Or a function that returns the values of a slice of the elements.
+    kind
+        The state's.
+    """
+    if isinstance(target, tuple) and isinstance(stored, tuple):
+        for part, given in zip(target, stored, strict=True):
+            part[...] = given.reshape(part.shape)
+        return
+    if isinstance(target, np.ndarray) and isinstance(stored, np.ndarray):
+        narrow = [is_bfloat16_bits(array) for array in (target, stored)]
+        if narrow == [False, False]:
+            target[...] = stored
+            return
+        if narrow == [True, True]:
+            target.view(np.uint16)[...] = stored.view(np.uint16)
+            return
+    codes = target[0] if isinstance(target, tuple) else target
+    for piece in pieces(codes.size):
+        values = _piece_values(stored, kind, piece)
+        if isinstance(target, tuple):
+            flat(target[0])[piece], target[1][blocks(piece)] = formats.encode_8bit(values, signed=kind == "signed")
+        elif formats.is_bfloat16(target.dtype):
+            flat(target.view(np.uint16))[piece] = formats.encode_bfloat16(values)
+        else:
+            flat(target)[piece] = values
+
+
+def _piece_values(stored: Any, kind: str, piece: slice) -> Array:
+    """The values of some elements, as float32 or float64."""
+    if callable(stored):
+        values: Array = stored(piece)
+        return values
     if isinstance(stored, tuple):
-        codes, scales = stored
-        values = formats.decode_8bit(codes.reshape(-1), scales, signed=kind == "signed")
-        return values.astype(compute).reshape(codes.shape)
-    return np.array(stored, dtype=compute)
+        return formats.decode_8bit(flat(stored[0])[piece], stored[1].reshape(-1)[blocks(piece)], kind == "signed")
+    part: Array = flat(stored)[piece]
+    if is_bfloat16_bits(stored):
+        return formats.decode_bfloat16(part.view(np.uint16))
+    return part.astype(np.float64 if part.dtype.itemsize > 4 else np.float32)
+
+
+def is_bfloat16_bits(array: Array) -> bool:
+    """Whether these are bfloat16 numbers, or what ``numpy.save`` makes of them: voids of two bytes."""
+    return formats.is_bfloat16(array.dtype) or (array.dtype == np.dtype("V2") and array.dtype.names is None)
+
+
+class Progress:
+    """Where an optimizer's step counts and scalars are: its native model, which may be made anew."""
+
+    model: Model
 
 
 class StateView(Mapping[str, Any]):
@@ -181,16 +291,17 @@ class StateView(Mapping[str, Any]):
     there are any.
     """
 
-    def __init__(self, slot: Slot, model: Model, index: int, scalars: tuple[str, ...]) -> None:
+    def __init__(self, slot: Slot, progress: Progress, index: int, scalars: tuple[str, ...]) -> None:
         self._slot = slot
-        self._model = model
+        self._progress = progress
         self._index = index
         self._scalars = scalars
 
     def _all(self) -> dict[str, Any]:
-        found: dict[str, Any] = {"step": self._model.get_step(self._index)}
+        found: dict[str, Any] = {"step": self._progress.model.get_step(self._index)}
         found.update(self._slot.items())
-        found.update(zip(self._scalars, self._model.get_scalars(self._index), strict=True))
+        if self._scalars:
+            found.update(zip(self._scalars, self._progress.model.get_scalars(self._index), strict=True))
         return found
 
     def __getitem__(self, key: str) -> Any:
@@ -204,3 +315,30 @@ class StateView(Mapping[str, Any]):
 
     def __repr__(self) -> str:
         return repr(self._all())
+
+
+class StateViews(Sequence[StateView]):
+    """The states of all parameters; each view is made when it is asked for."""
+
+    def __init__(self, slots: list[Slot], progress: Progress, scalars: tuple[str, ...]) -> None:
+        self._slots = slots
+        self._progress = progress
+        self._scalars = scalars
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    @overload
+    def __getitem__(self, index: int) -> StateView: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[StateView]: ...
+
+    def __getitem__(self, index: int | slice) -> StateView | list[StateView]:
+        place = range(len(self))[index]
+        if isinstance(place, range):
+            return [self[i] for i in place]
+        return StateView(self._slots[place], self._progress, place, self._scalars)
+
+    def __repr__(self) -> str:
+        return repr(list(self))

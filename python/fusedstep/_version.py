@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ._core import build_info
+from . import _core
 
 __all__ = ["__version__"]
 
-__version__: str = build_info()["version"]
+__version__: str = _core.__version__

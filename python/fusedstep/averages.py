@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._arguments import real
+from ._floats import default_floats
+from .formats import is_bfloat16
 
 __all__ = ["ExponentialAverage"]
 
@@ -67,6 +69,7 @@ class ExponentialAverage:
         return 1.0 / (1.0 - self.beta)
 
     @property
+    @default_floats()
     def value(self) -> Any:
         """The average after the last update: a float, or a new array.
 
@@ -80,6 +83,7 @@ class ExponentialAverage:
         value = self._average / self._weight if self.bias_correction else self._average
         return value.copy() if value is self._average and isinstance(value, np.ndarray) else value
 
+    @default_floats()
     def update(self, x: Observation, /) -> Observation:
         """Take one more observation in and return the average with it.
 
@@ -97,12 +101,14 @@ class ExponentialAverage:
         Raises
         ------
         TypeError
-            If `x` is not real.
+            If `x` is not real, or a masked array.
         ValueError
             If its shape is not that of the observations before; the average is as it was.
         """
+        if isinstance(x, np.ma.MaskedArray):
+            raise TypeError("x must be a real number or array, got a masked array; use x.filled(value)")
         new = np.asarray(x)
-        if new.dtype.kind not in "fiu":
+        if new.dtype.kind not in "fiu" and not is_bfloat16(new.dtype):
             raise TypeError(f"x must be a real number or array, got dtype {new.dtype}")
         if self.count and new.shape != np.shape(self._average):
             raise ValueError(f"x must have the shape {np.shape(self._average)} of the average, got {new.shape}")

@@ -15,12 +15,12 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from ._floats import default_floats
+from ._pieces import BLOCK_8BIT, in_pieces
+
 Array: TypeAlias = npt.NDArray[Any]
 Bits16: TypeAlias = npt.NDArray[np.uint16]
 Float32: TypeAlias = npt.NDArray[np.float32]
-
-BLOCK_8BIT: Final = 256
-"""Elements that share one scale in the 8-bit formats."""
 
 BLOCK_NOISE: Final = 2048
 """Elements whose noise comes from one block key."""
@@ -47,15 +47,15 @@ def bfloat16() -> np.dtype[Any]:
 
 def is_bfloat16(dtype: npt.DTypeLike) -> bool:
     """Whether `dtype` is the bfloat16 of ``ml_dtypes``, told without importing it."""
-    return np.dtype(dtype).name == "bfloat16"
+    found = np.dtype(dtype)
+    return found.num >= 256 and found.name == "bfloat16"  # NumPy's own have lower numbers, and names take time
 
 
 def _bits(values: Array) -> npt.NDArray[np.uint32]:
     """Return the bit patterns of `values` after rounding them to float32."""
     if values.dtype not in (np.float32, np.float64):
         raise TypeError(f"values: got dtype {values.dtype}, need float32 or float64")
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        return np.ascontiguousarray(values, np.float32).view(np.uint32).reshape(values.shape)
+    return np.ascontiguousarray(values, np.float32).view(np.uint32).reshape(values.shape)
 
 
 def _is_nan(bits: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
@@ -65,6 +65,7 @@ def _is_nan(bits: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
 # ---------------------------------------------------------------------------------------------------- 16-bit floats
 
 
+@in_pieces
 def decode_bfloat16(stored: Array) -> Float32:
     """Return the float32 values of bfloat16 numbers: exact.
 
@@ -76,6 +77,8 @@ def decode_bfloat16(stored: Array) -> Float32:
     return (stored.view(np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
+@default_floats()
+@in_pieces
 def encode_bfloat16(values: Array, noise: Bits16 | None = None) -> Bits16:
     """Return the bfloat16 bit patterns of `values`.
 
@@ -97,12 +100,15 @@ def encode_bfloat16(values: Array, noise: Bits16 | None = None) -> Bits16:
     return np.where(_is_nan(bits), _NAN16["bfloat16"], rounded)
 
 
+@default_floats()
+@in_pieces
 def decode_float16(stored: Array) -> Float32:
     """Return the float32 values of IEEE float16 numbers (or of their uint16 bit patterns): exact."""
-    with np.errstate(invalid="ignore"):  # signalling NaN
-        return stored.view(np.float16).astype(np.float32)
+    return stored.view(np.float16).astype(np.float32)
 
 
+@default_floats()
+@in_pieces
 def encode_float16(values: Array, noise: Bits16 | None = None) -> Bits16:
     """Return the IEEE float16 bit patterns of `values`.
 
@@ -136,9 +142,15 @@ def encode_float16(values: Array, noise: Bits16 | None = None) -> Bits16:
     return np.where(_is_nan(bits), _NAN16["float16"], half | sign)
 
 
+HALF: Final = {"float16": (encode_float16, decode_float16), "bfloat16": (encode_bfloat16, decode_bfloat16)}
+"""The encoder and decoder of each 16-bit float, by the name of its dtype."""
+
+
 # ----------------------------------------------------------------------------------------------------- split master
 
 
+@default_floats()
+@in_pieces
 def split(values: Array) -> tuple[Bits16, npt.NDArray[np.int16]]:
     """Split float32 values into a bfloat16 parameter and a 16-bit remainder that restores them exactly.
 
@@ -157,10 +169,44 @@ def split(values: Array) -> tuple[Bits16, npt.NDArray[np.int16]]:
     return parameter, bits.astype(np.uint16).view(np.int16)
 
 
+@in_pieces
 def join(parameter: Array, remainder: npt.NDArray[np.int16]) -> Float32:
-    """Return the float32 values that :func:`split` took apart."""
+    """Return the float32 values that :func:`split` took apart.
+
+    A zero never comes with a negative remainder from there. Beside one that was written since, a remainder counts as an
+    unsigned number, at most 2**-133: below zero there would be a NaN.
+    """
     high = parameter.view(np.uint16).astype(np.uint32) << np.uint32(16)
-    return (high + remainder.astype(np.int32).view(np.uint32)).view(np.float32)
+    signed = remainder.astype(np.int32).view(np.uint32)
+    low = np.where(high << np.uint32(1) == 0, signed & np.uint32(0xFFFF), signed)
+    return (high + low).view(np.float32)
+
+
+# --------------------------------------------------------------------------------------------------- float32 master
+
+
+@in_pieces
+def master_values(parameter: Array, master: Float32) -> Float32:
+    """Return the float32 values of 16-bit parameters that have a float32 master.
+
+    Where the parameter is the rounding of its master, bit for bit, that is the master. Anywhere else somebody has
+    written the parameter since (loaded or clipped it, say), and the parameter counts.
+
+    Parameters
+    ----------
+    parameter : array of float16 or bfloat16
+        Any shape.
+    master : array of float32
+        With the same shape.
+    """
+    return kept_master(parameter.view(np.uint16), master, "bfloat16" if is_bfloat16(parameter.dtype) else "float16")
+
+
+def kept_master(bits: Array, master: Float32, dtype: str) -> Float32:
+    """Return the same for the bit patterns (uint16) of parameters of this dtype's name."""
+    encode, decode = HALF[dtype]
+    kept: Float32 = np.where(encode(master) == bits, master, decode(bits))
+    return kept
 
 
 # ------------------------------------------------------------------------------------------------------------ noise
@@ -212,18 +258,21 @@ def noise(key: int, size: int, start: int = 0) -> Bits16:
 
 # A code is linear in the cube root of an element's share of its block's largest. Root and cube are those of the pattern
 # of a float read as an integer: a third of it and three times it. By whether the codes are signed:
-_TOP: Final = {True: np.float32(2 - 2.0**-23), False: np.float32(253 / 512)}  # the cube of the largest code's root
-_SHARE: Final = {True: np.float32(1.9975), False: _TOP[False]}  # what the largest becomes before its root: below 2
+with default_floats():  # as the thread that imports may have set another environment
+    _TOP: Final = {True: np.float32(2 - 2.0**-23), False: np.float32(253 / 512)}  # the cube of the largest code's root
+    _SHARE: Final = {True: np.float32(1.9975), False: _TOP[False]}  # what the largest becomes before its root: below 2
+    _ROOT: Final = np.array(0x15555555, np.uint32).view(np.float32)[()]  # the largest signed code's: 1.666... * 2**-85
+    _STEP: Final = {True: _ROOT / np.float32(127), False: np.float32(2.0**-93)}  # the root that one code stands for
+    _PER_STEP: Final = np.float32(127) / _ROOT
 _THIRD: Final = np.uint32(10923)  # 2**15 / 3
-_ROOT: Final = np.array(0x15555555, np.uint32).view(np.float32)[()]  # of the largest signed code: 1.666... * 2**-85
-_STEP: Final = {True: _ROOT / np.float32(127), False: np.float32(2.0**-93)}  # the root that one code stands for
-_PER_STEP: Final = np.float32(127) / _ROOT
 _LEAST: Final = np.uint32((127 - 100) << 23)  # 2**-100
 _FLUSH: Final = {True: _LEAST, False: np.uint32(1 << 23)}  # 2**-126
 _MOST: Final = {True: np.uint32(0x7F7FFFFF), False: np.uint32(0x7E7FFFFF)}  # below 2**128, 2**126
 _SIGN: Final = np.uint32(1 << 31)
 
 
+@default_floats()
+@in_pieces
 def encode_8bit(values: Array, signed: bool) -> tuple[npt.NDArray[np.uint8], Float32]:
     """Return the 8-bit codes and the scales of `values`.
 
@@ -268,6 +317,8 @@ def encode_8bit(values: Array, signed: bool) -> tuple[npt.NDArray[np.uint8], Flo
     return codes.astype(np.uint8).reshape(-1)[: flat.size].reshape(values.shape), scales.view(np.float32)
 
 
+@default_floats()
+@in_pieces
 def decode_8bit(codes: npt.NDArray[np.uint8], scales: Float32, signed: bool) -> Float32:
     """Return the float32 values of 8-bit codes and their scales, in the shape of `codes`."""
     integers = codes.reshape(-1).view(np.int8 if signed else np.uint8)

@@ -23,7 +23,7 @@ import numpy as np
 
 from . import reference
 from ._core import Model
-from ._hyper import check_hypers, check_step
+from ._hyper import check_hypers, check_step, unexpected
 from ._rows import check_row_gradient
 from .reference import RULES, Rule
 from .reference._checks import check_array
@@ -42,7 +42,7 @@ def _checked(rule: str, given: tuple[tuple[str, Any], ...]) -> tuple[dict[str, A
     options = dict(given)
     unknown = sorted(options.keys() - about.hypers.keys() - AROUND.keys())
     if unknown:
-        raise TypeError(f"{rule}() got an unexpected keyword argument {unknown[0]!r}")
+        raise unexpected(rule, unknown[0], {*about.hypers, *AROUND})
     hypers = check_hypers(rule, {name: options.get(name, value) for name, value in about.hypers.items()})
     around = check_around({name: options.get(name, value) for name, value in AROUND.items()})
     group = hypers | {name: around[name] for name in ("maximize", "clip_value", "ema_decay", "rounding")}
@@ -102,9 +102,13 @@ def _native(about: Rule, definition: Callable[..., bool]) -> Callable[..., bool]
                 raise TypeError(f"{name} must be a list of {count} arrays, as param is, got {type(value).__name__}")
             if len(value) != count:
                 raise ValueError(f"{name} must hold {count} arrays, as many as param, got {len(value)}")
+            missing = next((i for i, one in enumerate(value) if one is None), None) if needed else None
+            if missing is not None:
+                raise TypeError(f"{name}[{missing}] must be a NumPy array, got NoneType")
             return list(value)
 
         columns = [column(name, use) if use else [None] * count for name, use in zip(states, used, strict=True)]
+        columns = [[tuple(v) if isinstance(v, list) else v for v in values] for values in columns]  # 8-bit pairs
         numbers = [column(name, True) for name in about.scalars]
         masters, averages = column("master", False), column("ema", False)
         step = given["step"]
@@ -149,14 +153,12 @@ def _native(about: Rule, definition: Callable[..., bool]) -> Callable[..., bool]
         model.finish()
         model.configure(around["max_grad_norm"] or 0.0, around["skip_nonfinite"], around["zero_grads"], around["seed"])
         gradients = column("grad", True)
-        for i, gradient in enumerate(gradients):
-            if gradient is None:
-                raise TypeError(f"grad[{i}] must be a NumPy array, got NoneType")
         done = model.step_list(gradients, around["grad_scale"])
         if done and numbers:
             for i in range(count):
                 for values, value in zip(numbers, model.get_scalars(i), strict=True):
                     values[i][...] = value
+        model.warn_of_nonfinite()
         return done
 
     return take_step

@@ -28,7 +28,8 @@ class minibatches:
     Parameters
     ----------
     *arrays : ndarray
-        The data: any number of arrays of any dtype (memory-mapped ones too) with the same number of examples.
+        The data: any number of arrays of any dtype (memory-mapped ones too, masked ones not) with the same number
+        of examples.
     batch_size : int, default 64
         Examples per batch, >= 1. With all of them it is batch gradient descent, with 1 stochastic gradient
         descent.
@@ -52,7 +53,7 @@ class minibatches:
     Raises
     ------
     TypeError
-        If an array is not a NumPy array, or another argument is of the wrong kind.
+        If an array is not a NumPy array or is a masked one, or another argument is of the wrong kind.
     ValueError
         If there is no array, the numbers of examples differ, or an axis does not exist.
 
@@ -78,6 +79,11 @@ class minibatches:
         for i, array in enumerate(arrays):
             if not isinstance(array, np.ndarray):
                 raise TypeError(f"arrays[{i}] must be a NumPy array, got {type(array).__name__}; use numpy.asarray")
+            if isinstance(array, np.ma.MaskedArray):
+                raise TypeError(
+                    f"arrays[{i}] must be a NumPy array, got a masked one, whose mask a batch would not have; "
+                    "use array.filled(value), or leave masked examples out"
+                )
         if not arrays:
             raise ValueError("minibatches needs at least one array, got none")
         for name, flag in (("shuffle", shuffle), ("drop_last", drop_last)):
@@ -139,4 +145,4 @@ def _generator(rng: object) -> RandomState:
         return np.random.default_rng()
     if isinstance(rng, bool) or not isinstance(rng, (int, np.integer)):
         raise TypeError(f"rng must be None, an integer seed or a NumPy generator, got {type(rng).__name__}")
-    return np.random.default_rng(whole("rng", rng))
+    return np.random.default_rng(whole("rng", rng, high=None))

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ._floats import default_floats
+
 __all__ = ["SparseRows"]
 
 Array = NDArray[Any]
@@ -25,6 +27,8 @@ class SparseRows:
 
     Notes
     -----
+    Nothing is checked here: a step checks what it is given, and names it as its gradient.
+
     A step touches these rows and nothing else: `SGD` without momentum and weight decay, and `Adagrad` without weight
     decay, leave what a dense gradient with zeros in the other rows would leave; `SparseAdam` also leaves the moments
     of the other rows alone.
@@ -42,11 +46,15 @@ class SparseRows:
         self.values = values
 
     def __repr__(self) -> str:
-        return f"SparseRows({len(self.indices)} rows of {self.values.dtype}, shape {self.values.shape[1:]})"
+        try:
+            return f"SparseRows({len(self.indices)} rows of {self.values.dtype}, shape {self.values.shape[1:]})"
+        except (AttributeError, TypeError):  # what is no array is an error of the step's
+            return f"SparseRows({self.indices!r}, {self.values!r})"
 
     def __len__(self) -> int:
         return len(self.indices)
 
+    @default_floats()
     def summed(self, dtype: np.dtype[Any]) -> tuple[Array, Array]:
         """The rows that occur, ascending and each once, and the sums of their values.
 
@@ -59,12 +67,29 @@ class SparseRows:
         -------
         rows : array of int64
         sums : array of `dtype`, of shape ``(len(rows), *values.shape[1:])``
+
+        Raises
+        ------
+        TypeError
+            `indices` or `values` is not an array of integers or of numbers.
+        ValueError
+            They are not one value for every index.
         """
+        for name, array, kinds in (("indices", self.indices, "iu"), ("values", self.values, "fiuV")):
+            if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
+                raise TypeError(f"{name}: got {type(array).__name__}, needs a NumPy array")
+            if array.dtype.kind not in kinds or array.dtype.names is not None:
+                what = "integers" if name == "indices" else "real numbers"
+                raise TypeError(f"{name}: got dtype {array.dtype}, needs {what}")
+        if self.indices.ndim != 1 or self.values.shape[:1] != self.indices.shape:
+            raise ValueError(
+                f"values: got shape {self.values.shape} for indices of shape {self.indices.shape}, needs one axis of "
+                "indices and a value for each"
+            )
         rows, first, place = np.unique(self.indices.astype(np.int64), return_index=True, return_inverse=True)
         values = self.values.astype(dtype)
         sums = values[first]
         again = np.ones(len(place), dtype=bool)
         again[first] = False
-        with np.errstate(all="ignore"):
-            np.add.at(sums, place.reshape(-1)[again], values[again])  # one after the other, unlike sums[place] +=
+        np.add.at(sums, place.reshape(-1)[again], values[again])  # one after the other, unlike sums[place] +=
         return rows, sums

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from .._base import Number, Optimizer, Options, Structure
 from .._hyper import check_hyper
@@ -69,9 +68,8 @@ class Adagrad(Optimizer):
         }
         super().__init__(params, defaults, options)
 
-    def _initial_state(self, name: str, slot: Slot, group: dict[str, Any]) -> Any:
-        value = check_hyper("initial_accumulator_value", group["initial_accumulator_value"])
-        return np.full(slot.param.shape, value, dtype=slot.compute)
+    def _initial_state(self, name: str, slot: Slot, group: Mapping[str, Any]) -> Any:
+        return check_hyper("initial_accumulator_value", self._now(group["initial_accumulator_value"]))
 
 
 class Adadelta(Optimizer):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .._base import Number, Optimizer, Options, Structure
@@ -55,5 +56,5 @@ class ASGD(Optimizer):
         defaults = {"lr": lr, "lambd": lambd, "alpha": alpha, "t0": t0, "weight_decay": weight_decay}
         super().__init__(params, defaults, options)
 
-    def _initial_scalars(self, group: dict[str, Any]) -> list[float]:
+    def _initial_scalars(self, group: Mapping[str, Any]) -> list[float]:
         return [float(self._now(group["lr"])), 1.0]

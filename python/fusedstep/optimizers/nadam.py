@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .._base import Number, Optimizer, Options, Structure
@@ -69,5 +70,5 @@ class NAdam(Optimizer):
         }
         super().__init__(params, defaults, options)
 
-    def _initial_scalars(self, group: dict[str, Any]) -> list[float]:
+    def _initial_scalars(self, group: Mapping[str, Any]) -> list[float]:
         return [1.0]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from .._base import Number, Optimizer, Options, Structure
+from .._base import Number, Optimizer, Options, Structure, shared_option
 from .._hyper import check_hyper
 from .._slots import Slot
 
@@ -56,7 +55,14 @@ class Rprop(Optimizer):
         defaults = {"lr": lr, "etas": etas, "step_sizes": step_sizes}
         super().__init__(params, defaults, options)
 
-    def _initial_state(self, name: str, slot: Slot, group: dict[str, Any]) -> Any:
-        if name != "step_size":
-            return None
-        return np.full(slot.param.shape, check_hyper("lr", self._now(group["lr"])), dtype=slot.compute)
+    @property
+    def lr(self) -> Any:
+        """The first step size of every element; the steps change it, not the caller."""
+        return shared_option(self, "lr")
+
+    @lr.setter
+    def lr(self, value: Any) -> None:
+        raise AttributeError("lr: is the first step size, which an Rprop that was made does not use; make a new one")
+
+    def _initial_state(self, name: str, slot: Slot, group: Mapping[str, Any]) -> Any:
+        return check_hyper("lr", self._now(group["lr"])) if name == "step_size" else 0.0

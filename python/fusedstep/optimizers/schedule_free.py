@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from .._base import Number, Optimizer, Options, Structure
+from .._hyper import check_hyper
+from .._schedule_free import TRAIN_MODE, Weights, check_training, switch
 from .._slots import Slot
-from ..reference import schedule_free_average
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -16,62 +19,133 @@ __all__ = ["ScheduleFreeAdamW", "ScheduleFreeSGD"]
 
 
 class ScheduleFree(Optimizer):
-    """What both have: parameters that are trained at one point and evaluated at another."""
+    """What both have: parameters that are trained at one point and evaluated at another.
+
+    Where they are is an entry ``"train_mode"`` of every parameter group, so it is saved and loaded with the groups.
+    """
+
+    _unstepped: list[int] | None = None  # numbers of the parameters without a step; None: not known
 
     def __init__(self, params: Structure, defaults: dict[str, Any], options: Options) -> None:
-        self._kept: list[Any] | None = None
-        super().__init__(params, defaults, options)
+        super().__init__(params, defaults | {TRAIN_MODE: True}, options)
 
-    def _initial_state(self, name: str, slot: Slot, group: dict[str, Any]) -> Any:
-        return slot.values().copy() if name == "z" else None
+    def _initial_state(self, name: str, slot: Slot, group: Mapping[str, Any]) -> Any:
+        return slot.piece if name == "z" else 0.0
 
-    def _initial_scalars(self, group: dict[str, Any]) -> list[float]:
+    def _initial_scalars(self, group: Mapping[str, Any]) -> list[float]:
         return [0.0, 0.0]
 
     @property
     def training(self) -> bool:
         """Whether the parameters are those that gradients are taken at."""
-        return self._kept is None
+        return all(group.get(TRAIN_MODE, True) for group in self.param_groups)
 
     def eval(self) -> None:
-        """Switch the parameters to the average, where the model is evaluated and saved; nothing if it is on."""
-        if self._kept is not None:
-            return
-        averages = []
-        for slot in self._slots:
-            group = self.param_groups[slot.group]
-            beta = self._now(group["momentum"] if "momentum" in group else group["betas"][0])
-            averages.append(schedule_free_average(slot.values(), slot.states["z"], beta=beta))
-        self._kept = [slot.param.copy() for slot in self._slots]
-        for slot, average in zip(self._slots, averages, strict=True):
-            slot.param[...] = average.astype(slot.param.dtype)
+        """Switch the parameters to the average, where the model is evaluated and saved; nothing if they are there.
+
+        Raises
+        ------
+        OverflowError
+            A float16 parameter would end beyond the largest float16. Nothing has changed.
+        ValueError
+            A parameter cannot be written. Nothing has changed.
+        """
+        self._switch(to_average=True)
 
     def train(self) -> None:
-        """Switch the parameters back, byte for byte, to where gradients are taken; nothing if they are there."""
-        if self._kept is None:
-            return
-        for slot, kept in zip(self._slots, self._kept, strict=True):
-            slot.param[...] = kept
-        self._kept = None
+        """Switch the parameters back to where gradients are taken; nothing if they are there.
+
+        They are computed from the parameters as they are then and the state ``z``: weights that were loaded or changed
+        since `eval` count, and others come back within rounding.
+
+        Raises
+        ------
+        OverflowError, ValueError
+            As `eval`.
+        """
+        self._switch(to_average=False)
+
+    def _switch(self, to_average: bool) -> None:
+        with self._model.exclusive("eval()" if to_average else "train()"):
+            groups = {i: g for i, g in enumerate(self.param_groups) if g.get(TRAIN_MODE, True) == to_average}
+            betas = {i: self._beta(i) for i in groups}
+            weights = [
+                _weights(slot, betas[slot.group])
+                for i, slot in enumerate(self._slots)
+                if slot.group in groups and self._model.get_step(i) > 0  # before the first step both points are one
+            ]
+            switch(weights, to_average)
+            for group in groups.values():
+                group[TRAIN_MODE] = not to_average
+
+    def _beta(self, number: int) -> float:
+        """How much of the average a parameter is."""
+        group = self.param_groups[number]
+        name = "momentum" if "momentum" in group else "betas"
+        value = check_hyper(name, self._now(group[name]), f'param_groups[{number}]["{name}"]', rule=self.rule)
+        return float(value if name == "momentum" else value[0])
 
     def step(self, grads: Structure = None, *, grad_scale: float = 1.0) -> bool:
-        """Take one step (see `Optimizer.step`); the parameters must be those of `train`."""
-        self._check_training("step")
-        return super().step(grads, grad_scale=grad_scale)
+        """Take one step (see `Optimizer.step`); the parameters must be those of `train`.
 
-    def state_dict(self, *, state_format: str | None = None) -> dict[str, Any]:
-        """Everything a resumed run needs (see `Optimizer.state_dict`); call `train` first."""
-        self._check_training("state_dict")
-        return super().state_dict(state_format=state_format)
+        Raises
+        ------
+        RuntimeError
+            They are those of `eval`.
+        """
+        check_training(self.param_groups)
+        if self._unstepped is None:
+            self._unstepped = [i for i in range(len(self._slots)) if self._model.get_step(i) == 0]
+        if not self._unstepped:
+            return super().step(grads, grad_scale=grad_scale)
+        before = []
+        try:
+            for i in self._unstepped:  # z begins at the parameter as it is now, which may have been loaded since
+                z, values = self._slots[i].states["z"], self._slots[i].values()
+                if not np.array_equal(z, values):
+                    before.append((z, z.copy()))
+                    z[...] = values
+            taken = super().step(grads, grad_scale=grad_scale)
+        except BaseException:
+            for z, kept in before:
+                z[...] = kept
+            raise
+        self._unstepped = [i for i in self._unstepped if self._model.get_step(i) == 0]
+        return taken
+
+    def add_param_group(self, group: Mapping[str, Any]) -> None:
+        """Add parameters (see `Optimizer.add_param_group`), in `eval` as well: new ones are the same at both points."""
+        training = self.training
+        super().add_param_group(group)
+        self.param_groups[-1][TRAIN_MODE] = training
+        self._unstepped = None
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Continue where a `state_dict` was made (see `Optimizer.load_state_dict`); call `train` first."""
-        self._check_training("load_state_dict")
-        super().load_state_dict(state_dict)
+        """Continue where a `state_dict` was made (see `Optimizer.load_state_dict`).
 
-    def _check_training(self, what: str) -> None:
-        if self._kept is not None:
-            raise RuntimeError(f"{what}(): the parameters are those of eval(); call train() first")
+        Afterwards this optimizer is in the mode in which that one was saved, and needs the parameters that were saved
+        with it. From a dict of `train` the run goes on with the same bits, from one of `eval` within rounding.
+        """
+        super().load_state_dict(state_dict)
+        for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
+            group[TRAIN_MODE] = bool(saved.get(TRAIN_MODE, True))
+        self._unstepped = None
+
+
+def _weights(slot: Slot, beta: float) -> Weights:
+    """A parameter as `switch` takes it."""
+    name = "params" + slot.path
+    if not slot.param.flags.c_contiguous:
+        raise ValueError(f"{name}: got an array with gaps, needs a C-contiguous one")
+    half = slot.param.dtype.itemsize == 2
+    return Weights(
+        name,
+        slot.param.reshape(-1).view(np.uint16) if half else slot.param.reshape(-1),
+        slot.param.dtype.name,
+        slot.states["z"].reshape(-1),
+        beta,
+        None if slot.master is None else slot.master.reshape(-1),
+    )
 
 
 class ScheduleFreeSGD(ScheduleFree):

@@ -17,7 +17,12 @@ from .nadam import nadam
 from .radam import radam
 from .rmsprop import rmsprop
 from .rprop import rprop
-from .schedule_free import schedule_free_adamw, schedule_free_average, schedule_free_sgd
+from .schedule_free import (
+    schedule_free_adamw,
+    schedule_free_average,
+    schedule_free_interpolation,
+    schedule_free_sgd,
+)
 from .sgd import momentum, sgd
 from .sparse import sparse_adam
 from .trust import lamb, lars
@@ -44,6 +49,7 @@ __all__ = [
     "rprop",
     "schedule_free_adamw",
     "schedule_free_average",
+    "schedule_free_interpolation",
     "schedule_free_sgd",
     "sgd",
     "sparse_adam",

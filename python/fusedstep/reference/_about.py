@@ -92,15 +92,16 @@ AROUND_DOC = """
     maximize : bool
         Ascend instead of descend.
     grad_scale : float
-        Gradients are divided by it first.
+        Gradients are divided by it first; its inverse must be finite in the compute type.
     max_grad_norm : float, optional
         Gradients of all tensors together are scaled down to this norm.
     clip_value : float, optional
         Each gradient element is cut off at plus and minus this value, after the scaling.
     skip_nonfinite : bool
-        Change nothing when a gradient holds an infinity or NaN.
+        Change nothing when a gradient holds an infinity or NaN, or would after it is divided by `grad_scale`.
     master : array or list of arrays, optional
-        For 16-bit parameters: float32 copies that are the truth, or int16 remainders of bfloat16 parameters.
+        For 16-bit parameters: float32 copies, or int16 remainders of bfloat16 parameters. A copy counts as
+        long as its parameter is its rounding, element by element; a parameter that was changed since counts itself.
     rounding : {"nearest", "stochastic"}
         How 16-bit parameters without a master are rounded.
     seed, first : int

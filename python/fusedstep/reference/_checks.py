@@ -41,7 +41,7 @@ def check_array(
     expect: str = "",
     writeable: bool = True,
 ) -> Array:
-    """Check one array and return it; nothing is copied or converted.
+    """Check one array and return its memory as a plain array, as subclasses have arithmetic of their own.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def check_array(
         raise ValueError(f"{name} must be aligned to its dtype; copy it with .copy()")
     if writeable and not value.flags.writeable:
         raise ValueError(f"{name} must be writeable, got a read-only array")
-    return value
+    return np.asarray(value)
 
 
 def check_overlap(arrays: Sequence[tuple[str, Array, bool]]) -> None:

@@ -6,7 +6,7 @@ format and does, in this order:
 
 1. One multiplier for all gradients, derived in double and rounded once to the compute type: the sign of
    ``maximize``, ``1 / grad_scale``, and ``min(1, max_grad_norm / (norm + 1e-6))``. With ``skip_nonfinite``,
-   an infinity or NaN in any gradient ends the step here and nothing has changed.
+   an infinity or NaN in any gradient, before or after it is multiplied, ends the step here and nothing has changed.
 2. Per tensor: decode to the compute type; ``grad = multiplier * grad``; cut off at ``clip_value``.
 3. The rule.
 4. States below the smallest normal number become +0.
@@ -31,7 +31,8 @@ from typing import Any, ParamSpec
 import numpy as np
 from numpy.typing import NDArray
 
-from .._hyper import check_hypers
+from .._floats import default_floats
+from .._hyper import check_hypers, unexpected
 from ._about import AROUND, AROUND_DOC, RULES, Around, Rule, State, Steps, Tensors, check_around
 from ._arithmetic import clamp, flush, sum_of_squares
 from ._tensors import Tensor, check_tensors
@@ -70,7 +71,7 @@ def rule(
         def take_step(*args: P.args, **kwargs: P.kwargs) -> bool:
             unknown = sorted(kwargs.keys() - plain.parameters.keys() - AROUND.keys())
             if unknown:
-                raise TypeError(f"{about.name}() got an unexpected keyword argument {unknown[0]!r}")
+                raise unexpected(about.name, unknown[0], {*hypers, *AROUND})
             given: dict[str, Any] = kwargs
             around = AROUND | {name: value for name, value in given.items() if name in AROUND}
             bound = plain.bind(*args, **{name: value for name, value in given.items() if name not in AROUND})
@@ -80,9 +81,10 @@ def rule(
             if (around["ema"] is None) != (around["ema_decay"] is None):
                 raise ValueError("ema and ema_decay go together: give both or neither")
             tensors = check_tensors(about, values, bound.arguments, around)
-            with np.errstate(all="ignore"):
+            with default_floats():
+                _check_scale(tensors, around["grad_scale"])
                 multiplier = _multiplier(tensors, around)
-                if multiplier is None:
+                if around["skip_nonfinite"] and not all(_is_finite(tensor, multiplier) for tensor in tensors):
                     return False
                 for tensor in tensors:
                     _check_overflow(maths, tensor, multiplier, values, around)
@@ -105,10 +107,23 @@ def rule(
     return decorate
 
 
-def _multiplier(tensors: list[Tensor], around: dict[str, Any]) -> float | None:
-    """What every gradient is multiplied by, or None when the step is to be skipped."""
-    if around["skip_nonfinite"] and not all(np.isfinite(tensor.grad).all() for tensor in tensors):
-        return None
+def _check_scale(tensors: list[Tensor], grad_scale: float) -> None:
+    """Check that gradients can be multiplied by the scale's inverse."""
+    kinds = {tensor.param.kind for tensor in tensors}
+    narrow = np.dtype(np.float32) if np.dtype(np.float32) in kinds else np.dtype(np.float64)
+    if not np.isfinite(narrow.type(1.0 / grad_scale)):
+        raise ValueError(f"grad_scale: got {grad_scale!r}, needs a number whose inverse is finite in {narrow}")
+
+
+def _is_finite(tensor: Tensor, multiplier: float) -> bool:
+    """Whether every element of the gradient is finite, and still is as the rule gets it."""
+    T = tensor.param.kind.type
+    finite = np.isfinite(tensor.grad).all() and np.isfinite(T(multiplier) * tensor.grad.astype(T)).all()
+    return bool(finite)
+
+
+def _multiplier(tensors: list[Tensor], around: dict[str, Any]) -> float:
+    """What every gradient is multiplied by."""
     scale = 1.0 / around["grad_scale"]
     multiplier: float = -scale if around["maximize"] else scale
     if around["max_grad_norm"] is not None:

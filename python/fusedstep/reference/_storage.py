@@ -45,12 +45,12 @@ class Stored:
         """The numbers as a flat array of the compute type; the memory itself where it is of that type."""
         if self.format == "plain":
             return self.array.reshape(-1)
-        if self.format == "master":
-            assert self.extra is not None
-            return self.extra.reshape(-1)
         from .. import formats
 
         flat = self.array.reshape(-1)
+        if self.format == "master":
+            assert self.extra is not None
+            return formats.master_values(flat, self.extra.reshape(-1))
         if self.format == "split":
             assert self.extra is not None
             return formats.join(flat, self.extra.reshape(-1))
@@ -85,6 +85,9 @@ class Stored:
             assert self.extra is not None
             flat[...], self.extra[...] = formats.encode_8bit(values, self.format == "8bit-signed")
         else:
+            if self.format == "master":
+                assert self.extra is not None
+                self.extra.reshape(-1)[...] = values
             noise = None if self.key is None else formats.noise(formats.noise_key(*self.key), values.size)
             encode = formats.encode_bfloat16 if is_bfloat16(self.array) else formats.encode_float16
             flat.view(np.uint16)[...] = encode(values, noise)

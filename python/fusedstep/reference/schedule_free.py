@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .._floats import default_floats
 from ._arithmetic import det_pow, power
 from ._frame import Around, State, Steps, Tensors, rule
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["schedule_free_adamw", "schedule_free_average", "schedule_free_sgd"]
+__all__ = ["schedule_free_adamw", "schedule_free_average", "schedule_free_interpolation", "schedule_free_sgd"]
 
 Array = NDArray[Any]
 
@@ -30,6 +31,7 @@ def _weigh(
     return rate, count / total if total else 0.0
 
 
+@default_floats()
 def schedule_free_average(param: Array, z: Array, *, beta: float) -> Array:
     r"""Where a schedule-free model is evaluated and saved.
 
@@ -45,7 +47,7 @@ def schedule_free_average(param: Array, z: Array, *, beta: float) -> Array:
     Returns
     -------
     array
-        A new array; the way back is to keep :math:`y`, since rounding makes the inverse formula inexact.
+        A new array. `schedule_free_interpolation` is the way back, within rounding.
 
     Examples
     --------
@@ -56,6 +58,35 @@ def schedule_free_average(param: Array, z: Array, *, beta: float) -> Array:
     """
     average: Array = param + param.dtype.type(1.0 - 1.0 / beta) * (z - param)
     return average
+
+
+@default_floats()
+def schedule_free_interpolation(average: Array, z: Array, *, beta: float) -> Array:
+    r"""Where the gradients of a schedule-free model are taken.
+
+    .. math:: y = x + (1 - \beta) (z - x)
+
+    Parameters
+    ----------
+    average, z
+        The average :math:`x` and the state :math:`z`, of one dtype and shape.
+    beta
+        ``momentum`` of `schedule_free_sgd`, ``betas[0]`` of `schedule_free_adamw`.
+
+    Returns
+    -------
+    array
+        A new array.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fusedstep.reference import schedule_free_interpolation
+    >>> schedule_free_interpolation(np.array([1.0, 3.0]), np.array([1.0, 1.0]), beta=0.5)
+    array([1., 2.])
+    """
+    interpolation: Array = average + average.dtype.type(1.0 - beta) * (z - average)
+    return interpolation
 
 
 @rule(State("z", "exact"), scalars=("lr_max", "weight_sum"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -29,15 +28,9 @@ class Schedule(ABC):
         TypeError
             If `t` is not an integer.
         ValueError
-            If `t` is negative.
+            If `t` is negative, or above ``2**63 - 1``.
         """
-        try:
-            step = operator.index(t)
-        except TypeError:
-            raise TypeError(f"t must be an integer, got {type(t).__name__}") from None
-        if step < 0:
-            raise ValueError(f"t must be >= 0, got {step}")
-        return self._value(step)
+        return self._value(whole("t", t))
 
     @abstractmethod
     def _value(self, t: int) -> float: ...

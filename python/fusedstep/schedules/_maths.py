@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from decimal import Context, Decimal
+from decimal import ROUND_HALF_EVEN, Context, Decimal
 
 __all__ = ["cospi", "power"]
 
 # Decimal arithmetic is done in software, so its digits are the same everywhere; 36 of them leave
-# the double closest to the true power in all but about one case in 10**18.
-_CONTEXT = Context(prec=36, Emin=-999999, Emax=999999)
+# the double closest to the true power in all but about one case in 10**18. Everything is given, since what is left
+# out comes from decimal.DefaultContext, which anyone may change.
+_CONTEXT = Context(
+    prec=36, rounding=ROUND_HALF_EVEN, Emin=-999999, Emax=999999, capitals=1, clamp=0, flags=[], traps=[]
+)
 
 
 def power(base: float, exponent: float) -> float:
@@ -22,7 +25,8 @@ def power(base: float, exponent: float) -> float:
         return 1.0
     if base == 0.0 or base == 1.0:
         return base
-    return float(_CONTEXT.power(Decimal(base), Decimal(exponent)))
+    # from_float, unlike Decimal(...), does not ask the caller's context whether a float may be given
+    return float(_CONTEXT.power(Decimal.from_float(base), Decimal.from_float(exponent)))
 
 
 def _taylor(first: int, terms: int) -> tuple[float, ...]:

@@ -152,7 +152,8 @@ class staircase(InEpochs):
         self._set(lr=real("lr", self.lr, low=0.0), every=every, factor=factor)
 
     def _value(self, t: int) -> float:
-        return self.lr * power(self.factor, t // self.steps_per_epoch // self.every)
+        stairs = power(self.factor, t // self.steps_per_epoch // self.every)
+        return self.lr * stairs if self.lr else 0.0  # 0 also where the stairs are infinite
 
 
 @dataclass(frozen=True, repr=False)

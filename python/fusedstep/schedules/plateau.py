@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .._arguments import real, whole
+from .._arguments import number, real, whole
 from ._base import Schedule
 
 __all__ = ["reduce_on_plateau"]
@@ -101,16 +101,16 @@ class reduce_on_plateau(Schedule):
         Parameters
         ----------
         metric : float
-            A number, NaN and the infinities included.
+            A number, NaN and the infinities included; an array or tensor of one element serves as well.
 
         Raises
         ------
         TypeError
             If `metric` is not a number.
         """
-        number = _metric("metric", metric)
-        if self._better(number):
-            self.best, self.bad_updates = number, 0
+        value = number("metric", metric)
+        if self._better(value):
+            self.best, self.bad_updates = value, 0
         else:
             self.bad_updates += 1
         if self.cooldown_left > 0:
@@ -133,23 +133,15 @@ class reduce_on_plateau(Schedule):
         TypeError, ValueError
             If a name is missing or unknown, or a number is not of its kind.
         """
+        if not isinstance(state, Mapping):
+            raise TypeError(f"state must be a mapping, got {type(state).__name__}")
         if set(state) != set(_STATE):
             raise ValueError(f"state must have the keys {list(_STATE)}, got {list(state)}")
         value = real('state["value"]', state["value"], low=0.0)
-        best = _metric('state["best"]', state["best"])
+        best = number('state["best"]', state["best"])
         bad_updates = whole('state["bad_updates"]', state["bad_updates"])
         cooldown_left = whole('state["cooldown_left"]', state["cooldown_left"])
         self.value, self.best, self.bad_updates, self.cooldown_left = value, best, bad_updates, cooldown_left
 
 
 _STATE = ("value", "best", "bad_updates", "cooldown_left")
-
-
-def _metric(name: str, value: Any) -> float:
-    # unlike an argument it may be infinite or NaN, and a tensor or an array of one element serves as well
-    try:
-        if not isinstance(value, (str, bytes, bool)):
-            return float(value)
-    except (TypeError, ValueError):
-        pass
-    raise TypeError(f"{name} must be a real number, got {type(value).__name__}")

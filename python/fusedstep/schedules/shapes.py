@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .._arguments import real, whole
+from .._arguments import number, real, whole
 from ._base import Schedule, Stateful
 from ._maths import cospi
 from .decay import rising
@@ -148,6 +148,8 @@ class one_cycle(Schedule):
             div_factor=real("div_factor", self.div_factor, above=0.0),
             final_div_factor=real("final_div_factor", self.final_div_factor, above=0.0),
         )
+        start = real("lr_max / div_factor", self.lr_max / self.div_factor)
+        real("lr_max / div_factor / final_div_factor", start / self.final_div_factor)
 
     def _value(self, t: int) -> float:
         start, last = self.lr_max / self.div_factor, float(self.steps - 1)
@@ -202,24 +204,35 @@ class join(Schedule):
 
     def _value(self, t: int) -> float:
         i = bisect_right(self.boundaries, t)
-        return float(self.schedules[i](t - self.boundaries[i - 1] if i else t))
+        return number(f"schedules[{i}]", self.schedules[i](t - self.boundaries[i - 1] if i else t))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of every schedule that has one, None for the others."""
         return {"schedules": [s.state_dict() if isinstance(s, Stateful) else None for s in self.schedules]}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        """Take over what `state_dict` returned.
+        """Take over what `state_dict` returned; nothing changes when it is not accepted.
 
         Raises
         ------
+        TypeError
+            If `state` is not a mapping.
         ValueError
             If `state` belongs to another list of schedules.
         """
+        if not isinstance(state, Mapping):
+            raise TypeError(f"state must be a mapping, got {type(state).__name__}")
         states = state.get("schedules")
         kinds = [isinstance(s, Stateful) for s in self.schedules]
         if not isinstance(states, list) or [s is not None for s in states] != kinds:
             raise ValueError(f'state["schedules"] does not match the {len(kinds)} joined schedules: got {states!r}')
-        for schedule, one in zip(self.schedules, states, strict=True):
-            if isinstance(schedule, Stateful):
+        both = zip(self.schedules, states, strict=True)
+        pairs: list[tuple[Any, Any]] = [(s, one) for s, one in both if isinstance(s, Stateful)]
+        before = [schedule.state_dict() for schedule, _ in pairs]
+        try:
+            for schedule, one in pairs:
                 schedule.load_state_dict(one)
+        except Exception:
+            for (schedule, _), old in zip(pairs, before, strict=True):
+                schedule.load_state_dict(old)
+            raise

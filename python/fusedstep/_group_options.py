@@ -1,0 +1,71 @@
+"""The options of parameter groups, their defaults and checks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeAlias, TypedDict
+
+from ._hyper import check_hypers
+from ._slots import STATE_FORMATS
+from .reference import RULES
+
+__all__ = ["GROUP_OPTIONS", "Number", "Options", "Structure", "check_choice", "check_group"]
+
+Number: TypeAlias = float | Callable[[int], float]  # a hyper-parameter: its value, or a schedule of the steps completed
+Structure = Any  # an array, or any nesting of dict, list and tuple of arrays
+
+MASTERS = (None, "float32", "split")
+ROUNDINGS = ("nearest", "stochastic")
+
+
+class Options(TypedDict, total=False):
+    """Options that every optimizer takes by keyword (see `Optimizer`)."""
+
+    grads: Structure
+    maximize: bool
+    state_format: Literal["float32", "bfloat16", "8bit"]
+    min_quantized_size: int
+    master: Literal["float32", "split"] | None
+    rounding: Literal["nearest", "stochastic"]
+    max_grad_norm: float | None
+    clip_value: float | None
+    skip_nonfinite: bool
+    ema_decay: float | None
+    zero_grads: bool
+    seed: int
+
+
+# Options that a parameter group may have for itself, and those of the whole optimizer.
+GROUP_OPTIONS: dict[str, Any] = {
+    "maximize": False,
+    "clip_value": None,
+    "ema_decay": None,
+    "state_format": "float32",
+    "min_quantized_size": 4096,
+    "master": None,
+    "rounding": "nearest",
+}
+
+
+def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}: got {value!r}, needs one of {', '.join(map(repr, choices))}")
+
+
+def check_group(rule: str, group: Mapping[str, Any], where: str) -> None:
+    """Check a group's options; values of schedules are checked when they are known."""
+    names = [*RULES[rule].hypers, "maximize", "clip_value", "ema_decay"]
+    check_hypers(rule, {n: group[n] for n in names if not callable(group[n])}, where)
+    check_choice(where.format("state_format"), group["state_format"], STATE_FORMATS)
+    check_choice(where.format("master"), group["master"], MASTERS)
+    check_choice(where.format("rounding"), group["rounding"], ROUNDINGS)
+    size = group["min_quantized_size"]
+    if isinstance(size, bool) or not isinstance(size, int) or size < 0:
+        raise ValueError(f"{where.format('min_quantized_size')}: got {size!r}, needs an integer of at least 0")
+    narrow = group["state_format"] != "float32"
+    if narrow and all(state.kind == "exact" for state in RULES[rule].states) and RULES[rule].states:
+        able = sorted(r.name for r in RULES.values() if any(s.kind != "exact" for s in r.states))
+        raise ValueError(
+            f"{where.format('state_format')}: got {group['state_format']!r}, but the states of {rule} need the "
+            f"compute type; rules that can store theirs so: {', '.join(able)}"
+        )

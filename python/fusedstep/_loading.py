@@ -1,0 +1,192 @@
+"""State dicts into optimizers: everything is checked before anything is changed."""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _hyper
+from ._floats import default_floats
+from ._groups import STORAGE
+from ._names import match, needs
+from ._saved import Loaded, Write, count
+from ._settings import check_settings
+from .reference import RULES
+
+if TYPE_CHECKING:
+    from ._base import Optimizer
+
+__all__ = ["load"]
+
+Array = NDArray[Any]
+
+
+@default_floats()
+def load(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None:
+    """What `Optimizer.load_state_dict` does."""
+    needs(state_dict, Mapping, "state_dict", "a dict")
+    for key in ("state", "param_groups"):
+        if key not in state_dict:
+            raise ValueError(f'state_dict: has no entry "{key}"; it is not the state dict of an optimizer')
+    states, own = state_dict["state"], state_dict.get("fusedstep", {})
+    needs(states, Mapping, 'state_dict["state"]', "a dict")
+    needs(own, Mapping, 'state_dict["fusedstep"]', "a dict")
+    if own.get("rule", optimizer.rule) != optimizer.rule:
+        raise ValueError(f"state_dict: is of {own['rule']}, needs one of {optimizer.rule}")
+    order = match(optimizer, state_dict["param_groups"], "fusedstep" in state_dict)
+    known = set(order)
+    strange = [number for number in states if number not in known]
+    if strange:
+        raise ValueError(f'state_dict["state"]: has an entry {strange[0]!r} that is in no parameter group')
+    missing = [number for number in order if number not in states] if "fusedstep" in state_dict else []
+    if missing:  # torch saves nothing for a parameter that never had a gradient
+        raise ValueError(f'state_dict["state"]: has no entry {missing[0]!r}, needs one for every parameter')
+
+    groups = [LoadedGroup(optimizer, i, saved) for i, saved in enumerate(state_dict["param_groups"])]
+    loaded = [
+        Loaded(optimizer, i, groups[slot.group], states.get(number, {}), f'state_dict["state"][{number!r}]')
+        for i, (slot, number) in enumerate(zip(optimizer._slots, order, strict=True))
+    ]
+    settings = check_settings(optimizer._settings | {k: own[k] for k in optimizer._settings if k in own})
+    oldest = max((entry.step for entry in loaded), default=0)
+    taken = count(own.get("steps_taken", oldest), 'state_dict["fusedstep"]["steps_taken"]')
+    skipped = count(own.get("skipped_steps", 0), 'state_dict["fusedstep"]["skipped_steps"]')
+    writes = [write for entry in loaded for write in entry.writes]
+    _check_targets(writes)
+    copies = _copied_where_shared(writes)
+
+    with contextlib.ExitStack() as undo:
+        _load_schedules(optimizer, own.get("schedules", []), undo)
+        model = optimizer._made_model()
+        for name in ("_model", "_tree", "_settings", "skipped_steps"):
+            undo.callback(setattr, optimizer, name, getattr(optimizer, name))
+        undo.callback(setattr, model, "steps_taken", model.steps_taken)
+        optimizer._settings, optimizer.skipped_steps = settings, skipped
+        model.steps_taken = taken  # which schedules see
+        for i, (group, merged) in enumerate(zip(optimizer.param_groups, groups, strict=True)):
+            undo.callback(dict.update, group, dict(group))
+            dict.update(group, merged.taken)
+            optimizer._check_together(group, i)
+        numbers = _numbers(optimizer, order, "fusedstep" in state_dict)
+        undo.callback(_renumber, optimizer, [slot.number for slot in optimizer._slots], optimizer._next_number)
+        _renumber(optimizer, numbers, max(numbers, default=-1) + 1)
+        extended = [entry for entry in loaded if entry.added]
+        for entry in extended:
+            undo.callback(setattr, entry.slot, "states", entry.slot.states)
+            entry.slot.states = entry.slot.states | entry.new_states()
+        if extended:
+            undo.callback(setattr, optimizer._progress, "model", model)
+            model = optimizer._build([entry.step for entry in loaded], [entry.scalars for entry in loaded], taken)
+        undo.pop_all()
+
+    # From here on nothing fails.
+    for write in writes:
+        write.run(*copies.get(id(write), write.sources))
+    optimizer._configure()
+    for i, entry in enumerate(loaded):
+        model.set_index(i, entry.slot.number)
+        model.set_step(i, entry.step)
+        model.set_scalars(i, entry.scalars)
+
+
+def _numbers(optimizer: Optimizer, saved: Sequence[Any], own: bool) -> list[int]:
+    """The numbers by which parameters have their noise: the saved ones, so that a run goes on as it would have."""
+    if own and all(isinstance(number, (int, np.integer)) and 0 <= number < 2**32 for number in saved):
+        return [int(number) for number in saved]
+    return [slot.number for slot in optimizer._slots]
+
+
+def _renumber(optimizer: Optimizer, numbers: Sequence[int], following: int) -> None:
+    for slot, number in zip(optimizer._slots, numbers, strict=True):
+        slot.number = number
+    optimizer._next_number = following
+
+
+# ------------------------------------------------------------------------------------------------ groups and schedules
+
+
+class LoadedGroup:
+    """What a parameter group takes over, checked; what torch knows and this package does not is left out."""
+
+    def __init__(self, optimizer: Optimizer, number: int, saved: Mapping[str, Any]) -> None:
+        group = optimizer.param_groups[number]
+        where = f'state_dict["param_groups"][{number}]["{{}}"]'
+        self.taken: dict[str, Any] = {}
+        for name, value in saved.items():
+            if name == "params" or name in STORAGE or name not in group or callable(group[name]):
+                continue
+            if name == "ema_decay" and (value is None) != (group[name] is None):
+                continue  # whether there is an average is settled when an optimizer is made
+            self.taken[name] = _hyper.check_hyper(name, _plain(value), where.format(name), rule=optimizer.rule)
+        self.options = {**group, **self.taken}
+        about = RULES[optimizer.rule]
+        known = {name: self.options[name] for name in about.hypers if not callable(self.options[name])}
+        _hyper.check_hypers(optimizer.rule, known, where)
+        self.used = optimizer._used(self.options)
+        self.scalars = optimizer._initial_scalars(self.options)
+
+
+def _plain(value: Any) -> Any:
+    """Python numbers in place of scalar arrays and tensors."""
+    if isinstance(value, (list, tuple)):
+        return tuple(_plain(item) for item in value)
+    if not hasattr(value, "item"):
+        return value
+    array = np.asarray(value)
+    return array.item() if array.size == 1 else tuple(array.reshape(-1).tolist())
+
+
+def _load_schedules(optimizer: Optimizer, saved: Any, undo: contextlib.ExitStack) -> None:
+    """Give schedules what they remembered."""
+    where = 'state_dict["fusedstep"]["schedules"]'
+    needs(saved, (list, tuple), where, "a list")
+    for i, (group, states) in enumerate(zip(optimizer.param_groups, saved, strict=False)):
+        needs(states, Mapping, f"{where}[{i}]", "a dict")
+        for name, state in states.items():
+            schedule = group.get(name)
+            if callable(schedule) and hasattr(schedule, "load_state_dict"):
+                undo.callback(schedule.load_state_dict, schedule.state_dict())
+                schedule.load_state_dict(state)
+
+
+# ---------------------------------------------------------------------------------------------------------- memory
+
+
+def _check_targets(writes: Sequence[Write]) -> None:
+    for write in writes:
+        for target in write.targets:
+            if not target.flags.writeable:
+                raise ValueError(
+                    f"{write.where}: the optimizer's array was made read-only since it was made, needs a writeable one"
+                )
+
+
+def _copied_where_shared(writes: Sequence[Write]) -> dict[int, list[Array]]:
+    """Copies of the arrays that lie in memory which loading writes: the optimizer's own, from `Optimizer.state`."""
+    written = sorted(_bounds(target) for write in writes for target in write.targets if target.size)
+    owned = any(target.flags.owndata for write in writes for target in write.targets)
+    copies: dict[int, list[Array]] = {}
+    for write in writes:
+        # An array with memory of its own shares none with states, which lie in blocks.
+        suspects = [source for source in write.sources if source.size and (owned or not source.flags.owndata)]
+        for source in suspects:
+            begin, end = _bounds(source)
+            after = bisect.bisect_right(written, begin, key=lambda bounds: bounds[1])
+            if after < len(written) and written[after][0] < end:
+                copies[id(write)] = [np.array(array) for array in write.sources]
+                break
+    return copies
+
+
+def _bounds(array: Array) -> tuple[int, int]:
+    """Where an array's memory begins and ends."""
+    begin: int = array.__array_interface__["data"][0]
+    if array.flags.c_contiguous:
+        return begin, begin + array.nbytes
+    reach = [(size - 1) * stride for size, stride in zip(array.shape, array.strides, strict=True)]
+    return begin + sum(r for r in reach if r < 0), begin + sum(r for r in reach if r > 0) + array.itemsize

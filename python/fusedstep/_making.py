@@ -1,0 +1,283 @@
+"""From parameter groups to the native model: states, masters and averages, and the model that is made of them."""
+
+from __future__ import annotations
+
+import bisect
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _saving, formats
+from ._attributes import Attributes
+from ._core import Model, Tree
+from ._floats import default_floats
+from ._group_options import check_group
+from ._groups import Group, Groups, unknown_option
+from ._hyper import check_hyper, check_hypers
+from ._rows import check_row_gradient
+from ._settings import Settings
+from ._slots import Progress, Slot, constant, convert, gather, spread
+from .reference import RULES, State
+from .sparse import SparseRows
+
+__all__ = ["AwaitedModel", "Making"]
+
+Array = NDArray[Any]
+
+PARAM_DTYPES = frozenset(map(np.dtype, (np.float32, np.float64, np.float16)))  # and bfloat16
+
+
+class Making(Attributes, Settings):
+    """What an optimizer is made of, and how it is made."""
+
+    _model: Model
+    _tree: Tree
+    _groups: Groups
+    _slots: list[Slot]
+    _progress: Progress
+    _grads: Any
+    _grouped: bool
+    _next_number: int
+    _starting = 0  # steps taken before there is a model
+
+    @property
+    def steps_taken(self) -> int:
+        """Steps completed; skipped ones do not count."""
+        model = getattr(self, "_model", None)
+        return self._starting if model is None else int(model.steps_taken)
+
+    @default_floats()
+    def _make_group(self, given: Mapping[str, Any], number: int, grouped: bool) -> tuple[Group, list[Slot]]:
+        """A group and what belongs to its parameters, checked one by one."""
+        unknown = sorted(given.keys() - self.defaults.keys() - {"params"}, key=str)
+        if unknown:
+            raise unknown_option(f"param_groups[{number}]", unknown[0], self.defaults)
+        options = {"params": given["params"]} | self.defaults | {k: v for k, v in given.items() if k != "params"}
+        check_group(self.rule, options, f'param_groups[{number}]["{{}}"]')
+        group = Group(options, number)
+        where = f'params[{number}]["params"]' if grouped else "params"
+        tree = Tree(group["params"], where)
+        if not tree.leaves:
+            raise ValueError(f"{where}: holds no arrays, needs at least one")
+        prefix = f"[{number}]" * grouped
+        used = self._used(group)
+        slots = []
+        for leaf, path in zip(tree.leaves, tree.paths, strict=True):
+            slots.append(self._make_slot(leaf, where + path, prefix + path, number, group, used))
+        gather(slots)
+        for slot in slots:
+            self._fill(slot, group, used)
+        return group, slots
+
+    def _make_slot(
+        self, param: Any, where: str, path: str, number: int, group: dict[str, Any], used: tuple[State, ...]
+    ) -> Slot:
+        if not isinstance(param, np.ndarray) or hasattr(param, "mask"):
+            raise TypeError(f"{where}: got {type(param).__name__}, needs a NumPy array")
+        if param.dtype not in PARAM_DTYPES and not formats.is_bfloat16(param.dtype):
+            raise TypeError(
+                f"{where}: got dtype {param.dtype}, needs float32, float64, float16 or bfloat16 (ml_dtypes) in this "
+                "machine's byte order; array.astype(numpy.float32) converts"
+            )
+        slot = Slot(param, path, number)
+        # Arrays of no size for now: `gather` gives them memory, and `_fill` what is not the same everywhere.
+        if (master := group["master"]) is not None:
+            if not formats.is_bfloat16(param.dtype) and (master == "split" or param.dtype != np.float16):
+                needed = "bfloat16" if master == "split" else "float16 or bfloat16"
+                raise TypeError(f"{where}: got {param.dtype} with master={master!r}, needs {needed}")
+            slot.master = spread(np.zeros(1, np.int16 if master == "split" else np.float32), param.shape)
+        if group["ema_decay"] is not None:
+            slot.ema = spread(np.zeros(1, slot.compute), param.shape)
+        for state in used:
+            slot.states[state.name] = self._first_state(state, slot, group)
+        return slot
+
+    def _used(self, group: Mapping[str, Any]) -> tuple[State, ...]:
+        """The states that a group's options call for."""
+        about = RULES[self.rule]
+        return about.used({name: group[name] for name in about.hypers})
+
+    def _first_state(self, state: State, slot: Slot, group: Mapping[str, Any]) -> Any:
+        """A state before the first step; zeros where `_fill` will write the values."""
+        value = self._initial_state(state.name, slot, group)
+        small = slot.param.size < group["min_quantized_size"]
+        return constant(0.0 if callable(value) else value, slot, state.kind, group["state_format"], small)
+
+    def _fill(self, slot: Slot, group: Mapping[str, Any], used: tuple[State, ...]) -> None:
+        """Write first values that come from the parameter."""
+        if slot.master is not None and not slot.split:
+            slot.master[...] = slot.array
+        if slot.ema is not None:
+            slot.ema[...] = slot.array
+        for state in used:
+            value = self._initial_state(state.name, slot, group)
+            if callable(value):
+                convert(slot.states[state.name], value, state.kind)
+
+    def _initial_state(self, name: str, slot: Slot, group: Mapping[str, Any]) -> float | Callable[[slice], Array]:
+        """The first value of a state, or a function that returns those of a slice of the flattened parameter."""
+        return 0.0
+
+    def _initial_scalars(self, group: Mapping[str, Any]) -> list[float]:
+        """The first values of the rule's scalar states."""
+        return []
+
+    def _native(
+        self,
+        groups: Sequence[dict[str, Any]],
+        slots: Sequence[Slot],
+        steps: Sequence[int],
+        scalars: Sequence[list[float]],
+        first: int = 0,
+    ) -> Model:
+        """A native model of these groups, the optimizer's from number `first` on."""
+        this = weakref.ref(self)  # the model must not keep its optimizer alive
+
+        def check(number: int, name: str, value: Any) -> Any:
+            optimizer = this()
+            assert optimizer is not None
+            where = f'param_groups[{first + number}]["{name}"]'
+            return check_hyper(name, optimizer._now(value), where, rule=optimizer.rule)
+
+        def cross_check(number: int) -> None:
+            optimizer = this()
+            assert optimizer is not None
+            optimizer._check_together(groups[number], first + number)
+
+        def rows(index: int, grad: Any) -> Any:
+            optimizer = this()
+            assert optimizer is not None
+            return optimizer._check_rows(index, grad)
+
+        about = RULES[self.rule]
+        model = Model(self.rule, check, cross_check)
+        model.take_rows(rows, SparseRows, about.rows_without)
+        for group in groups:
+            model.add_group(group)
+        for slot, step, values in zip(slots, steps, scalars, strict=True):
+            group = groups[slot.group - first]
+            whole = slot.master is not None and not slot.split
+            model.add(
+                slot.group - first,
+                slot.master if whole else slot.param,
+                [slot.states.get(state.name) for state in about.states],
+                path=slot.path,
+                copy=slot.param if whole else None,
+                remainder=slot.master if slot.split else None,
+                stochastic=group["rounding"] == "stochastic" and slot.master is None,
+                ema=slot.ema,
+                step=step,
+                scalars=values,
+            )
+        model.finish()
+        for i, slot in enumerate(slots):
+            if slot.number != i:
+                model.set_index(i, slot.number)
+        return model
+
+    def _build(self, steps: Sequence[int], scalars: Sequence[list[float]], taken: int) -> Model:
+        """Make the native model from the groups and slots, in the place of the one before."""
+        before = getattr(self, "_model", None)
+        model = self._native(self._groups, self._slots, steps, scalars)
+        structures = [group["params"] for group in self._groups]
+        tree = Tree(structures if self._grouped else structures[0], "params")
+        model.steps_taken = taken
+        if before is not None:
+            model.share_claim(before.real if isinstance(before, AwaitedModel) else before)
+        if self._grads is not None:
+            self._configure(model)
+            model.bind(tree, self._grads)
+        self._tree = tree
+        self._model = self._progress.model = model
+        self._configure()
+        return model
+
+    def _number(self, slots: Iterable[Slot]) -> None:
+        """Give new parameters the next free numbers."""
+        for slot in slots:
+            slot.number = self._next_number
+            self._next_number += 1
+
+    def _made_model(self) -> Model:
+        return self._model.make() if isinstance(self._model, AwaitedModel) else self._model
+
+    def _check_rows(self, index: int, grad: Any) -> Any:
+        slot = self._slots[index]
+        group = self.param_groups[slot.group]
+        about = RULES[self.rule]
+        options = {n: self._now(group[n]) for n in about.hypers} | {n: group[n] for n in ("rounding", "ema_decay")}
+        kept = [("params" + slot.path, slot.param), *slot.items()]
+        zero = self._settings["zero_grads"]
+        return check_row_gradient(about, options, grad, "grads" + slot.path, slot.param, slot.master, kept, zero)
+
+    def _now(self, value: Any) -> Any:
+        return value(self.steps_taken) if callable(value) else value
+
+    def _check_together(self, group: Mapping[str, Any], number: int) -> None:
+        values = {name: self._now(group[name]) for name in RULES[self.rule].hypers}
+        check_hypers(self.rule, values, f'param_groups[{number}]["{{}}"]')
+
+    def _check_apart(self, slots: list[Slot]) -> None:
+        """Check that further parameters do not overlap those there are, and remember where they are."""
+        taken: list[tuple[int, int, Slot]] | None = getattr(self, "_taken", None)
+        if taken is None:
+            taken = sorted(
+                map(_extent, [slot for slot in self._slots if slot.param.size]), key=lambda extent: extent[0]
+            )
+        added = [_extent(slot) for slot in slots if slot.param.size]
+        for begin, end, slot in added:
+            after = bisect.bisect_right(taken, begin, key=lambda extent: extent[1])
+            if after < len(taken) and taken[after][0] < end:
+                other = taken[after][2]
+                path = other.path if self._grouped else f"[0]{other.path}"
+                raise ValueError(
+                    f"params{path} and params{slot.path} overlap in memory; each needs memory of its own, since a step "
+                    "writes in place"
+                )
+        for extent in added:
+            bisect.insort(taken, extent, key=lambda extent: extent[0])
+        self._taken = taken
+
+
+def _extent(slot: Slot) -> tuple[int, int, Slot]:
+    begin = slot.param.__array_interface__["data"][0]
+    return begin, begin + slot.param.nbytes, slot
+
+
+class AwaitedModel:
+    """Stands for the native model after groups were added, until it is needed: so adding many is not quadratic."""
+
+    def __init__(self, optimizer: Making, real: Model) -> None:
+        self.real = real
+        self.steps, self.scalars, self.steps_taken = _saving.progress(real)
+        self.optimizer = weakref.ref(optimizer)
+        self.exclusive = real.exclusive
+
+    def extend(self, count: int, scalars: list[float]) -> None:
+        """Take in parameters that have made no step."""
+        self.steps += [0] * count
+        self.scalars += [scalars] * count
+
+    def get_step(self, index: int) -> int:
+        return self.steps[index]
+
+    def get_scalars(self, index: int) -> list[float]:
+        return self.scalars[index]
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.make(), name)
+
+    def make(self) -> Model:
+        """Make the model, and put it in this one's place."""
+        optimizer = self.optimizer()
+        assert optimizer is not None
+        with self.exclusive("step()"):
+            if isinstance(optimizer._model, AwaitedModel):
+                optimizer._build(self.steps, self.scalars, self.steps_taken)
+        return optimizer._model

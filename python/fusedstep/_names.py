@@ -1,0 +1,99 @@
+"""The parameters of a state dict and those of an optimizer: by name, or by position where there are no names."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from ._base import Optimizer
+
+__all__ = ["match", "needs", "param_names"]
+
+
+def needs(value: Any, kind: type | tuple[type, ...], where: str, what: str) -> None:
+    """TypeError if a part of a state dict is not of its kind."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{where}: got {type(value).__name__}, needs {what}")
+
+
+def param_names(optimizer: Optimizer) -> list[list[str]]:
+    """The parameters' names, their paths in the caller's structure, group by group."""
+    names: list[list[str]] = [[] for _ in optimizer.param_groups]
+    for slot in optimizer._slots:
+        names[slot.group].append(slot.path.removeprefix(f"[{slot.group}]" * optimizer._grouped))
+    return names
+
+
+def match(optimizer: Optimizer, saved: Any, own: bool) -> list[Any]:
+    """The saved parameters' numbers in the order of the optimizer's: by name where names were saved, else by position.
+
+    Only names that this package saved (`own`) can be compared: torch's are those of modules, not paths.
+    """
+    groups = optimizer.param_groups
+    needs(saved, (list, tuple), 'state_dict["param_groups"]', "a list")
+    if len(saved) != len(groups):
+        raise ValueError(f'state_dict["param_groups"]: has {len(saved)} parameter groups, needs {len(groups)}')
+    order: list[Any] = []
+    for i, (entry, names) in enumerate(zip(saved, param_names(optimizer), strict=True)):
+        where = f'state_dict["param_groups"][{i}]'
+        needs(entry, Mapping, where, "a dict")
+        numbers = entry.get("params")
+        needs(numbers, (list, tuple), f'{where}["params"]', "a list of parameter numbers")
+        for number in numbers:
+            if isinstance(number, bool) or not isinstance(number, (int, np.integer, str)):
+                raise TypeError(f'{where}["params"]: got {type(number).__name__}, needs a list of parameter numbers')
+        given = entry.get("param_names") if own else None
+        if given is not None and _are_paths(given, f'{where}["param_names"]') and len(given) == len(numbers):
+            order.extend(numbers[k] for k in _positions(given, names, where))
+            continue
+        if len(numbers) != len(names):
+            raise ValueError(f"{where}: has {len(numbers)} parameters, needs {len(names)}")
+        if given is not None and len(given) != len(numbers):
+            raise ValueError(f'{where}["param_names"]: got {len(given)} names, needs {len(numbers)}')
+        order.extend(numbers)
+    twice = [number for number, count in Counter(order).items() if count > 1]
+    if twice:
+        raise ValueError(f'state_dict["param_groups"]: has parameter {twice[0]!r} twice, needs every number once')
+    return order
+
+
+def _are_paths(names: Any, where: str) -> bool:
+    """Whether these are paths such as ``["W1"]``, not the names of a torch module's parameters."""
+    needs(names, (list, tuple), where, "a list of names")
+    for name in names:
+        needs(name, str, where, "a list of names")
+    return all(name == "" or name.startswith("[") for name in names)
+
+
+def _positions(saved: Sequence[str], names: Sequence[str], where: str) -> list[int]:
+    """Where each of the optimizer's names stands among the saved ones."""
+
+    def numbered(all_names: Sequence[str]) -> list[tuple[str, int]]:
+        # Keys that print alike, such as two objects of one repr, count up.
+        seen: Counter[str] = Counter()
+        found = []
+        for name in all_names:
+            found.append((name, seen[name]))
+            seen[name] += 1
+        return found
+
+    places = {name: k for k, name in enumerate(numbered(saved))}
+    needed = numbered(names)
+    missing = [name for name in needed if name not in places]
+    unexpected = sorted(places.keys() - set(needed), key=places.__getitem__)
+    if missing or unexpected:
+        parts = [
+            f"{what} {', '.join(f'params{name}' for name, _ in found[:5])}"
+            + f" and {len(found) - 5} more" * (len(found) > 5)
+            for what, found in (("missing", missing), ("unexpected", unexpected))
+            if found
+        ]
+        raise ValueError(
+            f'{where}["param_names"]: {"; ".join(parts)}; needs the parameters of this optimizer. '
+            'Without "param_names", states are loaded by position'
+        )
+    return [places[name] for name in needed]
