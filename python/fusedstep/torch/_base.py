@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import ref
 
 import torch
 from torch import Tensor
 from torch.optim import optimizer as _torch
 
 from .. import _core
+from .._group_options import check_choice
+from .._hyper import unexpected
 from .._settings import MODEL_OPTIONS, Settings, check_settings
+from .._slots import STATE_FORMATS
 from ..reference import RULES
 from . import _gradients, _sparse, _states
-from ._building import Slot, build
-from ._loading import load
-from ._options import GROUP_OPTIONS, check_group, check_implementation
+from ._building import Slot, build, check_places, make_slot
+from ._loading import load, torchs_class, with_torchs_defaults
+from ._options import GROUP_OPTIONS, check_group, check_implementation, likely_meant, plain
+from ._saved import packed, without
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["FusedOptimizer"]
 
+# Methods of torch's optimizers that are left out here.
+REPLACED = ("_init_group", "_process_value_according_to_param_policy")
+
+# Attributes of the optimizer that a wrapper of it must not get in its place.
+OWN = frozenset(
+    (
+        *("_settings", "_model", "_works", "_slots", "_exposed", "_counts", "_numbers", "_brought", "skipped_steps"),
+        *("eager", "_pending", "_hosts", "_buffers", "_streams"),
+    )
+)
 NOTHING: dict[int, Tensor | None] = {}
 _profiling: Callable[[], bool] = torch.autograd._profiler_enabled  # type: ignore[attr-defined]
 
@@ -26,6 +46,29 @@ _profiling: Callable[[], bool] = torch.autograd._profiler_enabled  # type: ignor
 @torch.optim.Optimizer.profile_hook_step
 def _with_hooks(optimizer: FusedOptimizer, *closure: Callable[[], Any]) -> Any:
     return optimizer._advance(*closure)
+
+
+def _option(name: str) -> property:
+    """An option of the groups as an attribute of the optimizer."""
+
+    def get(optimizer: FusedOptimizer) -> Any:
+        groups = optimizer.param_groups
+        value = groups[0].get(name)
+        for number, group in enumerate(groups):
+            if plain(group.get(name)) != plain(value):
+                raise AttributeError(
+                    f"{name}: got {value!r} in param_groups[0] and {group.get(name)!r} in param_groups[{number}], "
+                    f'needs one value for all groups; read param_groups[i]["{name}"]'
+                )
+        return value
+
+    def put(optimizer: FusedOptimizer, value: Any) -> None:
+        for number, group in enumerate(optimizer.param_groups):
+            check_group(optimizer.rule, {**group, name: value}, f'param_groups[{number}]["{{}}"]')
+        for group in optimizer.param_groups:
+            group[name] = value
+
+    return property(get, put, doc=f"`{name}` of all parameter groups.")
 
 
 class FusedOptimizer(Settings, torch.optim.Optimizer):
@@ -44,17 +87,42 @@ class FusedOptimizer(Settings, torch.optim.Optimizer):
     rule: ClassVar[str]
     """Name of the update rule."""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in REPLACED:
+            owner = next((base for base in cls.__mro__ if name in vars(base)), None)
+            if owner is not None and owner.__module__.partition(".")[0] != "torch":
+                raise TypeError(
+                    f"{cls.__name__}.{name}: got a method of its own, needs torch's, as nothing here calls it; change "
+                    "gradients, groups and states in step() before super().step(), or use the class of torch.optim"
+                )
+        if "rule" in cls.__dict__:
+            for name in cls._options():
+                setattr(cls, name, _option(name))
+
     counts_steps: ClassVar[bool] = True
     """Whether torch keeps a step count in the state."""
+
+    scalar_dtype: ClassVar[torch.dtype] = torch.float32
+    """Of the tensors that hold scalar states: float32 as in torch, or float64 to resume with the same bits."""
 
     needs_whole_tensors: ClassVar[bool] = False
     """Whether a step needs more of a parameter than one process's part."""
 
-    eager: bool = False
-    """Whether parameters get their states before they have a gradient."""
+    eager: bool
+    """Whether each parameter is stepped, and gets its state, as its gradient arrives."""
 
-    _model: _core.TensorModel | None = None
-    _last: _core.TensorModel | None = None  # the one before, whose counts are still to be taken over
+    skipped_steps: int
+    _model: _core.TensorModel | None
+    _works: list[Slot]
+    _slots: list[Slot]
+    _counts: dict[int, tuple[int, list[float], dict[str, ref[Tensor]]]]
+    _brought: dict[int, Tensor | None]
+    _numbers: dict[int, int]
+    _claim: _core.Model
+    _itself: Callable[[], Any]
+    _own: dict[str, Any]
+    _exposed: bool
 
     def __init__(self, params: Any, hypers: dict[str, Any], options: Mapping[str, Any]) -> None:
         given = dict(options)
@@ -62,45 +130,86 @@ class FusedOptimizer(Settings, torch.optim.Optimizer):
         for name in ("foreach", "fused", "capturable", "differentiable"):
             given.pop(name, None)
         extra = {name: value for name, value in RULES[self.rule].hypers.items() if name not in hypers}
-        self._own: dict[str, Any] = {}
+        own: dict[str, Any] = {}
         for name, value in (extra | GROUP_OPTIONS).items():
             option = given.pop(name, value)
             if name == "maximize":
                 hypers = hypers | {name: option}
             else:
-                self._own[name] = option
-        self._settings = check_settings({name: given.pop(name, value) for name, value in MODEL_OPTIONS.items()})
+                own[name] = option
+        settings = check_settings({name: given.pop(name, value) for name, value in MODEL_OPTIONS.items()})
         if given:
-            raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument {min(given)!r}")
-        self.skipped_steps = 0
-        self._stale()
-        self._slots: list[Slot] = []
+            raise unexpected(type(self).__name__, min(given), self._options() | MODEL_OPTIONS.keys())
+        self._prepare(own, settings, 0)
         self._make(params, hypers)
         self.defaults.update(self._own)
         self.state = self._all_states()
         self._expose(False)
 
+    def _prepare(self, own: dict[str, Any], settings: dict[str, Any], skipped: int) -> None:
+        """Set the attributes that torch's optimizers have not, all of them on the instance.
+
+        A wrapper that makes a subclass of this one and forwards what it has not itself would find a class's.
+        """
+        this = self.__dict__
+        this["_itself"] = ref(self)
+        this["_own"], this["_settings"], this["skipped_steps"], this["eager"] = own, settings, skipped, False
+        this["_model"], this["_works"], this["_slots"], this["_exposed"] = None, [], [], True
+        this["_counts"] = {}  # exact step counts and scalars of the model before, by the identity of the parameter
+        this["_numbers"] = {}  # of the parameters in the model, by their identity, once they are needed
+        this["_brought"] = NOTHING  # by number, what stands for the parameters' own gradients
+        this["_claim"] = _core.Model(self.rule, None, None)  # shared by all models that are made
+
     def _make(self, params: Any, hypers: dict[str, Any]) -> None:
         """Let the class of torch's check its arguments and make the groups."""
+        accepted = inspect.signature(torchs_class(self).__init__).parameters
+        for name in hypers.keys() - accepted.keys():  # of later versions of torch
+            self._own[name] = hypers.pop(name)
         super().__init__(params, **hypers)
+
+    # ---- attributes ----
+
+    @classmethod
+    def _options(cls) -> frozenset[str]:
+        """The hyper-parameters and options that a group may have for itself."""
+        return frozenset((*RULES[cls.rule].hypers, *GROUP_OPTIONS))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in OWN and "_itself" not in self.__dict__:  # this is a wrapper that forwards attributes
+            setattr(self._itself(), name, value)
+        elif "param_groups" not in self.__dict__ or name in self.__dict__ or hasattr(type(self), name):
+            super().__setattr__(name, list(value) if name == "param_groups" else value)
+        elif (meant := likely_meant(name, self._options())) is not None:
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}, did you mean {meant}?")
+        else:
+            super().__setattr__(name, value)
 
     # ---- what torch calls ----
 
     @property  # type: ignore[override]
     def state(self) -> _states.States:
         """The state of each parameter, as in ``torch.optim``."""
-        self._expose(True)
+        if "state" not in self.__dict__:
+            raise AttributeError("state")  # a wrapper that forwards attributes is asked next
+        if not self._exposed:
+            self._expose(True)
         return self._all_states()
 
     @state.setter
     def state(self, value: Any) -> None:
-        self.__dict__["state"] = _states.States(dict, value)
-        self._stale()
-        self._expose(True)
+        this: FusedOptimizer = self._itself()
+        this.__dict__["state"] = states = _states.States(dict, value)
+        states.owner = self._itself
+        this._stale()
+        this._counts = {}
+        this._expose(True)
 
     def _all_states(self) -> _states.States:
         """The states, which nobody else gets to see by this."""
-        found: _states.States = self.__dict__["state"]
+        found: _states.States | None = self.__dict__.get("state")
+        if found is None:  # this is a wrapper
+            found = self._itself().__dict__["state"]
+            assert found is not None
         return found
 
     def _expose(self, exposed: bool) -> None:
@@ -114,16 +223,37 @@ class FusedOptimizer(Settings, torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters with options of their own (see ``torch.optim.Optimizer.add_param_group``)."""
-        if isinstance(param_group, dict):
-            for name, value in self._own.items():
-                param_group.setdefault(name, value)
-        super().add_param_group(param_group)
-        try:
-            check_group(self.rule, self.param_groups[-1], f'param_groups[{len(self.param_groups) - 1}]["{{}}"]')
-        except Exception:
-            self.param_groups.pop()
-            raise
-        self._stale()
+        with self._claim.exclusive("add_param_group()"):
+            if isinstance(param_group, dict):
+                for name, value in self._own.items():
+                    param_group.setdefault(name, value)
+            super().add_param_group(param_group)
+            try:
+                check_group(self.rule, self.param_groups[-1], f'param_groups[{len(self.param_groups) - 1}]["{{}}"]')
+            except Exception:
+                self.param_groups.pop()
+                raise
+            self._stale()
+        self._hook(self.param_groups[-1]["params"])
+
+    def _fill_in(self, group: dict[str, Any], where: str) -> None:
+        """Give a group that was made by hand the options that it lacks."""
+        params = group["params"]
+        if isinstance(params, Tensor) or not isinstance(params, Iterable):
+            raise TypeError(f'{where}["params"]: got {type(params).__name__}, needs a list of tensors')
+        params = params if isinstance(params, list) else list(params)
+        for i, param in enumerate(params):
+            if not isinstance(param, Tensor):
+                raise TypeError(f'{where}["params"][{i}]: got {type(param).__name__}, needs a tensor')
+        group["params"] = params
+        for name, value in self._own.items():
+            group.setdefault(name, value)
+        if not RULES[self.rule].hypers.keys() <= group.keys() or "maximize" not in group:
+            with_torchs_defaults(self, [group])
+            group.setdefault("maximize", False)
+        for name in RULES[self.rule].hypers:
+            if name not in group:
+                raise ValueError(f'{where}: has no entry "{name}"')
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step, in place.
@@ -158,40 +288,55 @@ class FusedOptimizer(Settings, torch.optim.Optimizer):
         self._step()
         return loss
 
-    def _step(self, only: int = -1) -> None:
-        """Step all parameters that have a gradient, or only the one of this number."""
-        if self._model is None or self._all_states().changed:
-            self._build()
-        if self._works:
-            self._load_works()
-        done = self._model.step(self.param_groups, 1.0, NOTHING, only)  # type: ignore[union-attr]
-        if done is not True or self._works:
-            self._settle(done, only)
+    def _step(self, only: Tensor | None = None) -> None:
+        """Step all parameters that have a gradient, or only this one."""
+        model = self._model
+        if model is None or self._works or self._all_states().changed:
+            with self._claim.exclusive("step()"):
+                self._settle(None, only)
+            model = self._model
+        elif (
+            done := model.step(self.param_groups, 1.0, NOTHING, -1 if only is None else self._number(only))
+        ) is not True:
+            with self._claim.exclusive("step()"):
+                self._settle(done, only)
+            model = self._model
+        model.warn_of_nonfinite()  # type: ignore[union-attr]  # when all is done, as it may be an error
 
-    def _settle(self, done: bool | list[int] | None, only: int) -> None:
-        """Finish a step that did not pass at once; `done` is what the native step answered."""
-        substitutes: dict[int, Tensor | None] = {}
+    def _number(self, param: Tensor) -> int:
+        """The number of a parameter in the native model; beyond all if it has none."""
+        if not self._numbers:
+            self._numbers = {id(slot.param): i for i, slot in enumerate(self._slots)}
+        return self._numbers.get(id(param), len(self._slots))
+
+    def _settle(self, done: bool | list[int] | None, only: Tensor | None) -> None:
+        """Take a step that does not pass at once; `done` is what the native step answered."""
         sparse: dict[int, Callable[[], None]] = {}
+        substitutes: dict[int, Tensor | None] = {}
         attempts = 0
         while not isinstance(done, bool):
             attempts += 1
             if attempts > 4:
                 raise RuntimeError("parameters, gradients or states are being changed while a step is taken")
             if done is None:
-                self._build()
+                if attempts > 1 or self._model is None or self._all_states().changed:
+                    self._build()
                 self._load_works()
+                substitutes, sparse = dict(self._brought), {}
             else:
                 for i in done:
                     slot = self._slots[i]
                     grad = slot.param.grad
                     if grad is not None and grad.layout is not torch.strided:
-                        group = next(g for g in self.param_groups if any(p is slot.param for p in g["params"]))
-                        sparse[i] = _sparse.prepare(self, slot, group)
+                        sparse[i] = _sparse.prepare(self, slot, self.param_groups[slot.group])
                         substitutes[i] = None
                     else:
                         substitutes[i] = _gradients.fitting_copy(slot.param, slot.like, slot.name)
+            number = -1 if only is None else self._number(only)
+            if number == len(self._slots):
+                return  # it was taken out of the groups
             assert self._model is not None
-            done = self._model.step(self.param_groups, 1.0, substitutes, only)
+            done = self._model.step(self.param_groups, 1.0, substitutes, number)
         if sparse:
             self._expose(True)  # step counts are changed here
         for take in sparse.values():
@@ -207,41 +352,93 @@ class FusedOptimizer(Settings, torch.optim.Optimizer):
         with torch.no_grad():
             for i in self._model.stepped() if self._works else ():
                 if (work := self._slots[i].work) is not None:
-                    self._slots[i].param.copy_(work)
+                    self._slots[i].param.copy_(work, non_blocking=True)
             for i, copy in substitutes.items() if self.zero_grads else ():
-                if copy is not None:
-                    self._slots[i].param.grad.zero_()  # type: ignore[union-attr]
+                if copy is not None and (grad := self._slots[i].param.grad) is not None:
+                    grad.zero_()
 
     def _load_works(self) -> None:
-        """Fill the dense copies of parameters that have gaps."""
-        with torch.no_grad():
+        """Fill the copies that take the step in their parameters' place."""
+        for slot in self._works:
+            if slot.work is not None and (slot.work.shape, slot.work.dtype) != (slot.param.shape, slot.param.dtype):
+                self._build()
+                break
+        if not torch.is_inference_mode_enabled():
             for slot in self._works:
-                assert slot.work is not None
-                slot.work.copy_(slot.param)
+                if slot.param.is_inference():
+                    raise RuntimeError(f"{slot.name} was made in inference mode, needs a step in inference mode")
+        with torch.no_grad():
+            self._copy_works()
+
+    def _copy_works(self) -> None:
+        for slot in self._works:
+            assert slot.work is not None
+            check_places(_states.local(slot.param), slot.name)
+            slot.work.copy_(slot.param)
 
     # ---- the native model ----
 
     def _stale(self) -> None:
         """Have the native model made anew before the next step."""
-        if self._model is not None:
-            self._model.states_exposed = True  # has it write the step counts
-            self._last = self._model
-        self._model = None
-        self._works: list[Slot] = []
+        if (model := self._model) is None:
+            return
+        model.states_exposed = True  # has it write the step counts, rounded to the tensors' dtype
+        self._counts = {
+            id(slot.param): (model.get_step(i), model.get_scalars(i), slot.untouched)
+            for i, slot in enumerate(self._slots)
+        }
+        self._model, self._works, self._numbers = None, [], {}
 
     def _build(self) -> None:
         self._stale()
-        before: dict[int, tuple[int, list[float]]] = {}
-        if self._last is not None:  # the exact counts, of which tensors hold the rounded ones
-            for i, slot in enumerate(self._slots):
-                before[id(slot.param)] = self._last.get_step(i), self._last.get_scalars(i)
-        model, self._slots = build(self, before)
+        for number, group in enumerate(self.param_groups):
+            self._fill_in(group, f"param_groups[{number}]")
+        model, self._slots = build(self, self._counts)
+        model.share_claim(self._claim)
         self._works = [slot for slot in self._slots if slot.work is not None]
         self._model = model
+        self._brought = NOTHING
         self._configure()
         self._expose(self._exposed)
         self._all_states().changed = False
-        self._last = None
+        self._counts = {}
+
+    def _untouched(self) -> dict[int, set[str]]:
+        """States of zeros that no step has changed, where torch has none, by the identity of their parameter."""
+        if self.counts_steps:
+            return {}
+        counts = self._counts
+        if (model := self._model) is not None:
+            counts = {id(slot.param): (model.get_step(i), [], slot.untouched) for i, slot in enumerate(self._slots)}
+        return {
+            number: {name for name, tensor in untouched.items() if tensor() is not None}
+            for number, (step, _, untouched) in counts.items()
+            if step == 0 and untouched
+        }
+
+    def _is_active(self, param: Tensor) -> bool:
+        """Whether a parameter takes part in the next step. Other parameters are not checked."""
+        return param.grad is not None or (self.eager and param.requires_grad)
+
+    def _hook(self, params: list[Tensor]) -> None:
+        """Have parameters stepped as their gradients arrive, if this optimizer does that."""
+        this = self._itself  # a parameter keeps its hooks: they must not keep the optimizer in turn
+
+        def hook(param: Tensor) -> None:
+            if (found := this()) is not None:
+                found._arrived(param)
+
+        for param in params if self.eager else ():
+            if param.requires_grad:
+                param.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
+
+    def _arrived(self, param: Tensor) -> None:
+        self._step(param)
+        param.grad = None
+
+    def _make_slot(self, param: Tensor, name: str) -> Slot:
+        """Where the step on a parameter is taken."""
+        return make_slot(param, name)
 
     def _rule_of(self, group: dict[str, Any]) -> str:
         """The update rule of a group; all of an optimizer's have the same hyper-parameters and states."""
@@ -258,29 +455,55 @@ class FusedOptimizer(Settings, torch.optim.Optimizer):
     # ---- averages ----
 
     def ema_params(self) -> list[list[Tensor]]:
-        """The moving averages of the parameters, one list per group; they begin with the first step.
+        """The moving averages of the parameters, one list per group.
+
+        An average begins with a parameter's first step; before it, and of one that is frozen, it is the parameter.
 
         Raises
         ------
         ValueError
-            A group has no `ema_decay`, or one of its parameters took no step yet.
+            A group has no `ema_decay`.
         """
         averages = []
+        states = self.state
         for number, group in enumerate(self.param_groups):
-            if any("ema" not in self.state.get(param, {}) for param in group["params"]):
-                raise ValueError(f"param_groups[{number}]: has no averages; they need ema_decay and a step")
-            averages.append([self.state[param]["ema"] for param in group["params"]])
+            if group["ema_decay"] is None:
+                raise ValueError(f"param_groups[{number}]: has no averages, needs ema_decay")
+            averages.append([states.get(param, {}).get("ema", param) for param in group["params"]])
         return averages
 
     # ---- saving and copying ----
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything a resumed run needs; ``torch.optim`` can load it too.
+    def state_dict(self, *, state_format: str | None = None) -> dict[str, Any]:
+        """Everything a resumed run needs.
 
-        As torch's, with an entry ``"fusedstep"`` for what torch has no place for.
+        As torch's, with an entry ``"fusedstep"`` for what torch has no place for. ``torch.optim`` can load it, unless
+        it holds 8-bit states: those it refuses.
+
+        Parameters
+        ----------
+        state_format
+            ``"float32"``, ``"bfloat16"`` or ``"8bit"`` converts the states; None saves them as they are.
+
+        Raises
+        ------
+        ValueError
+            Another `state_format`.
         """
-        saved = super().state_dict()
-        saved["fusedstep"] = {"rule": self.rule, "skipped_steps": self.skipped_steps, **self._settings}
+        if state_format is not None:
+            check_choice("state_format", state_format, STATE_FORMATS)
+        with self._claim.exclusive("state_dict()"):
+            saved = super().state_dict()
+            states, untouched = saved["state"], self._untouched()
+            for group, numbers in zip(self.param_groups, saved["param_groups"], strict=True):
+                for param, number in zip(group["params"], numbers["params"], strict=True):
+                    if id(param) in untouched and number in states:
+                        states[number] = without(states[number], untouched[id(param)])
+                    if number in states:
+                        states[number] = packed(self, param, group, states[number], state_format)
+                        if not states[number]:
+                            del states[number]
+            saved["fusedstep"] = {"rule": self.rule, "skipped_steps": self.skipped_steps, **self._settings}
         return saved
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -294,18 +517,31 @@ class FusedOptimizer(Settings, torch.optim.Optimizer):
         TypeError, ValueError
             It is of another model, or holds values that do not fit. Nothing has changed.
         """
-        load(self, state_dict)
+        with self._claim.exclusive("load_state_dict()"):
+            load(self._itself(), state_dict)
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = dict(super().__getstate__())
-        return kept | {"_own": self._own, "_settings": self._settings, "skipped_steps": self.skipped_steps}
+        with self._claim.exclusive("pickle"):
+            kept = dict(super().__getstate__())
+            untouched = self._untouched()
+            kept["state"] = {p: without(state, untouched.get(id(p), ())) for p, state in self.state.items()}
+        own = ("_own", "_settings", "skipped_steps", "eager")
+        return kept | {name: getattr(self, name) for name in own}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        copied = memo[id(self)] = object.__new__(type(self))
+        with self._claim.exclusive("copy.deepcopy()"):
+            state = deepcopy(self.__getstate__(), memo)
+        copied.__setstate__(state)
+        return copied
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        whole = "_settings" in state  # a copy of an optimizer; else what load_state_dict() has
+        if whole:
+            self._prepare(state["_own"], state["_settings"], state["skipped_steps"])
         super().__setstate__(state)
-        self._slots = []
         self.state = self._all_states()
-        self._last = None
-        self._expose(True)
-        for group in self.param_groups:
-            for name, value in self._own.items():
-                group.setdefault(name, value)
+        for number, group in enumerate(self.param_groups):
+            self._fill_in(group, f"param_groups[{number}]")
+            if whole:
+                self._hook(group["params"])

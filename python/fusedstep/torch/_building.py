@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import increment_version
 
 from .. import _core
 from .._hyper import check_hyper, check_hypers
-from ..reference import RULES
+from ..reference import RULES, State
 from ._options import WATCHED, check_group, plain
-from ._reading import exchange_table, field_functions
+from ._reading import memory, reader
 from ._states import (
     PARAMETERS,
-    address,
     compute_dtype,
     convert,
     fresh,
+    holds_values,
+    increment_versions,
     is_dense,
     is_small,
     is_stored_as,
@@ -31,7 +33,7 @@ from ._states import (
 if TYPE_CHECKING:
     from ._base import FusedOptimizer
 
-__all__ = ["Slot", "build", "complete"]
+__all__ = ["Slot", "build", "check_memory", "check_places", "complete", "make_slot"]
 
 
 @dataclass
@@ -43,21 +45,29 @@ class Slot:
     param
         The entry of its group.
     like
-        What its states are shaped like: the parameter, or `work`.
+        What its states are shaped like: the parameter, or `work`; an empty tensor where there is nothing to step.
     work
-        A dense copy of a parameter with gaps between its elements, which takes the step in its place.
+        A dense copy on the host that takes the step in the parameter's place: of a parameter with gaps between its
+        elements, of a conjugate or negative view, or on an accelerator.
     name
         What messages call it.
+    group
+        Number of its group.
+    untouched
+        Weak references to the states of zeros that it was given and that count for none before a step, where torch
+        keeps no count, by name.
     """
 
     param: Tensor
     like: Tensor
     work: Tensor | None
     name: str
+    group: int = 0
+    untouched: dict[str, ref[Tensor]] = field(default_factory=dict)
 
 
 def build(
-    optimizer: FusedOptimizer, before: dict[int, tuple[int, list[float]]]
+    optimizer: FusedOptimizer, before: dict[int, tuple[int, list[float], dict[str, ref[Tensor]]]]
 ) -> tuple[_core.TensorModel, list[Slot]]:
     """Make the native model; parameters that have a gradient get their states.
 
@@ -66,14 +76,15 @@ def build(
     optimizer
         Its groups and states are kept and read again at every step.
     before
-        Exact step counts and scalar states by the identity of the parameter.
+        Exact step counts, scalar states and `Slot.untouched` by the identity of the parameter.
 
     Raises
     ------
     TypeError, ValueError
         A parameter or state that no step can be taken on.
     """
-    rule, groups = optimizer.rule, optimizer.param_groups
+    rule, groups, states = optimizer.rule, optimizer.param_groups, optimizer._all_states()
+    nothing = torch.empty(0)
 
     def check(group: int, name: str, value: Any) -> Any:
         return check_hyper(name, plain(value), f'param_groups[{group}]["{name}"]', rule=rule)
@@ -86,9 +97,7 @@ def build(
         rule,
         check,
         cross_check,
-        exchange_table(),
-        torch.utils.dlpack.to_dlpack,  # type: ignore[attr-defined]
-        field_functions(),
+        reader(),
         WATCHED,
     )
     slots = []
@@ -96,32 +105,61 @@ def build(
         check_group(rule, group, f'param_groups[{number}]["{{}}"]')
         model.add_group(group)
         model.set_rule(number, optimizer._rule_of(group))
-        names = group.get("param_names") or [None] * len(group["params"])
+        used = RULES[rule].used({name: plain(group[name]) for name in RULES[rule].hypers})
+        kept = [state.name for state in used]
+        names = group.get("param_names") or ()
+        if len(names) != len(group["params"]):  # parameters were put in or taken out by hand
+            names = [None] * len(group["params"])
         for i, (param, called) in enumerate(zip(group["params"], names, strict=True)):
             path = f"[{number}][{i}]" if called is None else f'["{called}"]'
-            slot = _slot(param, "params" + path)
-            _check_sharding(optimizer, slot)
-            state = optimizer._all_states().get(param, {})
-            begun = _has_begun(optimizer.rule, state, group)
-            if param.grad is not None or optimizer.eager:
+            state = states.get(param, {})
+            slot = _used_slot(optimizer, param, state, "params" + path)
+            if slot is None:  # it keeps its number, and whatever it is does not matter
+                slot = Slot(param, nothing, None, "params" + path)
+                model.add(number, memory(nothing, slot.name), [None] * len(RULES[rule].states), path=path)
+                model.watch(param, nothing, None, None, [], None, [])
+            else:
+                step, scalars, untouched = before.get(id(param), (0, [], {}))
+                # Where torch keeps no count, a step was taken if there is a state, other than one made for the first.
+                begun = all(isinstance(state.get(name), Tensor) for name in kept)
+                if begun and step == 0 and kept and all(name in untouched for name in kept):
+                    begun = any(untouched[name]() is not state[name] for name in kept)
                 complete(optimizer, state, slot.like, group)
-                if state:
-                    optimizer._all_states()[param] = state
-            step, scalars = before.get(id(param), (0, []))
-            # Where torch keeps no count, a step was taken if there is a state.
-            _add(optimizer, model, slot, number, path, max(step, 1) if begun else 0, scalars)
+                if state and param not in states:
+                    states[param] = state
+                _add(optimizer, model, slot, number, path, used, max(step, 1) if begun else 0, scalars)
+                if not begun:
+                    slot.untouched = {name: ref(state[name]) for name in kept if name in state}
+            slot.group = number
             slots.append(slot)
     model.finish()
-    model.changed = increment_version
+    model.changed = increment_versions
     return model, slots
 
 
-def _has_begun(rule: str, state: dict[str, Any], group: dict[str, Any]) -> bool:
-    used = RULES[rule].used({name: plain(group[name]) for name in RULES[rule].hypers})
-    return all(isinstance(state.get(kept.name), Tensor) for kept in used)
+def _used_slot(optimizer: FusedOptimizer, param: Tensor, state: dict[str, Any], name: str) -> Slot | None:
+    """The slot of a parameter that has a gradient, or had one; None for others, and if no step could be taken on it."""
+    active = optimizer._is_active(param)
+    if not active and not any(isinstance(value, Tensor) for value in state.values()):
+        return None
+    try:
+        slot = optimizer._make_slot(param, name)
+        _check_sharding(optimizer, slot)
+    except (TypeError, ValueError):
+        if active:
+            raise
+        return None
+    return slot
 
 
-def _slot(param: Tensor, name: str) -> Slot:
+def make_slot(param: Tensor, name: str) -> Slot:
+    """The slot of a parameter that the step is taken on where it lies, or on a dense copy if it has gaps.
+
+    Raises
+    ------
+    TypeError, ValueError
+        No step can be taken on it.
+    """
     mine = local(param)
     if mine.device.type != "cpu":
         raise ValueError(
@@ -130,19 +168,33 @@ def _slot(param: Tensor, name: str) -> Slot:
         )
     if mine.layout is not torch.strided:
         raise TypeError(f"{name} is sparse ({mine.layout}), needs a dense tensor")
-    if param.dtype not in PARAMETERS:
-        raise TypeError(f"{name} has dtype {param.dtype}, needs one of {', '.join(str(d) for d in PARAMETERS)}")
-    reach = sum(stride * (size - 1) for stride, size in zip(mine.stride(), mine.shape, strict=True)) + 1
-    if mine.numel() and mine.untyped_storage().nbytes() < (mine.storage_offset() + reach) * mine.element_size():
-        raise ValueError(f"the memory of {name} was freed or resized: it holds fewer bytes than the parameter needs")
-    if is_dense(mine):
+    check_memory(mine, name)
+    if is_dense(mine) and holds_values(mine) and not param.is_inference():
         return Slot(param, param, None, name)
     if mine is not param:
-        raise ValueError(f"{name} is a distributed tensor whose local part has gaps, needs a dense one")
-    if overlaps_itself(mine):
-        raise ValueError(f"{name} is an expanded tensor: several of its elements share memory; needs one of its own")
-    work = torch.empty_like(param.detach(), memory_format=torch.preserve_format).copy_(param.detach())
+        raise ValueError(
+            f"{name} is a distributed tensor whose local part has gaps, or is a conjugate view, needs a dense one"
+        )
+    check_places(mine, name)
+    with torch.inference_mode(False), torch.no_grad():
+        work = torch.empty_like(param.detach(), memory_format=torch.preserve_format).copy_(param.detach())
     return Slot(param, work, work, name)
+
+
+def check_places(tensor: Tensor, name: str) -> None:
+    """Check that every element of what a step writes has memory of its own."""
+    if overlaps_itself(tensor):
+        raise ValueError(f"{name} is an expanded tensor: several of its elements share memory; needs one of its own")
+
+
+def check_memory(tensor: Tensor, name: str) -> None:
+    """Check a parameter's dtype, and that its memory is there."""
+    if tensor.dtype not in PARAMETERS:
+        raise TypeError(f"{name} has dtype {tensor.dtype}, needs one of {', '.join(str(d) for d in PARAMETERS)}")
+    reach = sum(stride * (size - 1) for stride, size in zip(tensor.stride(), tensor.shape, strict=True)) + 1
+    needed = (tensor.storage_offset() + reach) * tensor.element_size()
+    if tensor.numel() and tensor.untyped_storage().nbytes() < needed:
+        raise ValueError(f"the memory of {name} was freed or resized: it holds fewer bytes than the parameter needs")
 
 
 def _check_sharding(optimizer: FusedOptimizer, slot: Slot) -> None:
@@ -203,7 +255,7 @@ def complete(optimizer: FusedOptimizer, state: dict[str, Any], like: Tensor, gro
     for name, number in zip(rule.scalars, optimizer._initial_scalars(group), strict=True):
         value = state.get(name)
         if not _is_number(value):
-            state[name] = new_step().fill_(number if value is None else float(value))
+            state[name] = new_step().to(optimizer.scalar_dtype).fill_(number if value is None else float(value))
     _complete_copies(state, like, group)
 
 
@@ -222,19 +274,25 @@ def _complete_copies(state: dict[str, Any], like: Tensor, group: dict[str, Any])
     wanted = {}
     if master == "float32":
         wanted["master"] = torch.float32
+    if master == "split":
+        wanted["remainder"] = torch.int16
     if group["ema_decay"] is not None:
         wanted["ema"] = compute_dtype(like)
     for name, dtype in wanted.items():
         value = state.get(name)
-        if not isinstance(value, Tensor):
-            value = like
-        elif value.dtype == dtype and local(value).stride() == local(like).stride():
-            continue
-        state[name] = torch.empty_like(like.detach(), dtype=dtype, memory_format=torch.preserve_format)
-        with torch.no_grad():
-            state[name].copy_(value)
-    if master == "split" and not isinstance(state.get("remainder"), Tensor):
-        state["remainder"] = torch.zeros_like(like.detach(), dtype=torch.int16, memory_format=torch.preserve_format)
+        if isinstance(value, Tensor):
+            if value.shape != like.shape:
+                raise ValueError(f"the state {name} has shape {tuple(value.shape)}, needs {tuple(like.shape)}")
+            if name == "remainder" and value.dtype != dtype:
+                raise TypeError(f"the state {name} has dtype {value.dtype}, needs {dtype}")
+            lies = local(value).stride() == local(like).stride()
+            if value.dtype == dtype and lies and holds_values(local(value)):
+                continue
+        made = torch.zeros_like(like.detach(), dtype=dtype, memory_format=torch.preserve_format)
+        if isinstance(value, Tensor) or name != "remainder":
+            with torch.no_grad():
+                made.copy_(value if isinstance(value, Tensor) else like)
+        state[name] = made
 
 
 def _add(
@@ -243,22 +301,23 @@ def _add(
     slot: Slot,
     number: int,
     path: str,
+    used: Collection[State],
     step: int,
     scalars: list[float],
 ) -> None:
+    """Add a parameter whose state is complete."""
     group, rule = optimizer.param_groups[number], RULES[optimizer.rule]
     state = optimizer._all_states().get(slot.param)
-    param = address(slot.like)
-    used = rule.used({name: plain(group[name]) for name in rule.hypers})
+    param = memory(slot.like, slot.name)
     inner = None if local(slot.param) is slot.param else "_local_tensor"
     if not state or not any(isinstance(value, Tensor) for value in state.values()):
-        ready: dict[str, Any] | None = (
-            {} if slot.param.grad is not None or optimizer.eager else None
-        )  # a rule without states needs none
         model.add(number, param, [None] * len(rule.states), path=path, step=step)
-        model.watch(slot.param, local(slot.like), inner, ready, [], None, [])
+        model.watch(slot.param, local(slot.like), inner, {}, [], None, [])  # a rule without states needs none
         return
-    complete(optimizer, state, slot.like, group)
+
+    def stored(name: str) -> _core.Memory:
+        return memory(state[name], f"{slot.name} {name}")
+
     names: list[str] = []
     states: list[Any] = []
     for kept in rule.states:
@@ -266,22 +325,22 @@ def _add(
             states.append(None)
             continue
         names.append(kept.name)
-        if (scales := state.get(f"{kept.name}_scales")) is not None:
+        if state.get(f"{kept.name}_scales") is not None:
             names.append(f"{kept.name}_scales")
-            states.append((address(state[kept.name]), address(scales)))
+            states.append((stored(kept.name), stored(f"{kept.name}_scales")))
         else:
-            states.append(address(state[kept.name]))
-    names += [name for name in ("step", "master", "remainder", "ema", *rule.scalars) if name in state]
+            states.append(stored(kept.name))
+    names += [n for n in ("step", "master", "remainder", "ema", *rule.scalars) if isinstance(state.get(n), Tensor)]
     whole = state.get("master") if group["master"] == "float32" else None
     model.add(
         number,
-        param if whole is None else address(whole),
+        param if whole is None else stored("master"),
         states,
         path=path,
         copy=None if whole is None else param,
-        remainder=address(state["remainder"]) if "remainder" in state else None,
+        remainder=stored("remainder") if "remainder" in state else None,
         stochastic=group["rounding"] == "stochastic" and group["master"] is None,
-        ema=address(state["ema"]) if group["ema_decay"] is not None else None,
+        ema=stored("ema") if group["ema_decay"] is not None else None,
         step=step,
         scalars=scalars or [float(state[name]) for name in rule.scalars],
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ._building import check_memory
 from ._states import local
 
-__all__ = ["fitting_copy"]
+__all__ = ["check_gradient", "fitting_copy"]
 
 
 def fitting_copy(param: Tensor, like: Tensor, name: str) -> Tensor:
@@ -31,8 +32,7 @@ def fitting_copy(param: Tensor, like: Tensor, name: str) -> Tensor:
     """
     grad = param.grad
     assert grad is not None
-    if grad.shape != param.shape:
-        raise ValueError(f"the gradient of {name} has shape {tuple(grad.shape)}, needs {tuple(param.shape)}")
+    check_gradient(param, grad, name)
     placements = getattr(param, "placements", None)
     if placements is not None and getattr(grad, "placements", None) != placements:
         grad = grad.redistribute(placements=placements)  # type: ignore[attr-defined]
@@ -41,11 +41,17 @@ def fitting_copy(param: Tensor, like: Tensor, name: str) -> Tensor:
         mine = mine.wait()
     if mine.device.type != "cpu":
         raise ValueError(f"the gradient of {name} is on {mine.device}, needs the CPU")
+    out = torch.empty_like(local(like).detach(), dtype=grad.dtype, memory_format=torch.preserve_format)
+    return out.copy_(mine)
+
+
+def check_gradient(param: Tensor, grad: Tensor, name: str) -> None:
+    """Check that a dense gradient has its parameter's shape, a dtype that fits it, and memory."""
+    if grad.shape != param.shape:
+        raise ValueError(f"the gradient of {name} has shape {tuple(grad.shape)}, needs {tuple(param.shape)}")
     narrow = {torch.float16, torch.bfloat16, torch.float32}
     fits = grad.dtype == param.dtype or (grad.dtype in narrow and param.dtype in narrow | {torch.float64})
     if not fits:
         raise TypeError(f"the gradient of {name} has dtype {grad.dtype}, needs {param.dtype} or a narrower one")
-    if mine.numel() and mine.untyped_storage().nbytes() == 0:
-        raise ValueError(f"the memory of the gradient of {name} was freed")
-    out = torch.empty_like(local(like).detach(), dtype=grad.dtype, memory_format=torch.preserve_format)
-    return out.copy_(mine)
+    mine = local(grad)
+    check_memory(mine, f"the gradient of {name}")

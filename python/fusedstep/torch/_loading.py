@@ -2,85 +2,153 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
+from .._names import needs
 from .._saving import STORAGE
+from .._settings import check_settings
 from ..reference import RULES
-from ._building import complete
 from ._options import check_group
-from ._states import States, is_dense, local
+from ._saved import converted, whole_number
+from ._states import States
 
 if TYPE_CHECKING:
     from ._base import FusedOptimizer
 
-__all__ = ["load"]
+__all__ = ["load", "torchs_class", "with_torchs_defaults"]
+
+GROUPS = 'state_dict["param_groups"]'
+UNUSED = {"capturable": False, "differentiable": False}  # options of implementations that there are none of here
 
 
-def load(optimizer: FusedOptimizer, state_dict: dict[str, Any]) -> None:
+def load(optimizer: FusedOptimizer, state_dict: Mapping[str, Any]) -> None:
     """What ``load_state_dict`` does: check and convert everything, then put it in place."""
+    needs(state_dict, Mapping, "state_dict", "a dict")
     state_dict = dict(state_dict)
     for pre_hook in optimizer._optimizer_load_state_dict_pre_hooks.values():
         if (changed := pre_hook(optimizer, state_dict)) is not None:
             state_dict = changed
-    groups, saved_groups = optimizer.param_groups, deepcopy(state_dict["param_groups"])
-    if len(groups) != len(saved_groups):
-        raise ValueError(
-            "loaded state dict has a different number of parameter groups: "
-            f"got {len(saved_groups)}, needs {len(groups)}"
-        )
-    merged: list[dict[str, Any]] = []
+    for key in ("state", "param_groups"):
+        if key not in state_dict:
+            raise ValueError(f'state_dict: has no entry "{key}"; it is not the state dict of an optimizer')
+    needs(state_dict["state"], Mapping, 'state_dict["state"]', "a dict")
+    settings, skipped = _own_entry(optimizer, state_dict.get("fusedstep", {}))
+    places = _places(optimizer.param_groups, state_dict["param_groups"])
+    merged = _merged(optimizer, state_dict["param_groups"])
     state = States()
-    params: dict[Any, tuple[Tensor, dict[str, Any]]] = {}
-    for i, (group, saved) in enumerate(zip(groups, saved_groups, strict=True)):
-        if len(group["params"]) != len(saved["params"]):
-            raise ValueError(
-                "loaded state dict contains a parameter group that doesn't match the size of optimizer's group: "
-                f"group {i} has {len(saved['params'])} parameters, needs {len(group['params'])}"
-            )
-        kept = {key: group[key] for key in ("params", "param_names", *STORAGE) if key in group}
-        if "param_names" in saved:
-            kept.pop("param_names", None)
-        new = {**{name: group[name] for name in optimizer._own if name in group}, **saved, **kept}
-        check_group(optimizer.rule, new, f'state_dict["param_groups"][{i}]["{{}}"]')
-        merged.append(new)
-        params.update(zip(saved["params"], ((param, new) for param in group["params"]), strict=True))
     for key, values in state_dict["state"].items():
-        if key not in params:
+        if key in places:
+            param, number = places[key]
+            state[param] = converted(optimizer, param, merged[number], values, f'state_dict["state"][{key!r}]')
+        else:
             state[key] = values
-            continue
-        param, group = params[key]
-        state[param] = _converted(optimizer, param, group, values, f'state_dict["state"][{key!r}]')
 
-    optimizer.__setstate__({"state": state, "param_groups": merged})
+    before = dict(optimizer.__dict__)
+    try:
+        optimizer.__setstate__({"state": state, "param_groups": merged})
+    except BaseException:
+        optimizer.__dict__.clear()
+        optimizer.__dict__.update(before)
+        raise
     optimizer._expose(False)  # all tensors are copies that nobody else has
-    own = state_dict.get("fusedstep", {})
-    optimizer.skipped_steps = int(own.get("skipped_steps", optimizer.skipped_steps))
-    optimizer._settings = optimizer._settings | {k: own[k] for k in optimizer._settings if k in own}
+    optimizer.skipped_steps = skipped
+    optimizer._settings = settings
     for post_hook in optimizer._optimizer_load_state_dict_post_hooks.values():
         post_hook(optimizer)
 
 
-def _converted(
-    optimizer: FusedOptimizer, param: Tensor, group: dict[str, Any], values: Mapping[str, Any], where: str
-) -> dict[str, Any]:
-    """A copy of one parameter's state in the formats of its group."""
-    kinds = {state.name for state in RULES[optimizer.rule].states}
-    state: dict[str, Any] = {}
-    for name, value in values.items():
-        if not isinstance(value, Tensor):
-            if value is not None:
-                state[name] = deepcopy(value)
-            continue
-        if name in kinds | {"master", "remainder", "ema"} and value.shape != param.shape:
-            raise ValueError(f'{where}["{name}"] has shape {tuple(value.shape)}, needs {tuple(param.shape)}')
-        on_cpu = name == "step" or name.endswith("_scales") or value is not local(value)
-        state[name] = value.detach().clone() if on_cpu else value.detach().to(local(param).device, copy=True)
-    if any(isinstance(value, Tensor) for value in state.values()):
-        like = param if is_dense(local(param)) else torch.empty_like(param.detach())
-        complete(optimizer, state, like, group)
-    return state
+def _own_entry(optimizer: FusedOptimizer, own: Any) -> tuple[dict[str, Any], int]:
+    """What torch has no place for, checked: the settings and the number of skipped steps."""
+    where = 'state_dict["fusedstep"]'
+    needs(own, Mapping, where, "a dict")
+    name, mine = own.get("rule", optimizer.rule), RULES[optimizer.rule]
+    other = RULES.get(name) if isinstance(name, str) else None
+    if other is None or (tuple(other.hypers), other.states) != (tuple(mine.hypers), mine.states):
+        raise ValueError(f'{where}["rule"]: got {name!r}, needs {optimizer.rule!r}')
+    settings = dict(optimizer._settings)
+    for key in settings.keys() & own.keys():
+        try:
+            settings = check_settings(settings | {key: own[key]})
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{where}: {error}") from None
+    return settings, whole_number(own.get("skipped_steps", optimizer.skipped_steps), f'{where}["skipped_steps"]')
+
+
+# ---- parameter groups ----
+
+
+def _places(groups: list[dict[str, Any]], saved: Any) -> dict[Any, tuple[Tensor, int]]:
+    """The parameter that each saved number stands for, and the number of its group."""
+    needs(saved, (list, tuple), GROUPS, "a list of dicts")
+    if len(groups) != len(saved):
+        raise ValueError(
+            f"loaded state dict has a different number of parameter groups: got {len(saved)}, needs {len(groups)}"
+        )
+    places: dict[Any, tuple[Tensor, int]] = {}
+    for i, (group, entry) in enumerate(zip(groups, saved, strict=True)):
+        where = f"{GROUPS}[{i}]"
+        needs(entry, Mapping, where, "a dict")
+        numbers = entry.get("params")
+        needs(numbers, (list, tuple), f'{where}["params"]', "a list of parameter numbers")
+        params = group["params"]
+        if len(params) != len(numbers):
+            raise ValueError(
+                "loaded state dict contains a parameter group that doesn't match the size of optimizer's group: "
+                f"group {i} has {len(numbers)} parameters, needs {len(params)}"
+            )
+        for number, param in zip(numbers, _in_order_of(entry, group, where), strict=True):
+            needs(number, Hashable, f'{where}["params"]', "a list of parameter numbers")
+            if places.setdefault(number, (param, i))[0] is not param:
+                raise ValueError(f'{where}["params"]: got {number!r} twice, needs a number for each parameter')
+    return places
+
+
+def _in_order_of(saved: Mapping[str, Any], group: dict[str, Any], where: str) -> Sequence[Tensor]:
+    """The group's parameters in the order of the saved ones: by name if both have names."""
+    params, names, theirs = group["params"], group.get("param_names"), saved.get("param_names")
+    if names is None or theirs is None or len(names) != len(params) or list(theirs) == list(names):
+        return list(params)
+    here = dict(zip(names, params, strict=True))
+    missing, strange = sorted(here.keys() - set(theirs)), sorted(set(theirs) - here.keys())
+    if missing or strange or len(theirs) != len(names):
+        raise ValueError(
+            f'{where}["param_names"]: got {strange or "no others"} that the optimizer does not have, needs '
+            f"{missing or 'each name once'}; without param_names in the dict parameters are matched by position"
+        )
+    return [here[name] for name in theirs]
+
+
+def _merged(optimizer: FusedOptimizer, saved: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The groups as they will be: saved options, but for storage formats, and torch's defaults for missing ones."""
+    merged = []
+    for group, entry in zip(optimizer.param_groups, saved, strict=True):
+        kept = {key: group[key] for key in ("params", *STORAGE) if key in group}
+        names = {key: source[key] for source in (entry, group) for key in ("param_names",) if key in source}
+        own = {name: group.get(name, value) for name, value in optimizer._own.items()}
+        taken = {key: value for key, value in entry.items() if key != "params"}
+        unused = {key: value for key, value in UNUSED.items() if key in entry}
+        merged.append({**own, **deepcopy(taken), **unused, **kept, **names})
+    with_torchs_defaults(optimizer, merged)
+    for i, new in enumerate(merged):
+        where = f"{GROUPS}[{i}]"
+        missing = [name for name in RULES[optimizer.rule].hypers if name not in new]
+        if missing:
+            raise ValueError(f'{where}: has no entry "{missing[0]}"')
+        check_group(optimizer.rule, new, f'{where}["{{}}"]')
+    return merged
+
+
+def torchs_class(optimizer: FusedOptimizer) -> Any:
+    """The class of torch's that an optimizer is one of; for this package's own, the base of all."""
+    return next(cls for cls in type(optimizer).__mro__ if cls.__module__.startswith("torch."))
+
+
+def with_torchs_defaults(optimizer: FusedOptimizer, groups: list[dict[str, Any]]) -> None:
+    """Fill in options that came later than a state dict or group, as the class of torch's does."""
+    theirs = torchs_class(optimizer)
+    scratch = theirs.__new__(theirs)
+    scratch.__setstate__({"state": {}, "param_groups": groups, "defaults": {}})

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Collection
 from typing import Any, Literal, TypedDict
 
 from torch import Tensor
 
-from .._base import GROUP_OPTIONS, _check_group
+from .._group_options import GROUP_OPTIONS
+from .._group_options import check_group as _check_group
+from .._hyper import OTHER_NAMES, check_hyper
 from .._settings import MODEL_OPTIONS
+from ..reference import RULES
 
 __all__ = [
     "GROUP_OPTIONS",
@@ -17,6 +22,7 @@ __all__ = [
     "Own",
     "check_group",
     "check_implementation",
+    "likely_meant",
     "plain",
 ]
 
@@ -105,6 +111,20 @@ def plain(value: Any) -> Any:
 
 
 def check_group(rule: str, group: dict[str, Any], where: str) -> None:
-    """Check the options and hyper-parameters of a parameter group."""
+    """Check the options and hyper-parameters of a parameter group; other entries are the user's."""
     check_implementation(group, where)
-    _check_group(rule, {key: plain(value) for key, value in group.items() if key != "params"}, where)
+    known = (*RULES[rule].hypers, *GROUP_OPTIONS)
+    _check_group(rule, {name: plain(group[name]) for name in known}, where)
+    for name in (*RULES[rule].hypers, "maximize", "clip_value", "ema_decay"):
+        if callable(group[name]):  # schedules are torch's own here; the other faces take functions
+            check_hyper(name, group[name], where.format(name), rule=rule)
+
+
+def likely_meant(name: str, options: Collection[str]) -> str | None:
+    """The option that an attribute was very likely meant to be; None for the user's own names."""
+    meant = OTHER_NAMES.get(name.lower())
+    if meant in options:
+        return meant
+    near = difflib.get_close_matches(name.lower(), sorted(options), 1, cutoff=0.8)
+    begun = [option for option in sorted(options) if len(option) > 2 and name.lower().startswith(option)]
+    return next(iter(near + begun), None)

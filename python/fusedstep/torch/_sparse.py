@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import increment_version
 
 from .. import _core
 from .._hyper import check_hyper
@@ -16,7 +15,8 @@ from ..reference import RULES
 from ..sparse import SparseRows
 from ._building import Slot, complete
 from ._options import plain
-from ._states import address
+from ._reading import memory
+from ._states import increment_versions
 
 if TYPE_CHECKING:
     from ._base import FusedOptimizer
@@ -54,7 +54,8 @@ def prepare(optimizer: FusedOptimizer, slot: Slot, group: dict[str, Any]) -> Cal
     for name in ("max_grad_norm", "skip_nonfinite"):
         if getattr(optimizer, name):
             raise ValueError(f"{name}: the gradient of {slot.name} is sparse, needs dense gradients")
-    if group["state_format"] != "float32" or group["master"] is not None or group["ema_decay"] is not None:
+    has_master = group["master"] is not None and param.dtype in (torch.float16, torch.bfloat16)
+    if group["state_format"] != "float32" or has_master or group["ema_decay"] is not None:
         raise ValueError(
             f"the gradient of {slot.name} is sparse, needs state_format='float32', no master and no ema_decay"
         )
@@ -96,6 +97,7 @@ def _step(optimizer: FusedOptimizer, slot: Slot, group: dict[str, Any], grad: Te
     tensors = [slot.param.detach(), *whole.values()]
     rows = grad.sparse_dim() == 1 and all(t.dtype in PLAIN and t.is_contiguous() for t in tensors)
     (_step_rows if rows else _step_elements)(optimizer, slot, group, grad, whole, step)
+    slot.untouched.clear()
     if isinstance(state.get("step"), Tensor):
         state["step"] += 1
     elif rule.name == "sparse_adam":
@@ -136,7 +138,7 @@ def _step_rows(
     model = _model(optimizer, group | {"rounding": "nearest"}, param, states, step)  # there is nothing to round
     model.take_rows(check, SparseRows, rule.rows_without)
     model.step_list([SparseRows(grad._indices()[0].contiguous().numpy(), values.numpy())], 1.0)
-    increment_version([slot.param, *whole.values()])
+    increment_versions([slot.param, *whole.values()])
 
 
 def _step_elements(
@@ -148,8 +150,9 @@ def _step_elements(
     parts = {name: tensor[where].contiguous() for name, tensor in whole.items()}
     param = slot.param.detach()
     part = param[where].contiguous()
-    states = {name: address(tensor) for name, tensor in parts.items()}
-    _model(optimizer, group, address(part), states, step).step_list([address(values)], 1.0)
+    states = {name: memory(tensor, f"{slot.name} {name}") for name, tensor in parts.items()}
+    model = _model(optimizer, group, memory(part, slot.name), states, step)
+    model.step_list([memory(values, f"{slot.name}.grad")], 1.0)
     param.index_put_(where, part)
     for name, tensor in whole.items():
         tensor.index_put_(where, parts[name])

@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from .. import formats
 from .._slots import QUANT_BLOCK
 
-__all__ = ["States", "address", "compute_dtype", "convert", "fresh", "is_dense", "is_small", "local", "new_step"]
+__all__ = ["States", "compute_dtype", "convert", "fresh", "holds_values", "is_dense", "is_small", "local", "new_step"]
 
-NAMES = {
-    torch.float32: "float32",
-    torch.float64: "float64",
-    torch.float16: "float16",
-    torch.bfloat16: "bfloat16",
-    torch.complex64: "float32",
-    torch.complex128: "float64",
-    torch.uint8: "uint8",
-    torch.int16: "int16",
-}
-PARAMETERS = tuple(dtype for dtype in NAMES if dtype.is_floating_point or dtype.is_complex)
+PARAMETERS = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64, torch.complex128)
+
+PIECE = 4096 * QUANT_BLOCK  # elements that are converted at a time
 
 COMPUTE = {torch.float64: torch.float64, torch.complex64: torch.complex64, torch.complex128: torch.complex128}
 
@@ -34,31 +27,38 @@ class States(defaultdict[Any, dict[str, Any]]):
     """``Optimizer.state``: remembers in `changed` that an entry was put in or taken out since the last step."""
 
     changed: bool = True
+    owner: Callable[[], Any] = staticmethod(lambda: None)
+    """Returns the optimizer, whose native model must not keep what is taken out."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*(args or (dict,)))
+
+    def _taken_out(self) -> None:
+        self.changed = True
+        if (optimizer := self.owner()) is not None:
+            optimizer._stale()
 
     def __setitem__(self, key: Any, value: dict[str, Any]) -> None:
         self.changed = True
         super().__setitem__(key, value)
 
     def __delitem__(self, key: Any) -> None:
-        self.changed = True
+        self._taken_out()
         super().__delitem__(key)
 
     def clear(self) -> None:
         """Forget all states."""
-        self.changed = True
+        self._taken_out()
         super().clear()
 
     def pop(self, *args: Any) -> Any:
         """Take out the state of one parameter."""
-        self.changed = True
+        self._taken_out()
         return super().pop(*args)
 
     def popitem(self) -> tuple[Any, dict[str, Any]]:
         """Take out the state that was put in last."""
-        self.changed = True
+        self._taken_out()
         return super().popitem()
 
     def setdefault(self, key: Any, default: Any = None) -> dict[str, Any]:
@@ -74,6 +74,9 @@ class States(defaultdict[Any, dict[str, Any]]):
     def __ior__(self, other: Any) -> States:  # type: ignore[override, misc]
         self.update(other)
         return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (dict,), None, None, iter(self.items())
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -94,6 +97,11 @@ def is_dense(tensor: Tensor) -> bool:
     return True
 
 
+def holds_values(tensor: Tensor) -> bool:
+    """Whether the memory holds the tensor's numbers, and not their conjugates or negatives."""
+    return not (tensor.is_neg() or tensor.is_conj())
+
+
 def overlaps_itself(tensor: Tensor) -> bool:
     """Whether several elements share memory, as in an expanded tensor."""
     dims = sorted((stride, size) for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1)
@@ -110,13 +118,6 @@ def flat(tensor: Tensor) -> Tensor:
     tensor = local(tensor).detach()
     tensor = tensor.as_strided((tensor.numel(),), (1,))
     return torch.view_as_real(tensor).view(-1) if tensor.is_complex() else tensor
-
-
-def address(tensor: Tensor) -> tuple[int, int, str]:
-    """What the native side takes in an array's place: address, number of real elements, dtype."""
-    tensor = local(tensor)
-    size = tensor.numel() * (2 if tensor.is_complex() else 1)
-    return tensor.data_ptr() if size else 0, size, NAMES[tensor.dtype]
 
 
 def compute_dtype(param: Tensor) -> torch.dtype:
@@ -166,21 +167,37 @@ def convert(
         As for `fresh`.
     """
     out = fresh(param, kind, state_format, small)
-    if scales is not None:
-        codes = torch.empty_like(param.detach(), dtype=torch.uint8, memory_format=torch.preserve_format)
-        codes.copy_(value)
-        if isinstance(out, tuple):
-            return codes, scales.detach().clone()
-        values = formats.decode_8bit(flat(codes).numpy(), scales.detach().numpy(), signed=kind == "signed")
-        flat(out).copy_(torch.from_numpy(values))
+    if scales is None and not isinstance(out, tuple):
+        out.copy_(value)
         return out
-    if isinstance(out, tuple):
-        whole = torch.empty_like(param.detach(), dtype=compute_dtype(param), memory_format=torch.preserve_format)
-        whole.copy_(value)
-        encoded = formats.encode_8bit(flat(whole).numpy(), signed=kind == "signed")
-        flat(out[0]).copy_(torch.from_numpy(encoded[0]))
-        return out[0], torch.from_numpy(encoded[1])
-    out.copy_(value)
+    mine, its = local(param), local(value)
+    same_order = all(size == 1 or a == b for a, b, size in zip(its.stride(), mine.stride(), mine.shape, strict=True))
+    if scales is not None and same_order and isinstance(out, tuple):
+        out[0].copy_(value)
+        out[1].copy_(scales)
+        return out
+    if not same_order:  # codes belong to blocks in the order of memory
+        ordered = torch.empty_like(param.detach(), dtype=compute_dtype(param), memory_format=torch.preserve_format)
+        if scales is not None:
+            value = _in_pieces(value, scales, torch.empty_like(value, dtype=torch.float32), kind)
+        value, scales = ordered.copy_(value), None
+    return _in_pieces(value, scales, out, kind)
+
+
+def _in_pieces(value: Tensor, scales: Tensor | None, out: Any, kind: str) -> Any:
+    """Convert between codes and numbers a piece at a time; both in the same order of memory."""
+    signed, source, blocks = kind == "signed", flat(value), PIECE // QUANT_BLOCK
+    for number, start in enumerate(range(0, source.numel(), PIECE)):
+        here, of_scales = slice(start, start + PIECE), slice(number * blocks, (number + 1) * blocks)
+        piece = source[here]
+        if scales is not None:
+            piece = torch.from_numpy(formats.decode_8bit(piece.numpy(), scales[of_scales].numpy(), signed=signed))
+        if isinstance(out, tuple):
+            codes, new = formats.encode_8bit(piece.float().numpy(), signed=signed)
+            flat(out[0])[here] = torch.from_numpy(codes)
+            out[1][of_scales] = torch.from_numpy(new)
+        else:
+            flat(out)[here] = piece
     return out
 
 
@@ -192,7 +209,24 @@ def is_stored_as(param: Tensor, value: Any, kind: str, state_format: str, small:
     dtype = compute_dtype(param) if wide else torch.bfloat16 if state_format == "bfloat16" else torch.uint8
     mine, its = local(param), local(value)
     lies = all(size == 1 or a == b for a, b, size in zip(its.stride(), mine.stride(), mine.shape, strict=True))
-    return value.dtype == dtype and (lies or value.numel() == 0)
+    return value.dtype == dtype and (lies or value.numel() == 0) and holds_values(its)
+
+
+def _one_by_one(tensors: Iterable[Tensor]) -> None:
+    for tensor in tensors:
+        increment_version(tensor)
+
+
+def _takes_several() -> bool:
+    try:
+        increment_version([torch.zeros(1)])
+    except RuntimeError:  # torch 2.4
+        return False
+    return True
+
+
+increment_versions: Callable[[Any], None] = increment_version if _takes_several() else _one_by_one
+"""Tells autograd that tensors were changed in place."""
 
 
 def total_bytes(tensors: Iterable[Tensor]) -> int:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, TypeVar
-from weakref import ref
 
 import torch
-from torch import Tensor
 
 from ._base import FusedOptimizer
 
@@ -69,21 +67,6 @@ def apply_in_backward(
     given = params.parameters() if isinstance(params, torch.nn.Module) else params
     optimizer = optimizer_class(given, **options)
     optimizer.eager = True  # or every first gradient would have the native model made anew
-    number = 0
     for group in optimizer.param_groups:
-        for param in group["params"]:
-            if param.requires_grad:
-                param.register_post_accumulate_grad_hook(_hook(optimizer, number))
-            number += 1
+        optimizer._hook(group["params"])
     return optimizer
-
-
-def _hook(optimizer: FusedOptimizer, number: int) -> Callable[[Tensor], None]:
-    this = ref(optimizer)  # a parameter keeps its hooks: they must not keep the optimizer in turn
-
-    def hook(param: Tensor) -> None:
-        if (found := this()) is not None:
-            found._step(number)
-            param.grad = None
-
-    return hook

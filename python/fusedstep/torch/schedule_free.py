@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
+from .._hyper import check_hyper
+from .._schedule_free import TRAIN_MODE, Weights, check_training, switch
+from ._building import Slot, complete
 from ._options import Options, plain
+from ._states import flat
 from .own_optimizers import OwnOptimizer
 
 if TYPE_CHECKING:
@@ -20,11 +27,15 @@ __all__ = ["ScheduleFreeAdamW", "ScheduleFreeSGD"]
 
 
 class ScheduleFree(OwnOptimizer):
-    """What both have: parameters that are trained at one point and evaluated at another."""
+    """What both have: parameters that are trained at one point and evaluated at another.
+
+    Where they are is an entry ``"train_mode"`` of every parameter group, so it is saved and loaded with the groups.
+    """
+
+    scalar_dtype = torch.float64
 
     def __init__(self, params: Params, hypers: dict[str, Any], options: Options) -> None:
-        self._kept: dict[Tensor, Tensor] | None = None
-        super().__init__(params, hypers, options)
+        super().__init__(params, hypers | {TRAIN_MODE: True}, options)
 
     def _initial_state(self, name: str, like: Tensor, group: dict[str, Any]) -> float | Tensor:
         return like.detach() if name == "z" else 0.0
@@ -35,53 +46,91 @@ class ScheduleFree(OwnOptimizer):
     @property
     def training(self) -> bool:
         """Whether the parameters are those that gradients are taken at."""
-        return self._kept is None
+        return all(group.get(TRAIN_MODE, True) for group in self.param_groups)
 
-    @torch.no_grad()
     def eval(self) -> None:
-        """Switch the parameters to the average, where the model is evaluated and saved; nothing if it is on."""
-        if self._kept is not None:
-            return
-        self._kept = {}
-        for group in self.param_groups:
-            beta = float(plain(group["momentum"] if "momentum" in group else group["betas"][0]))
-            for param in group["params"]:
-                if "z" in self.state.get(param, {}):
-                    self._kept[param] = param.detach().clone()
-                    z = self.state[param]["z"]
-                    y = self.state[param].get("master", param.to(z.dtype))
-                    param.copy_((y - (1.0 - beta) * z) / beta)
+        """Switch the parameters to the average (see `fusedstep.ScheduleFreeSGD.eval`); nothing if they are there."""
+        self._switch(to_average=True)
+
+    def train(self) -> None:
+        """Switch the parameters back (see `fusedstep.ScheduleFreeSGD.train`); nothing if they are there."""
+        self._switch(to_average=False)
 
     @torch.no_grad()
-    def train(self) -> None:
-        """Switch the parameters back, byte for byte, to where gradients are taken; nothing if they are there."""
-        for param, kept in (self._kept or {}).items():
-            param.copy_(kept)
-        self._kept = None
+    def _switch(self, to_average: bool) -> None:
+        groups = [(i, g) for i, g in enumerate(self.param_groups) if g.get(TRAIN_MODE, True) == to_average]
+        states = self._all_states()
+        slots, weights = [], []
+        for number, group in groups:
+            name = "momentum" if "momentum" in group else "betas"
+            value = check_hyper(name, plain(group[name]), f'param_groups[{number}]["{name}"]', rule=self.rule)
+            beta = float(value if name == "momentum" else value[0])
+            for i, param in enumerate(group["params"]):
+                state = states.get(param, {})
+                if "z" not in state:  # before the first step both points are one
+                    continue
+                try:
+                    slot = self._make_slot(param, f"params[{number}][{i}]")
+                except (TypeError, ValueError):
+                    if param.requires_grad:
+                        raise
+                    continue  # frozen and turned into something else
+                complete(self, state, slot.like, group)
+                slots.append(slot)
+                weights.append(_weights(slot, state, beta, group["master"]))
+        switch(weights, to_average)
+        for slot in slots:
+            if slot.work is None:
+                increment_version(slot.param)
+            else:
+                slot.param.copy_(slot.work)
+        for _, group in groups:
+            group[TRAIN_MODE] = not to_average
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take one step (see `FusedOptimizer.step`); the parameters must be those of `train`."""
-        self._check_training("step")
-        return super().step(closure)
+    def _step(self, only: Tensor | None = None) -> None:
+        check_training(self.param_groups)
+        super()._step(only)
 
-    step.hooked = True  # type: ignore[attr-defined]
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything a resumed run needs (see `FusedOptimizer.state_dict`); call `train` first."""
-        self._check_training("state_dict")
-        return super().state_dict()
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters (see `FusedOptimizer.add_param_group`), in `eval` as well: new ones are the same at both
+        points.
+        """
+        training = self.training
+        super().add_param_group(param_group)
+        self.param_groups[-1][TRAIN_MODE] = training
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue where a `state_dict` was made (see `FusedOptimizer.load_state_dict`); call `train` first."""
-        self._check_training("load_state_dict")
+        """Continue where a `state_dict` was made (see `fusedstep.ScheduleFreeSGD.load_state_dict`)."""
+        groups = state_dict.get("param_groups") if isinstance(state_dict, Mapping) else None
+        for i, saved in enumerate(groups if isinstance(groups, (list, tuple)) else ()):
+            if isinstance(saved, Mapping) and TRAIN_MODE in saved:
+                check_hyper(TRAIN_MODE, saved[TRAIN_MODE], f'state_dict["param_groups"][{i}]["{TRAIN_MODE}"]')
         super().load_state_dict(state_dict)
+        for group in self.param_groups:
+            group.setdefault(TRAIN_MODE, True)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_kept": self._kept}
 
-    def _check_training(self, what: str) -> None:
-        if self._kept is not None:
-            raise RuntimeError(f"{what}(): the parameters are those of eval(); call train() first")
+def _weights(slot: Slot, state: dict[str, Any], beta: float, master: str | None) -> Weights:
+    """A parameter as `switch` takes it."""
+    copy = {"float32": "master", "split": "remainder"}.get(master or "")
+    return Weights(
+        slot.name,
+        _array(slot.like),
+        str(slot.like.dtype).removeprefix("torch."),
+        _array(state["z"]),
+        beta,
+        _array(state[copy]) if copy in state else None,
+    )
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
+    """The elements in the order of memory, without a copy; 16-bit floats as bit patterns."""
+    elements = flat(tensor)
+    if elements.dtype in (torch.float16, torch.bfloat16):
+        bits: NDArray[Any] = elements.view(torch.int16).numpy().view(np.uint16)
+        return bits
+    array: NDArray[Any] = elements.numpy()
+    return array
 
 
 class ScheduleFreeSGD(ScheduleFree):
