@@ -27,34 +27,81 @@ RANGES: dict[str, dict[str, float]] = {
 }
 
 
+# Methods and properties of Keras that the native step stands for. Where a subclass or an instance has its own, every
+# step is taken by Keras's code, which calls them. `learning_rate` and what the constructor sets are read at every step.
+REPLACED = frozenset(
+    (
+        "assign",
+        "assign_add",
+        "assign_sub",
+        "iterations",
+        "update_step",
+        "_apply_weight_decay",
+        "_backend_increment_gradient_accumulators",
+        "_backend_reset_gradient_accumulators",
+        "_backend_update_step",
+        "_clip_by_norm",
+        "_clip_gradients",
+        "_get_variable_index",
+        "_overwrite_variable_with_gradient",
+        "_parallel_update_step",
+        "_update_model_variables_moving_average",
+        "_use_weight_decay",
+        "_var_key",
+    )
+)
+
+# Those that `apply` leaves out where they would find nothing to do.
+AROUND = frozenset(
+    ("_check_variables_are_known", "_filter_empty_gradients", "_overwrite_variables_directly_with_gradients")
+)
+
+
 class FusedStep(keras.optimizers.Optimizer):
     """Goes before a class of ``keras.optimizers`` among the bases: one native call steps the whole model.
 
     The variables (iterations, learning rate, states, averages, accumulators) are those of the Keras class, so that
-    saving, loading and callbacks know no difference. States of 16-bit variables are kept in float32.
+    saving, loading and callbacks know no difference. States of 16-bit variables are kept in float32. What a subclass
+    overrides is called: see `REPLACED`.
     """
 
-    rule: ClassVar[str]
+    _rule: ClassVar[str]
     """Name of the update rule."""
 
-    hypers: ClassVar[tuple[str, ...]]
+    _rule_hypers: ClassVar[tuple[str, ...]]
     """Attributes of the Keras class that the rule depends on."""
 
-    state_lists: ClassVar[tuple[str, ...]]
+    _rule_states: ClassVar[tuple[str, ...]]
     """Attributes of the Keras class that hold the states, in the order of the rule's."""
 
-    decays: bool = False
+    _rule_decays: bool = False
     """Whether the rule itself decays the weights as Keras does; else it is a pass of its own."""
 
-    _stepper: Stepper | None = None
-    _given: tuple[Any, ...] = ()
-    _checked: dict[str, Any] = {}  # noqa: RUF012  (replaced, never changed)
+    _fused_stepper: Stepper | None = None
+    _fused_given: tuple[Any, ...] = ()
+    _fused_checked: dict[str, Any] = {}  # noqa: RUF012  (replaced, never changed)
 
-    def options(self, given: dict[str, Any], step: int) -> dict[str, Any]:
+    _fused_overridden: frozenset[str] | None = None  # None: not looked for yet
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in REPLACED or name in AROUND:  # a method of this instance's own
+            self._fused_overridden = self._fused_stepper = None
+        super().__setattr__(name, value)
+
+    def _overridden(self) -> frozenset[str]:
+        """The names in `REPLACED` and `AROUND` that are neither Keras's nor this class's."""
+        if self._fused_overridden is None:
+            known = {name: _provider(self, name) for name in REPLACED | AROUND}
+            self._fused_overridden = frozenset(
+                name for name, there in known.items() if there not in (None, FusedStep) and not _is_of_keras(there)
+            )
+        return self._fused_overridden
+
+    def _rule_options(self, given: dict[str, Any], step: int) -> dict[str, Any]:
         """The rule's hyper-parameters, without the learning rate, from Keras's for the step of this number."""
         raise NotImplementedError
 
-    def _scalar(self, after: float | None = None) -> float | None:
+    def _rule_scalar(self, after: float | None = None) -> float | None:
         """The rule's scalar state, for rules that have one; `after` is its value once a step was taken."""
         return None
 
@@ -69,14 +116,14 @@ class FusedStep(keras.optimizers.Optimizer):
             A variable of a dtype or on a device that no step can be taken on.
         """
         if not self.built:
-            for variable in variables:
+            for variable in () if self._overridden() & REPLACED else variables:
                 check_variable(variable)
-            self._check_hypers()
+            self._check_rule_hypers()
         super().build(variables)
 
     def add_variable_from_reference(self, reference_variable: Any, *args: Any, **kwargs: Any) -> Any:
         """Add an optimizer variable of a model variable's shape, of its dtype or, where that has 16 bits, float32."""
-        if reference_variable.dtype in NARROW:
+        if reference_variable.dtype in NARROW and not self._overridden() & REPLACED:
             reference_variable = SimpleNamespace(
                 shape=reference_variable.shape,
                 dtype="float32",
@@ -92,25 +139,32 @@ class FusedStep(keras.optimizers.Optimizer):
         the step of a small model.
         """
         variables = self._trainable_variables if trainable_variables is None else list(trainable_variables)
-        if not self._is_plain(grads, variables):
+        if not self._fused_is_plain(grads, variables):
             super().apply(grads, trainable_variables)
             return
         self._backend_apply_gradients(grads, variables)
         self._iterations._value.add_(1)
 
-    def _is_plain(self, grads: Sequence[Any], variables: Sequence[Any]) -> bool:
+    def _fused_is_plain(self, grads: Sequence[Any], variables: Sequence[Any]) -> bool:
         """Whether there are gradients for known variables, to be stepped on here and now and nothing more."""
-        if self._stepper is None or self.loss_scale_factor is not None or len(grads) != len(variables):
+        if (
+            self._fused_stepper is None
+            or self._overridden()
+            or self.loss_scale_factor is not None
+            or len(grads) != len(variables)
+        ):
             return False
-        known = self._stepper.numbers
+        known = self._fused_stepper.numbers
         for grad, variable in zip(grads, variables, strict=True):
             if grad is None or variable.constraint is not None or id(variable) not in known:
                 return False
         return bool(variables) and not in_stateless_scope() and not torch.compiler.is_compiling()
 
     def _backend_apply_gradients(self, grads: Any, trainable_variables: Any) -> None:
-        if in_stateless_scope():  # there, values must not change in place
-            super()._backend_apply_gradients(grads, trainable_variables)
+        # In a stateless scope, values must not change in place. A variable that comes twice gets two steps in Keras.
+        if in_stateless_scope() or self._overridden() & REPLACED or _come_twice(trainable_variables):
+            with torch.set_grad_enabled(in_stateless_scope() and torch.is_grad_enabled()):
+                super()._backend_apply_gradients(grads, trainable_variables)
             return
         apply = self._apply_aside if torch.compiler.is_compiling() else self._apply_fused
         if torch.is_grad_enabled():
@@ -124,25 +178,25 @@ class FusedStep(keras.optimizers.Optimizer):
         self._apply_fused(grads, variables)
 
     def _apply_fused(self, grads: Sequence[Any], variables: Sequence[Any]) -> None:
-        given = self._check_hypers()
-        if self._stepper is None or self._stepper.moved():
-            self._stepper = self._make_stepper()
-        numbers = [self._stepper.numbers[id(v)] for v in variables]
-        grads = self._stepper.fit(numbers, grads)
+        given = self._check_rule_hypers()
+        if self._fused_stepper is None or self._fused_stepper.moved():
+            self._fused_stepper = self._make_fused_stepper()
+        numbers = [self._fused_stepper.numbers[id(v)] for v in variables]
+        grads = self._fused_stepper.fit(numbers, grads)
         steps, every = self._iterations._value.item(), self.gradient_accumulation_steps
         stepped = True
         if not every:
-            self._step_fused(self._stepper, given, grads, numbers, steps, 1.0)
+            self._step_fused(self._fused_stepper, given, grads, numbers, steps, 1.0)
         else:
             totals = [self._accumulated_gradients[self._get_variable_index(v)].value for v in variables]
             torch._foreach_add_(totals, grads)
             stepped = (steps + 1) % every == 0
             steps //= every
             if stepped:
-                self._step_fused(self._stepper, given, totals, numbers, steps, float(every))
+                self._step_fused(self._fused_stepper, given, totals, numbers, steps, float(every))
                 torch._foreach_zero_([total.value for total in self._accumulated_gradients if total is not None])
         if self.use_ema:
-            self._average_rest(variables if stepped else [], steps)
+            self._fused_average_rest(variables if stepped else [], steps)
             if self.ema_overwrite_frequency and (steps + 1) % self.ema_overwrite_frequency == 0:
                 self._overwrite_model_variables_with_average_value(self._trainable_variables)
 
@@ -157,33 +211,33 @@ class FusedStep(keras.optimizers.Optimizer):
         steps: int,
         grad_scale: float,
     ) -> None:
-        rate = self._get_current_learning_rate()
+        rate = self.learning_rate
         rate = rate._value.item() if isinstance(rate, keras.Variable) else float(rate)
         decay = given["weight_decay"] or 0.0
-        values = {"lr": rate, **self.options(given, steps + 1)}
+        values = {"lr": rate, **self._rule_options(given, steps + 1)}
         if self.use_ema:
             values["ema_decay"] = float(self.ema_momentum) if steps else 0.0
         values["clip_value"] = float(self.clipvalue) if self.clipvalue and self.clipvalue > 0 else None
         for group, factor in zip(stepper.groups, (decay, 0.0), strict=True):
             group.update(values)
-            group["weight_decay"] = factor if self.decays else 0.0
+            group["weight_decay"] = factor if self._rule_decays else 0.0
 
         max_norm = 0.0
         if self.clipnorm and self.clipnorm > 0:
             grads = _clip_each(grads, self.clipnorm * grad_scale)
         elif self.global_clipnorm and self.global_clipnorm > 0:
             max_norm = float(self.global_clipnorm)
-        if decay and not self.decays:
+        if decay and not self._rule_decays:
             stepper.shrink(numbers, 1.0 - decay * rate)
-        after = stepper.step(numbers, grads, steps, grad_scale, max_norm, self._scalar())
+        after = stepper.step(numbers, grads, steps, grad_scale, max_norm, self._rule_scalar())
         if after is not None:
-            self._scalar(after)
+            self._rule_scalar(after)
 
-    def _check_hypers(self) -> dict[str, Any]:
+    def _check_rule_hypers(self) -> dict[str, Any]:
         """The hyper-parameters as plain numbers; checked again only after one was changed."""
-        names = (*self.hypers, "weight_decay")
+        names = (*self._rule_hypers, "weight_decay")
         given = tuple(getattr(self, name) for name in names)
-        if given != self._given or not self._checked:
+        if given != self._fused_given or not self._fused_checked:
             checked: dict[str, Any] = {}
             for name, value in zip(names, given, strict=True):
                 if name not in RANGES:
@@ -192,13 +246,13 @@ class FusedStep(keras.optimizers.Optimizer):
                     checked[name] = None
                 else:
                     checked[name] = real(name, value.item() if hasattr(value, "item") else value, **RANGES[name])
-            self._checked, self._given = checked, given
-            self._stepper = None  # making it anew checks that the states which the options call for are there
-        return self._checked
+            self._fused_checked, self._fused_given = checked, given
+            self._fused_stepper = None  # making it anew checks that the states which the options call for are there
+        return self._fused_checked
 
-    def _make_stepper(self) -> Stepper:
-        about = RULES[self.rule]
-        lists = [getattr(self, name, None) or [] for name in self.state_lists]
+    def _make_fused_stepper(self) -> Stepper:
+        about = RULES[self._rule]
+        lists = [getattr(self, name, None) or [] for name in self._rule_states]
         averages = self._model_variables_moving_average if self.use_ema else None
         rows = []
         for i, variable in enumerate(self._trainable_variables):
@@ -213,10 +267,10 @@ class FusedStep(keras.optimizers.Optimizer):
                 )
             )
         start = about.hypers | {"maximize": False, "clip_value": None, "ema_decay": 0.0 if self.use_ema else None}
-        start |= {"lr": 0.0, **self.options(self._checked, 1)}
-        return Stepper(self.rule, rows, [dict(start), dict(start)])
+        start |= {"lr": 0.0, **self._rule_options(self._fused_checked, 1)}
+        return Stepper(self._rule, rows, [dict(start), dict(start)])
 
-    def _average_rest(self, averaged: Sequence[Any], steps: int) -> None:
+    def _fused_average_rest(self, averaged: Sequence[Any], steps: int) -> None:
         """Average the variables that the step left out, as Keras averages all of them every time."""
         known = {id(variable) for variable in averaged}
         pairs = zip(self._trainable_variables, self._model_variables_moving_average, strict=True)
@@ -225,6 +279,21 @@ class FusedStep(keras.optimizers.Optimizer):
             momentum = float(self.ema_momentum) if steps else 0.0
             torch._foreach_mul_([average for _, average in left], momentum)
             torch._foreach_add_([average for _, average in left], [value for value, _ in left], alpha=1.0 - momentum)
+
+
+def _provider(optimizer: FusedStep, name: str) -> type | None:
+    """The class that an attribute comes from, the optimizer's own for one of the instance, None if there is none."""
+    if name in vars(optimizer):
+        return type(optimizer)
+    return next((cls for cls in type(optimizer).__mro__ if name in vars(cls)), None)
+
+
+def _is_of_keras(cls: type | None) -> bool:
+    return cls is not None and cls.__module__.partition(".")[0] == "keras"
+
+
+def _come_twice(variables: Sequence[Any]) -> bool:
+    return len(set(map(id, variables))) < len(variables)
 
 
 def _clip_each(grads: Sequence[Any], most: float) -> Sequence[Any]:

@@ -1,4 +1,4 @@
-"""A Keras model's variables as the native engine takes them: addresses in the memory of torch tensors."""
+"""A Keras model's variables as the native engine takes them: the memory of torch tensors."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from keras import ops
 from torch import Tensor
-from torch.autograd.graph import increment_version
 
-from .._core import Model
+from .._core import Memory, Model
+from ..torch._reading import memory
+from ..torch._states import increment_versions
 
 __all__ = ["NARROW", "Row", "Stepper", "check_variable"]
 
@@ -22,8 +23,6 @@ NAMES = {
     torch.bfloat16: "bfloat16",
 }
 NARROW = ("float16", "bfloat16")
-
-Address = tuple[int, int, str]  # what the native side takes in an array's place: address, elements, dtype
 
 
 def check_variable(variable: Any) -> None:
@@ -98,21 +97,21 @@ class Stepper:
             check_variable(row.variable)
             self._model.add(
                 row.group,
-                self._address(row.variable),
-                [None if state is None else self._address(state) for state in row.states],
+                self._memory(row.variable),
+                [None if state is None else self._memory(state) for state in row.states],
                 path=f'["{row.variable.path}"]',
-                ema=None if row.average is None else self._address(row.average),
+                ema=None if row.average is None else self._memory(row.average),
             )
         self._params = [row.variable.value for row in rows]
         self._decays = [row.group == 0 for row in rows]
         self._model.finish()
 
-    def _address(self, variable: Any) -> Address:
+    def _memory(self, variable: Any) -> Memory:
         value = variable.value
         if not value.is_contiguous():
             value.data = value.contiguous()
         self._seen.append((variable, value, value.data_ptr()))
-        return value.data_ptr(), value.numel(), NAMES[value.dtype]
+        return memory(value, f'variables["{variable.path}"]')
 
     def moved(self) -> bool:
         """Whether a variable has another tensor, or its tensor other memory, than when this was made."""
@@ -167,9 +166,9 @@ class Stepper:
         float or None
             The scalar state afterwards.
         """
-        flat: list[Address | None] = [None] * len(self._params)
+        flat: list[Memory | None] = [None] * len(self._params)
         for i, grad in zip(numbers, grads, strict=True):
-            flat[i] = grad.data_ptr(), grad.numel(), NAMES[grad.dtype]
+            flat[i] = memory(grad, f'grads["{self._paths[i]}"]')
         if self._step != before:
             for i in range(len(flat)):
                 self._model.set_step(i, before)
@@ -183,7 +182,8 @@ class Stepper:
         self._model.step_list(flat, grad_scale)
         if len(numbers) == len(flat):
             self._step = before + 1
-        increment_version([self._params[i] for i in numbers])  # so that autograd notices, as after any write in place
+        increment_versions([self._params[i] for i in numbers])  # so that autograd notices, as after any write in place
+        self._model.warn_of_nonfinite()
         return None if scalar is None else self._model.get_scalars(numbers[0])[0]
 
     def _fitting(self, i: int, grad: Any) -> Tensor:

@@ -27,16 +27,16 @@ class SGD(FusedStep, keras.optimizers.SGD):
     Sutskever et al. (2013), "On the importance of initialization and momentum in deep learning", equations 1 to 4.
     """
 
-    rule = "sgd"
-    hypers = ("momentum", "nesterov")
-    state_lists = ("momentums",)
+    _rule = "sgd"
+    _rule_hypers = ("momentum", "nesterov")
+    _rule_states = ("momentums",)
 
     @property
-    def decays(self) -> bool:  # type: ignore[override]
+    def _rule_decays(self) -> bool:  # type: ignore[override]
         """Without momentum, a gradient with the weight added is a step on the decayed weight."""
         return not self.momentum
 
-    def options(self, given: dict[str, Any], step: int) -> dict[str, Any]:
+    def _rule_options(self, given: dict[str, Any], step: int) -> dict[str, Any]:
         """Keras's velocity is the rule's with the learning rate inside."""
         return {"momentum": given["momentum"], "nesterov": given["nesterov"], "lr_in_momentum": True}
 
@@ -54,11 +54,11 @@ class RMSprop(FusedStep, keras.optimizers.RMSprop):
     sequences with recurrent neural networks", equations 38 to 41.
     """
 
-    rule = "rmsprop"
-    hypers = ("rho", "momentum", "epsilon", "centered")
-    state_lists = ("_velocities", "_momentums", "_average_gradients")
+    _rule = "rmsprop"
+    _rule_hypers = ("rho", "momentum", "epsilon", "centered")
+    _rule_states = ("_velocities", "_momentums", "_average_gradients")
 
-    def options(self, given: dict[str, Any], step: int) -> dict[str, Any]:
+    def _rule_options(self, given: dict[str, Any], step: int) -> dict[str, Any]:
         """Keras's epsilon is inside the root, and its velocity has the learning rate inside."""
         return {
             "alpha": given["rho"],
@@ -73,12 +73,12 @@ class RMSprop(FusedStep, keras.optimizers.RMSprop):
 class _AdamStep(FusedStep):
     """Adam's formula, which is that of AdamW too: every weight decay of Keras is decoupled."""
 
-    rule = "adamw"
-    hypers = ("beta_1", "beta_2", "epsilon", "amsgrad")
-    state_lists = ("_momentums", "_velocities", "_velocity_hats")
-    decays = True
+    _rule = "adamw"
+    _rule_hypers = ("beta_1", "beta_2", "epsilon", "amsgrad")
+    _rule_states = ("_momentums", "_velocities", "_velocity_hats")
+    _rule_decays = True
 
-    def options(self, given: dict[str, Any], step: int) -> dict[str, Any]:
+    def _rule_options(self, given: dict[str, Any], step: int) -> dict[str, Any]:
         """Keras adds epsilon to the root of the uncorrected moment, the rule to that of the corrected one."""
         beta_1, beta_2 = given["beta_1"], given["beta_2"]
         return {
@@ -120,11 +120,11 @@ class Adagrad(FusedStep, keras.optimizers.Adagrad):
     online learning and stochastic optimization", figure 1.
     """
 
-    rule = "adagrad"
-    hypers = ("epsilon",)
-    state_lists = ("_accumulators",)
+    _rule = "adagrad"
+    _rule_hypers = ("epsilon",)
+    _rule_states = ("_accumulators",)
 
-    def options(self, given: dict[str, Any], step: int) -> dict[str, Any]:
+    def _rule_options(self, given: dict[str, Any], step: int) -> dict[str, Any]:
         """Keras's epsilon is inside the root."""
         return {"eps": 0.0, "eps_root": given["epsilon"]}
 
@@ -141,11 +141,11 @@ class Adadelta(FusedStep, keras.optimizers.Adadelta):
     not, is 0.001 in Keras.
     """
 
-    rule = "adadelta"
-    hypers = ("rho", "epsilon")
-    state_lists = ("_accumulated_grads", "_accumulated_delta_vars")
+    _rule = "adadelta"
+    _rule_hypers = ("rho", "epsilon")
+    _rule_states = ("_accumulated_grads", "_accumulated_delta_vars")
 
-    def options(self, given: dict[str, Any], step: int) -> dict[str, Any]:
+    def _rule_options(self, given: dict[str, Any], step: int) -> dict[str, Any]:
         """The formulas are the same."""
         return {"rho": given["rho"], "eps": given["epsilon"]}
 
@@ -161,11 +161,11 @@ class Adamax(FusedStep, keras.optimizers.Adamax):
     Kingma and Ba (2015), "Adam: a method for stochastic optimization", algorithm 2, with an epsilon of Keras's own.
     """
 
-    rule = "adamax"
-    hypers = ("beta_1", "beta_2", "epsilon")
-    state_lists = ("_m", "_u")
+    _rule = "adamax"
+    _rule_hypers = ("beta_1", "beta_2", "epsilon")
+    _rule_states = ("_m", "_u")
 
-    def options(self, given: dict[str, Any], step: int) -> dict[str, Any]:
+    def _rule_options(self, given: dict[str, Any], step: int) -> dict[str, Any]:
         """Keras adds epsilon to the norm, torch to the gradient that enters it."""
         return {"betas": (given["beta_1"], given["beta_2"]), "eps": 0.0, "eps_norm": given["epsilon"]}
 
@@ -183,12 +183,12 @@ class Nadam(FusedStep, keras.optimizers.Nadam):
     Dozat (2016), "Incorporating Nesterov momentum into Adam", algorithm 2.
     """
 
-    rule = "nadam"
-    hypers = ("beta_1", "beta_2", "epsilon")
-    state_lists = ("_momentums", "_velocities")
-    decays = True
+    _rule = "nadam"
+    _rule_hypers = ("beta_1", "beta_2", "epsilon")
+    _rule_states = ("_momentums", "_velocities")
+    _rule_decays = True
 
-    def options(self, given: dict[str, Any], step: int) -> dict[str, Any]:
+    def _rule_options(self, given: dict[str, Any], step: int) -> dict[str, Any]:
         """Keras's momentum rises to beta_1 as 0.96**t, torch's as 0.96**(0.004 t)."""
         return {
             "betas": (given["beta_1"], given["beta_2"]),
@@ -197,7 +197,7 @@ class Nadam(FusedStep, keras.optimizers.Nadam):
             "decoupled_weight_decay": True,
         }
 
-    def _scalar(self, after: float | None = None) -> float | None:
+    def _rule_scalar(self, after: float | None = None) -> float | None:
         if after is not None:
             self._u_product.value.fill_(after)
         return float(self._u_product.value)
@@ -214,11 +214,11 @@ class Lion(FusedStep, keras.optimizers.Lion):
     Chen et al. (2023), "Symbolic discovery of optimization algorithms", algorithm 2.
     """
 
-    rule = "lion"
-    hypers = ("beta_1", "beta_2")
-    state_lists = ("_momentums",)
-    decays = True
+    _rule = "lion"
+    _rule_hypers = ("beta_1", "beta_2")
+    _rule_states = ("_momentums",)
+    _rule_decays = True
 
-    def options(self, given: dict[str, Any], step: int) -> dict[str, Any]:
+    def _rule_options(self, given: dict[str, Any], step: int) -> dict[str, Any]:
         """The formulas are the same."""
         return {"betas": (given["beta_1"], given["beta_2"])}
