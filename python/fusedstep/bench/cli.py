@@ -3,30 +3,72 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import machine, report
+from .._extras import need
+from . import machine, report, steps
 from .timing import ratio
 
 __all__ = ["main", "parser"]
 
+DTYPES = ["float32", "float64", "float16", "bfloat16"]
 SIZES = "1e3,1e4,1e5,1e6,1e7,1e8"
+MOST_THREADS = 4096  # what fusedstep.set_num_threads takes
 
 
 def _sizes(text: str) -> list[int]:
     try:
-        sizes = [int(float(part)) for part in text.split(",")]
+        sizes = [float(part) for part in text.split(",")]
     except ValueError:
-        raise argparse.ArgumentTypeError(f"got {text!r}, needs numbers of elements such as 1e3,1e6") from None
-    if min(sizes) < 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}, needs at least one element")
-    return sizes
+        sizes = []
+    if not sizes or not all(size >= 1 and size.is_integer() for size in sizes):
+        raise argparse.ArgumentTypeError(f"got {text!r}, needs numbers of elements such as 1e3,1e6")
+    return [int(size) for size in sizes]
 
 
-def _words(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
+def _some_of(known: Sequence[str], aliases: Mapping[str, str]) -> Callable[[str], list[str]]:
+    """Return the type of an option that takes names from a list, separated by commas, or all."""
+
+    def names(text: str) -> list[str]:
+        chosen: list[str] = []
+        for part in text.lower().split(","):
+            name = aliases.get(part.strip(), part.strip())
+            if name not in known and name != "all":
+                raise argparse.ArgumentTypeError(f"got {part.strip()!r}, needs one of {', '.join(known)}, or all")
+            chosen += known if name == "all" else [name]
+        return chosen
+
+    return names
+
+
+def _count(most: int) -> Callable[[str], int]:
+    def whole(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = 0
+        if not 1 <= value <= most:
+            raise argparse.ArgumentTypeError(f"got {text!r}, needs a whole number from 1 to {most}")
+        return value
+
+    return whole
+
+
+def _file(text: str) -> Path:
+    """Return the path of a file that can be written: better known before the measurements."""
+    path = Path(text)
+    try:
+        new = not path.exists()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("ab").close()
+        if new:
+            path.unlink()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise argparse.ArgumentTypeError(f"got {text!r}, needs a file that can be written: {reason}") from None
+    return path
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,26 +79,38 @@ def parser() -> argparse.ArgumentParser:
         "limit. Every result is checked before it is timed.",
     )
     add = made.add_argument
-    add("--rules", type=_words, default=["momentum", "rmsprop", "adam"], help="comma-separated, or all")
-    add(
-        "--dtypes",
-        type=_words,
-        default=["float32"],
-        help="of parameters: float32, float64, float16, bfloat16",
+    listed: tuple[tuple[str, Callable[[str], list[Any]], str, str], ...] = (
+        ("rules", _some_of(steps.names(), {"gd": "sgd"}), "momentum,rmsprop,adam", ", ".join(steps.names())),
+        ("dtypes", _some_of(DTYPES, {}), "float32", f"of parameters: {', '.join(DTYPES)}"),
+        (
+            "formats",
+            _some_of(list(steps.STORAGES), {}),
+            "plain",
+            "storage: plain; bfloat16, 8bit (of states); master+8bit, split+8bit, stochastic+8bit (with bfloat16 "
+            "parameters)",
+        ),
+        ("sizes", _sizes, SIZES, "numbers of elements"),
     )
+    for name, kind, default, about in listed:
+        add(
+            f"--{name}",
+            type=kind,
+            action="extend",
+            metavar="NAME,..." if name != "sizes" else "N,...",
+            help=f"{about} (default: {default})",
+        )
+    made.set_defaults(defaults={name: kind(default) for name, kind, default, _ in listed})
+    add("--threads", type=_count(MOST_THREADS), metavar="N", help="default: what the process may use")
     add(
-        "--formats",
-        type=_words,
-        default=["plain"],
-        help="storage: plain; bfloat16, 8bit (of states); master+8bit, split+8bit, stochastic+8bit (with "
-        "bfloat16 parameters)",
+        "--repeats",
+        type=_count(10**6),
+        default=9,
+        metavar="N",
+        help="turns of each, of which the median is shown (default: %(default)s)",
     )
-    add("--sizes", type=_sizes, default=_sizes(SIZES), help=f"elements, default {SIZES}")
-    add("--threads", type=int, default=None, help="default: what the process may use")
-    add("--repeats", type=int, default=9, help="turns of each, of which the median is shown")
     add("--no-reference", action="store_true", help="do not time the NumPy reference")
-    add("--json", default=None, metavar="FILE")
-    add("--png", default=None, metavar="FILE", help="GB/s over size; one per dtype and format")
+    add("--json", type=_file, metavar="FILE", help="write every figure, and the machine's description, to this file")
+    add("--png", type=_file, metavar="FILE", help="draw GB/s over size; one picture per dtype and format")
     return made
 
 
@@ -76,13 +130,12 @@ def _row(found: dict[str, Any]) -> list[str]:
             return "-"
         low, high = figures["quartiles"]
         middle = figures["microseconds"]
-        return f"{report.duration(1e-6 * middle)} ±{50 * (high - low) / middle:.0f}%"
+        one = len(figures["turns"]) == 1
+        return report.duration(1e-6 * middle) + ("" if one else f" ±{50 * (high - low) / middle:.0f}%")
 
     native, limit, reference = found["native"], found["limit"], found.get("reference")
     return [
         found["rule"],
-        found["dtype"],
-        found["format"],
         report.size(found["elements"]),
         spread(native),
         f"{native['gbs']:.1f}",
@@ -95,34 +148,32 @@ def _row(found: dict[str, Any]) -> list[str]:
 
 HEADER = [
     "rule",
-    "dtype",
-    "format",
     "elements",
-    "step, us",
+    "step,\nus",
     "GB/s",
-    "limit, us",
-    "of limit",
-    "reference, us",
+    "limit,\nus",
+    "of\nlimit",
+    "reference,\nus",
     "faster",
 ]
 
 
-def _check(chosen: argparse.Namespace) -> None:
-    from . import steps
+def _check(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
+    """Fill in defaults and see before any measurement whether what it needs is there."""
+    for name, default in chosen.defaults.items():
+        setattr(chosen, name, list(dict.fromkeys(getattr(chosen, name) or default)))
+    if "bfloat16" in chosen.dtypes or any("bfloat16" in (name, steps.STORAGES[name].dtype) for name in chosen.formats):
+        need("ml_dtypes", extra="bfloat16")
+    if chosen.png:
+        need("matplotlib")
+        from matplotlib.backend_bases import FigureCanvasBase
 
-    if chosen.rules == ["all"]:
-        chosen.rules = steps.names()
-    for option, given, known in (
-        ("--rules", chosen.rules, steps.names()),
-        ("--formats", chosen.formats, list(steps.STORAGES)),
-        ("--dtypes", chosen.dtypes, ["float32", "float64", "float16", "bfloat16"]),
-    ):
-        unknown = [name for name in given if name not in known]
-        if unknown:
-            raise SystemExit(f"{option}: got {unknown[0]!r}, needs one of {', '.join(known)}")
+        able = FigureCanvasBase.get_supported_filetypes()
+        if chosen.png.suffix[1:].lower() not in able:
+            parser.error(f"argument --png: got {str(chosen.png)!r}, needs a name that ends in .{', .'.join(able)}")
 
 
-def _pictures(path: str, results: list[dict[str, Any]], caption: str) -> None:
+def _pictures(path: Path, results: list[dict[str, Any]], caption: str) -> None:
     from . import picture
 
     kinds = list(dict.fromkeys((row["dtype"], row["format"]) for row in results))
@@ -135,24 +186,15 @@ def _pictures(path: str, results: list[dict[str, Any]], caption: str) -> None:
             limits.setdefault(row["elements"], []).append(row["limit"]["gbs"])
             if "reference" in row:
                 lines.setdefault(f"reference {row['rule']}", []).append((row["elements"], row["reference"]["gbs"]))
-        target = Path(path)
+        target = path
         if len(kinds) > 1:
             target = target.with_name(f"{target.stem}-{dtype}-{kind}{target.suffix}")
         limit = [(size, max(figures)) for size, figures in limits.items()]
         picture.curves(target, f"One step, {dtype}, {kind} storage", lines, limit, caption=caption)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure what the command line asks for; return 1 when a result was wrong."""
-    chosen = parser().parse_args(arguments)
-    import fusedstep as fs
-
-    from . import steps
-
-    _check(chosen)
-    if chosen.threads is not None:
-        fs.set_num_threads(chosen.threads)
-    results: list[dict[str, Any]] = []
+def _measure(chosen: argparse.Namespace, results: list[dict[str, Any]]) -> int:
+    """Measure every case and append what was found; return the number of wrong results."""
     failures = 0
     for rule in chosen.rules:
         for dtype in chosen.dtypes:
@@ -160,8 +202,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 kind = steps.STORAGES[storage].dtype or dtype
                 for elements in chosen.sizes:
                     case = steps.Case(rule, kind, storage, elements)
+                    told = f"{rule}, {kind}, {storage} storage, {report.size(elements)} elements"
                     if elements * 64 > _available():
-                        report.note(f"{case}: left out, more memory than is free")
+                        report.note(f"{told}: left out, needs more memory than is free")
                         continue
                     try:
                         timings, moved = steps.measure(case, repeats=chosen.repeats, reference=not chosen.no_reference)
@@ -170,16 +213,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         report.note(f"WRONG: {error}")
                         continue
                     except ValueError as error:
-                        report.note(f"{case}: left out, {error}")
+                        report.note(f"{told}: left out, {error}")
                         break
                     figures = {name: timing.as_dict(moved) for name, timing in timings.items()}
                     found = {"rule": rule, "dtype": kind, "format": storage, "elements": elements, **figures}
                     results.append(found | {"bytes": moved})
-                    report.note("  ".join(_row(found)))
+                    report.note("  ".join([*_row(found), f"{kind}, {storage}"]))
+    return failures
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure what the command line asks for; return 1 when a result was wrong, 130 after Ctrl-C."""
+    made = parser()
+    chosen = made.parse_args(arguments)
+    _check(made, chosen)
+    import fusedstep as fs
+
+    if chosen.threads is not None:
+        fs.set_num_threads(chosen.threads)
+    results: list[dict[str, Any]] = []
+    status = 0
+    try:
+        status = 1 if _measure(chosen, results) else 0
+    except KeyboardInterrupt:
+        report.note("stopped; what follows is what was measured")
+        status = 130
     described = machine.describe()
-    report.show(machine.summary(described), HEADER, [_row(found) for found in results], left=3)
+    sections: dict[str, list[Sequence[str]]] = {}
+    for found in results:
+        sections.setdefault(f"{found['dtype']}, {found['format']}", []).append(_row(found))
+    report.show_sections(machine.summary(described), HEADER, sections)
+    if not results:
+        report.note("nothing was measured")
     if chosen.json:
         report.write_json(chosen.json, {"machine": described, "results": results})
     if chosen.png and results:
         _pictures(chosen.png, results, machine.summary(described))
-    return 1 if failures else 0
+    return status

@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+from ..demo import style
+
 __all__ = ["bars", "colours", "curves", "figure", "finish"]
 
-_OWN = "#c1121f"
-_OTHERS = [
-    "#1d6fa5",
-    "#e09f3e",
-    "#2a9d8f",
-    "#7b5ea7",
-    "#6c757d",
-    "#b5838d",
-    "#588157",
-    "#3d405b",
-    "#bc6c25",
-    "#8ecae6",
-    "#9a8c98",
-    "#606c38",
-]
+LIMIT = "streaming the same bytes"
+_SHADES = ("#c1121f", "#f28482", "#780000", "#ff9f9f")  # of this package's ways to store
 
 
 def figure(width: float, height: float) -> tuple[Any, Any]:
@@ -34,17 +24,26 @@ def figure(width: float, height: float) -> tuple[Any, Any]:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    return pyplot.subplots(figsize=(width, height), constrained_layout=True)
+    style.use()
+    return pyplot.subplots(figsize=(width, height))
 
 
 def colours(names: Sequence[str]) -> dict[str, str]:
-    """Return a colour for each name; this package's own are shades of red, so they stand out."""
-    own = [name for name in names if name.startswith("fusedstep")]
-    shades = (_OWN, "#f28482", "#780000", "#ff9f9f")
-    chosen = {name: shades[place % len(shades)] for place, name in enumerate(own)}
-    rest = [name for name in names if name not in chosen]
-    chosen.update({name: _OTHERS[place % len(_OTHERS)] for place, name in enumerate(rest)})
-    return chosen
+    """Return a colour for each name, the same in every picture.
+
+    That is the library's, or the optimizer's for ``fusedstep adam``; what else is this package's own gets shades of
+    red, so it stands out.
+    """
+    chosen: dict[str, str] = {}
+    shades = cycle(_SHADES)
+    for name in names:
+        library, _, what = name.partition(" ")
+        if library in ("fusedstep", "reference") and what.lower() in map(str.lower, style.OPTIMIZERS):
+            chosen[name] = str(style.own_colour(what))
+        elif library == "fusedstep":
+            chosen[name] = next(shades)
+    chosen |= style.colours(name for name in names if name not in chosen)
+    return {name: chosen[name] for name in names}
 
 
 def finish(drawn: Any, path: str | Path) -> None:
@@ -85,6 +84,7 @@ def curves(
             marker="o",
             markersize=4.5 if own else 3.5,
             linewidth=2.4 if own else 1.4,
+            linestyle="--" if name.startswith("reference ") else "-",
             color=colour,
             label=name,
             zorder=4 if own else 3,
@@ -97,19 +97,16 @@ def curves(
             color="black",
             linestyle="--",
             linewidth=1.6,
-            label="streaming limit",
+            label=LIMIT,
             zorder=5,
         )
+    style.plain_log(axes)
     axes.set_xscale("log")
-    axes.set_yscale("log")
     axes.set_xlabel("elements")
     axes.set_ylabel("GB/s read and written by the step")
-    axes.set_title(title, fontsize=11)
-    axes.grid(True, which="major", alpha=0.35)
-    axes.grid(True, which="minor", alpha=0.12)
+    axes.set_title(title)
     axes.legend(fontsize=8, ncols=2, loc="lower right")
-    if caption:
-        axes.text(0.01, 0.99, caption, transform=axes.transAxes, fontsize=7, va="top", color="#555555")
+    _caption(drawn, caption)
     finish(drawn, path)
 
 
@@ -145,22 +142,39 @@ def bars(
             labelled.add(name)
             axes.bar(place, value, width=0.9, color=chosen[name], label=label, zorder=3)
             text = f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
-            axes.text(place, value, text, ha="center", va="bottom", fontsize=6.5, rotation=90)
+            line = (limit or {}).get(case, 0.0)
+            foot = line if value <= line < 1.5 * value else value  # the dashed line would cross the number
+            axes.annotate(
+                text,
+                (place, foot),
+                (0, 2),
+                textcoords="offset points",
+                ha="center",
+                va="bottom",
+                fontsize=7,
+                rotation=90,
+            )
             place += 1.0
         ticks.append((first + place - 1.0) / 2)
         if limit and case in limit:
-            shown = None if "streaming limit" in labelled else "streaming limit"
-            labelled.add("streaming limit")
+            shown = None if LIMIT in labelled else LIMIT
+            labelled.add(LIMIT)
             axes.hlines(limit[case], first - 0.6, place - 0.4, color="black", linestyle="--", label=shown, zorder=5)
         place += 1.2
     axes.set_xticks(ticks, list(groups))
     axes.set_yscale("log")
     low, high = axes.get_ylim()
-    axes.set_ylim(low, high * 1.8)
+    axes.set_ylim(low, high * 2.5)
+    style.plain_log(axes)
     axes.set_ylabel(unit)
-    axes.set_title(title, fontsize=11)
-    axes.grid(True, axis="y", alpha=0.3)
-    axes.legend(fontsize=7.5, ncols=2, loc="upper left")
-    if caption:
-        drawn.text(0.995, 0.005, caption, fontsize=6.5, ha="right", color="#555555")
+    axes.set_title(title)
+    axes.grid(False, axis="x")
+    axes.legend(fontsize=8, ncols=3, loc="upper left")
+    _caption(drawn, caption)
     finish(drawn, path)
+
+
+def _caption(drawn: Any, caption: str) -> None:
+    """Write what was measured on below everything, where it covers nothing."""
+    if caption:
+        drawn.supxlabel(caption, x=0.995, ha="right", fontsize=7.5, color=style.FAINT)

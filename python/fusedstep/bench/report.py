@@ -1,14 +1,17 @@
-"""Tables for people: through rich where it is installed and a terminal is there, plain text otherwise."""
+"""Tables, notes and files of results."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-__all__ = ["duration", "note", "read_json", "show", "size", "write_json"]
+from .._table import Table
+
+__all__ = ["duration", "note", "read_json", "show", "show_sections", "size", "write_json"]
 
 
 def duration(seconds: float) -> str:
@@ -39,45 +42,18 @@ def size(elements: int) -> str:
     return f"{elements:,}"
 
 
-def _rich_tables() -> Any | None:
-    if not sys.stdout.isatty():
-        return None
-    try:
-        from rich import console, table
-    except ImportError:
-        return None
-    return console.Console(), table.Table
-
-
 def show(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> None:
     """Print a table; the first ``left`` columns are text, the others figures (set to the right)."""
-    if not rows:
-        return
-    fancy = _rich_tables()
-    if fancy is not None:
-        console, table_of = fancy
-        table = table_of(title=title, title_justify="left")
-        for place, name in enumerate(header):
-            table.add_column(name, justify="left" if place < left else "right", no_wrap=True)
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
-        return
-    widths = [max(len(row[place]) for row in (header, *rows)) for place in range(len(header))]
+    show_sections(title, header, {"": list(rows)}, left=left)
 
-    def line(cells: Sequence[str]) -> str:
-        done = [
-            cell.ljust(width) if place < left else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        ]
-        return "  ".join(done).rstrip()
 
-    print(f"\n{title}")
-    print(line(header))
-    print(line(["-" * width for width in widths]))
-    for row in rows:
-        print(line(row))
-    sys.stdout.flush()
+def show_sections(
+    title: str, header: Sequence[str], sections: dict[str, list[Sequence[str]]], *, left: int = 1
+) -> None:
+    """Print a table whose rows belong together under names, if there is any row."""
+    if any(sections.values()):
+        print()
+        Table(title, header, sections, words=left).show(not sys.stdout.isatty() or find_spec("rich") is None)
 
 
 def note(text: str) -> None:

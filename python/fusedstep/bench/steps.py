@@ -116,7 +116,7 @@ def held(optimizer: Any) -> list[Array]:
 
 
 def _bytes(value: Array) -> Array:
-    """Return the bytes, every NaN made the same one (its payload is nobody's promise)."""
+    """Return the bytes with one pattern for every NaN: payload bits are unspecified."""
     flat = np.ascontiguousarray(value).reshape(-1)
     if flat.dtype.kind in "fV":
         flat = np.where(flat != flat, np.array(np.nan, flat.dtype), flat)

@@ -112,7 +112,7 @@ def parse(text: str) -> Choice:
             raise ChoiceError(f"{text!r}: write options as name=value, got {pair!r}")
         try:
             options[option.strip()] = ast.literal_eval(value.strip())
-        except (SyntaxError, ValueError):
+        except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):  # all that literal_eval raises
             raise ChoiceError(
                 f"{text!r}: {option.strip()} must be a number, True, False or None, got {value!r}"
             ) from None

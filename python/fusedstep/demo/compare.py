@@ -6,44 +6,68 @@ import argparse
 import csv
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from .._extras import need
+from .._table import Table, fixed
 from . import data
 from .choices import Choice, distinct, parse
+from .convnet import ConvNet
 from .network import Network
 from .options import add_common, count, natural
 from .progress import plain_output, train_all
-from .report import Table
 from .train import Run, by_choice
 
 # The list of the lesson "Which optimizer", each at its default settings.
 DEFAULTS = ("adadelta", "adagrad", "adam", "rmsprop", "sgd", "sgd:momentum=0.9")
 
 
-def learning_rate(text: str) -> float:
-    """A positive, finite number."""
+def learning_rates(text: str) -> list[float]:
+    """Positive, finite numbers, separated by commas."""
     try:
-        value = float(text)
+        values = [float(part) for part in text.split(",")]
     except ValueError:
-        value = 0.0
-    if not 0.0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"a positive number is needed, got {text!r}")
-    return value
+        values = []
+    if not values or not all(0.0 < value < float("inf") for value in values):
+        raise argparse.ArgumentTypeError(f"a positive number is needed, or several such as 0.1,0.01, got {text!r}")
+    return values
 
 
 def layers(text: str) -> tuple[int, ...]:
     """Widths of hidden layers, such as ``128,64``; nothing at all for none."""
-    return tuple(count(width) for width in text.split(",")) if text else ()
+    return tuple(count(width, most=10**6) for width in text.split(",")) if text else ()
 
 
 def choices(asked: Sequence[Choice] | None, rates: Sequence[float] | None) -> list[Choice]:
     """Every optimizer, at every learning rate where some are given; each once."""
     base = list(asked) if asked else [parse(text) for text in DEFAULTS]
     return distinct(choice.with_lr(rate) for choice in base for rate in rates) if rates else distinct(base)
+
+
+def network(dataset: data.Dataset, model: str, hidden: tuple[int, ...] | None) -> Callable[[int], Network | ConvNet]:
+    """What makes a network for a data set from a seed.
+
+    Raises
+    ------
+    DataError
+        The convolutional network is asked for and the examples are no images that it can take.
+    """
+    image = dataset.image
+    able = image is not None and len(image) in (2, 3) and min(image[:2]) >= 4
+    if model == "cnn" and not able:
+        shape = "features without a shape" if image is None else f"examples of the shape {image}"
+        raise data.DataError(
+            f"{dataset.name}: --model cnn: got {shape}, needs images (height, width) or (height, width, channels) "
+            "of at least 4 x 4"
+        )
+    if image is not None and able and (model == "cnn" or (model == "auto" and hidden is None)):
+        shape_, classes = image, len(dataset.labels)
+        return lambda seed: ConvNet(shape_, classes, seed=seed)
+    sizes = (dataset.features, *((128, 64) if hidden is None else hidden), dataset.outputs)
+    return lambda seed: Network(sizes, seed=seed)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,17 +78,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "data", nargs="?", default="digits", metavar="DATA",
-        help="a .npz file with X (examples, features) and y (examples,), or one of "
-        f"{', '.join(data.BUNDLED)} (default: %(default)s)",
+        help="a .npz file with y (examples,) and X (examples, features), or images (examples, height, width) or "
+        f"(examples, height, width, channels), or one of {', '.join(data.BUNDLED)} (default: %(default)s)",
     )  # fmt: skip
     add_common(parser, epochs=10)
     parser.add_argument(
         "--lr",
-        type=learning_rate,
-        action="append",
+        type=learning_rates,
+        action="extend",
         dest="rates",
-        metavar="RATE",
-        help="try every optimizer at this learning rate; may be repeated",
+        metavar="RATE,...",
+        help="try every optimizer at these learning rates; may be repeated",
     )
     parser.add_argument(
         "--seeds",
@@ -77,24 +101,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--hidden",
         type=layers,
-        default=(128, 64),
         metavar="N,N",
-        help="widths of the hidden layers (default: 128,64)",
+        help="widths of the dense network's hidden layers (default: 128,64)",
+    )
+    parser.add_argument(
+        "--model",
+        choices=("auto", "cnn", "dense"),
+        default="auto",
+        help="a convolutional or a dense network (default: convolutional for images, unless --hidden is given)",
     )
     args = parser.parse_args(arguments)
+    if args.model == "cnn" and args.hidden is not None:
+        parser.error("argument --hidden: the convolutional network has no such layers; leave out one of the options")
     plain = plain_output(args.plain)
     need("matplotlib", *([] if plain or args.quiet else ["rich"]))
     try:
         dataset = data.load(args.data)
+        build = network(dataset, args.model, args.hidden)
     except data.DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     target = args.output
-    sizes = (dataset.features, *args.hidden, dataset.outputs)
     wanted = choices(args.optimizers, args.rates)
     # All optimizers with one seed before the next seed: whoever stops early has compared like with like.
     runs = (
-        Run(dataset, choice, Network(sizes, seed=seed), args.epochs, seed)
+        Run(dataset, choice, build(seed), args.epochs, seed)
         for seed in range(args.seed, args.seed + args.seeds)
         for choice in wanted
     )
@@ -114,12 +145,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         wide = plain or args.quiet or shutil.get_terminal_size().columns >= 110
         for table in tables(whole, 5 if wide else 3):
             table.show(plain or args.quiet)
+        if not args.rates:
+            print("Differences at default learning rates are mostly differences of the rates; --lr 0.1,0.01 sets them.")
+        print(f"every epoch: {target / 'compare.csv'}", flush=True)
 
         from .compare_plot import compare_figure
 
-        compare_figure(whole, target / "compare.png")
+        compare_figure(whole, described(whole[0]), target / "compare.png")
         print(f"picture: {target / 'compare.png'}")
-    print(f"every epoch: {target / 'compare.csv'}")
+    else:
+        print(f"every epoch: {target / 'compare.csv'}")
     return 130 if interrupted else 0
 
 
@@ -146,14 +181,21 @@ def tables(runs: Sequence[Run], columns: int = 5) -> list[Table]:
         losses = [_mean([run.losses[epoch - 1] for run in group], 3) for epoch in shown]
         right.append((*first, *accuracies, _mean([run.seconds_all for run in group], 2)))
         wrong.append((*first, *losses, _mean([run.seconds_step for run in group], 3)))
-    name = runs[0].dataset.name
-    accuracy = Table(f"Validation accuracy on {name}, %", (*headings, "seconds\nin all"), {"": right}, spread)
-    return [accuracy, Table(f"Validation loss on {name}", (*headings, "seconds\nin step"), {"": wrong}, spread)]
+    name = f"{runs[0].dataset.name}, {described(runs[0])}"
+    accuracy = Table(f"Validation accuracy, %: {name}", (*headings, "seconds\nin all"), {"": right}, spread)
+    return [accuracy, Table(f"Validation loss: {name}", (*headings, "seconds\nin step"), {"": wrong}, spread)]
+
+
+def described(run: Run) -> str:
+    """The kind of network and its size."""
+    kind = "convolutional" if isinstance(run.network, ConvNet) else "dense"
+    return f"{kind} network of {run.network.count:,} parameters"
 
 
 def _mean(values: Sequence[float], digits: int) -> str:
-    mean = f"{np.mean(values):.{digits}f}"
-    return f"{mean} ±{np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else mean
+    with np.errstate(all="ignore"):  # runs that diverged
+        mean = fixed(float(np.mean(values)), digits)
+        return f"{mean} ±{fixed(float(np.std(values, ddof=1)), digits)}" if len(values) > 1 else mean
 
 
 def write_csv(runs: Sequence[Run], path: Path) -> None:

@@ -9,24 +9,26 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from .plots import STYLE, colours, end_labels, layout, plain_log
+from . import style
+from .plots import drawable, end_labels, layout, rate
 from .train import Run, by_choice
 
 
-def compare_figure(runs: Sequence[Run], path: Path) -> None:
+def compare_figure(runs: Sequence[Run], network: str, path: Path) -> None:
     """Write the picture of a comparison: validation accuracy and loss per epoch, final accuracy over time.
 
     Lines are means over the seeds, bands reach from the lowest to the highest.
     """
-    groups, colour = by_choice(runs), colours(runs)
-    with rc_context(STYLE):
-        figure = Figure(figsize=(15, 5.4), dpi=150, facecolor="white", layout=layout())
+    groups = by_choice(runs)
+    colour = style.colours(groups)
+    with rc_context(style.RC), np.errstate(all="ignore"):
+        figure = Figure(figsize=(16, max(5.4, 0.36 * len(groups))), dpi=150, facecolor="white", layout=layout())
         name, seeds = runs[0].dataset.name, max(map(len, groups.values()))
         figure.suptitle(
-            f"Optimizers on {name}: {runs[0].epochs} epochs, {seeds} seed{'s' * (seeds > 1)}",
+            f"Optimizers on {name}: {network}, {runs[0].epochs} epochs, {seeds} seed{'s' * (seeds > 1)}",
             x=0.012,
             ha="left",
             fontsize=16,
@@ -40,11 +42,10 @@ def compare_figure(runs: Sequence[Run], path: Path) -> None:
             right.plot(seconds, final, "o", color=colour[label], ms=5, alpha=0.4, mew=0)
             right.plot(np.mean(seconds), np.mean(final), "o", color=colour[label], ms=11, mec="white", mew=1.2)
         for axes in (left, right):
-            _by_error(axes, 50 / runs[0].dataset.y_test.size)
+            style.by_error(axes, 50 / runs[0].dataset.y_test.size)
         left.set_title("Validation accuracy, %")
         middle.set_title("Validation loss")
-        middle.set_yscale("log")
-        plain_log(middle)
+        style.plain_log(middle)
         right.set_title("Accuracy and training time")
         right.set_xlabel("seconds of training")
         for axes in (left, middle):
@@ -56,27 +57,15 @@ def compare_figure(runs: Sequence[Run], path: Path) -> None:
                 label: float(np.mean([getattr(run, series)[-1] for run in group])) * scale
                 for label, group in groups.items()
             }
-            end_labels(axes, [(runs[0].epochs, end, label, colour[label]) for label, end in ends.items()])
-        figure.savefig(path)
-
-
-def _by_error(axes: Axes, floor: float) -> None:
-    """Scale accuracies in per cent by the logarithm of the error: 97 and 99 are as far apart as 70 and 90.
-
-    `floor` is the error, in per cent, drawn for a run without any.
-    """
-
-    def forward(accuracy: NDArray[np.float64]) -> NDArray[np.float64]:
-        error: NDArray[np.float64] = np.maximum(100 - accuracy, floor)
-        return -np.log10(error)
-
-    axes.set_yscale("function", functions=(forward, lambda height: 100 - 10.0**-height))
-    axes.yaxis.set_major_locator(FixedLocator([0, 50, 80, 90, 95, 98, 99, 99.5, 99.8]))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            end_labels(
+                axes,
+                [(runs[0].epochs, end, rate(label, groups[label][0]), colour[label]) for label, end in ends.items()],
+            )
+        figure.savefig(path, dpi=150)
 
 
 def _band(axes: Axes, values: NDArray[np.float64], colour: str) -> None:
-    epochs = np.arange(1, values.shape[1] + 1)
+    epochs, values = np.arange(1, values.shape[1] + 1), drawable(values)
     axes.plot(epochs, values.mean(axis=0), color=colour, lw=2.2, marker="o", ms=3.5)
     if len(values) > 1:
         axes.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.13, lw=0)

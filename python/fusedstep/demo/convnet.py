@@ -162,13 +162,18 @@ class ConvNet:
         np.sum(z, axis=0, out=g["b1"])
         return _cross_entropy(f.logits, y)
 
+    def _logits(self, x: Array) -> Array:
+        """Of shape (examples, classes), without dropout; computed in pieces, as the patches are large."""
+        pieces = [self._forward(x[:, at : at + 512], training=False).logits for at in range(0, x.shape[1], 512)]
+        return np.concatenate(pieces)
+
     def cost(self, x: Array, y: NDArray[np.integer[Any]]) -> float:
         """Mean cross-entropy over the given examples, without dropout."""
-        return _cross_entropy(self._forward(x, training=False).logits, y)
+        return _cross_entropy(self._logits(x), y)
 
     def predict(self, x: Array) -> NDArray[np.intp]:
         """The most probable class of every column of `x`."""
-        answer: NDArray[np.intp] = self._forward(x, training=False).logits.argmax(axis=1)
+        answer: NDArray[np.intp] = self._logits(x).argmax(axis=1)
         return answer
 
     def accuracy(self, x: Array, y: NDArray[np.integer[Any]]) -> float:

@@ -40,6 +40,8 @@ class Dataset:
         Classes counted from 0.
     labels : tuple of str
         What the classes are called.
+    image : tuple of int or None
+        Height, width and, if there are, channels of each example if the examples are images.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Dataset:
     x_test: NDArray[np.float32]
     y_test: NDArray[np.int64]
     labels: tuple[str, ...]
+    image: tuple[int, ...] | None = None
 
     @property
     def features(self) -> int:
@@ -60,7 +63,9 @@ class Dataset:
         return 1 if len(self.labels) == 2 else len(self.labels)
 
 
-def split(name: str, x: NDArray[Any], y: NDArray[Any], seed: int = 0, *, pixels: bool = False) -> Dataset:
+def split(
+    name: str, x: NDArray[Any], y: NDArray[Any], seed: int = 0, *, image: tuple[int, ...] | None = None
+) -> Dataset:
     """Shuffle, keep `TEST_SHARE` of every class for the test, standardise.
 
     Parameters
@@ -69,10 +74,10 @@ def split(name: str, x: NDArray[Any], y: NDArray[Any], seed: int = 0, *, pixels:
         Numbers; everything after the first axis is flattened into features.
     y : array of shape (examples,) or (examples, 1)
         Classes: whole numbers or strings.
-    pixels : bool
-        All features have one unit, so one spread serves all. A spread of its own would blow up a pixel that
-        is dark in nearly every training image: one test image where it is bright would then outweigh all the
-        others in the loss.
+    image : tuple of int, optional
+        The features are the pixels of an image of this shape. They have one unit, so one spread serves all. A
+        spread of its own would blow up a pixel that is dark in nearly every training image: one test image where
+        it is bright would then outweigh all the others in the loss.
 
     Raises
     ------
@@ -93,13 +98,15 @@ def split(name: str, x: NDArray[Any], y: NDArray[Any], seed: int = 0, *, pixels:
         )
     mean = features[train].mean(axis=0)
     spread = features[train].std(axis=0)
-    if pixels:
+    if image is not None:
         spread[:] = np.sqrt(np.mean(spread**2))
     spread[spread == 0] = 1.0
-    columns = np.ascontiguousarray(((features - mean) / spread).T, dtype=np.float32)
+    columns = np.empty(features.shape[::-1], np.float32)
+    for at in range(0, classes.size, 4096):  # in pieces: features may take a good part of the memory
+        columns[:, at : at + 4096] = ((features[at : at + 4096] - mean) / spread).T
     if not np.isfinite(columns).all():
         raise DataError(f"{name}: X holds values too large to standardise in float32")
-    return Dataset(name, columns[:, train], classes[train], columns[:, test], classes[test], labels)
+    return Dataset(name, columns[:, train], classes[train], columns[:, test], classes[test], labels, image)
 
 
 def _checked(
@@ -114,6 +121,7 @@ def _checked(
     if y.ndim != 1 or y.size != x.shape[0]:
         raise DataError(
             f"{name}: y must hold one class for each of the {x.shape[0]} examples of X, it has the shape {y.shape}"
+            + ("; of one-hot rows, y.argmax(axis=1) makes classes" if y.ndim == 2 and len(y) == len(x) else "")
         )
     if y.size < _FEWEST:
         raise DataError(f"{name}: at least {_FEWEST} examples are needed, there are {y.size}")
@@ -162,7 +170,7 @@ def load(source: str, seed: int = 3) -> Dataset:
         from sklearn import datasets  # type: ignore[import-untyped,unused-ignore]
 
         bunch = getattr(datasets, f"load_{source}")()
-        return split(source, bunch.data, bunch.target, seed, pixels=source == "digits")
+        return split(source, bunch.data, bunch.target, seed, image=(8, 8) if source == "digits" else None)
     return load_npz(Path(source), seed)
 
 
@@ -186,7 +194,9 @@ def load_npz(path: Path, seed: int = 3) -> Dataset:
             absent = [key for key in ("X", "y") if key not in archive.files]
             if absent:
                 found = ", ".join(archive.files) or "nothing"
-                raise DataError(f"{path}: holds no {' and no '.join(absent)}; it holds {found}")
+                raise DataError(
+                    f"{path}: holds no {' and no '.join(absent)}; it holds {found}; names are case-sensitive"
+                )
             x, y = archive["X"], archive["y"]
     except DataError:
         raise
@@ -197,4 +207,4 @@ def load_npz(path: Path, seed: int = 3) -> Dataset:
                 f"{path}: X and y must be plain arrays of numbers or strings, not Python objects"
             ) from error
         raise DataError(f"{path}: cannot be read: {error}") from error
-    return split(str(path), np.asarray(x), np.asarray(y), seed, pixels=np.ndim(x) > 2)
+    return split(str(path), np.asarray(x), np.asarray(y), seed, image=x.shape[1:] if np.ndim(x) > 2 else None)

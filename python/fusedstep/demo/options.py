@@ -9,7 +9,7 @@ from pathlib import Path
 from .choices import Choice, ChoiceError, parse
 
 
-def count(text: str) -> int:
+def count(text: str, most: int = 2**63 - 1) -> int:
     """A whole number of at least one."""
     try:
         value = int(text)
@@ -17,14 +17,20 @@ def count(text: str) -> int:
         value = 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"a whole number of at least 1 is needed, got {text!r}")
+    if value > most:
+        raise argparse.ArgumentTypeError(f"a whole number of at most {most} is needed, got {text!r}")
     return value
 
 
 def natural(text: str) -> int:
     """A whole number of at least zero."""
-    if not text.isdecimal():
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if value < 0:
         raise argparse.ArgumentTypeError(f"a whole number of at least 0 is needed, got {text!r}")
-    return int(text)
+    return value
 
 
 def optimizer(text: str) -> Choice:
@@ -40,8 +46,9 @@ def folder(text: str) -> Path:
     path = Path(text)
     try:
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise argparse.ArgumentTypeError(f"cannot make the folder {text!r}: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # the latter for a null character
+        reason = "it is a file" if isinstance(error, FileExistsError) else getattr(error, "strerror", None) or error
+        raise argparse.ArgumentTypeError(f"cannot make the folder {text!r}: {reason}") from error
     if not os.access(path, os.W_OK | os.X_OK):
         raise argparse.ArgumentTypeError(f"cannot write into the folder {text!r}")
     return path

@@ -1,75 +1,30 @@
-"""The picture of the demo, and what both pictures share: style, colours, labels at the ends of curves.
+"""The picture of the demo, and what both pictures share: spacing and labels at the ends of curves.
 
 Figures are drawn without pyplot, so no window system and no global state is touched.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import cycle
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from . import style
+from .network import Network
 from .train import Run, by_choice
 
-# Told apart also by people who do not see red and green alike, and by lightness on a grey print.
-_RULES = {"SGD": "#8a9099", "Momentum": "#2f7ebc", "RMSprop": "#e39b1d", "Adam": "#c8324f"}
-_OTHERS = (
-    "#4b9f6b",
-    "#7a5ea8",
-    "#8c564b",
-    "#17a2b8",
-    "#d573b0",
-    "#3d4a5c",
-    "#a3b12a",
-    "#f08a5d",
-    "#5c6bc0",
-    "#00897b",
-)
-_CLASSES = ("#6a51a3", "#1b8a6b")
-_SURFACE = LinearSegmentedColormap.from_list("surface", ["#c9bfe3", "#ece8f4", "#fcfcfa", "#e3f1ec", "#b3dccd"])
-_INK, _FAINT = "#22262b", "#6d747d"
-STYLE: Any = {
-    "font.family": "DejaVu Sans",
-    "font.size": 10.5,
-    "axes.edgecolor": "#b7bcc3",
-    "axes.labelcolor": _FAINT,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 12,
-    "axes.titleweight": "bold",
-    "axes.titlecolor": _INK,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#eceef0",
-    "text.color": _INK,
-    "xtick.color": _FAINT,
-    "ytick.color": _FAINT,
-    "xtick.labelcolor": _FAINT,
-    "ytick.labelcolor": _FAINT,
-    "lines.solid_capstyle": "round",
-    "lines.solid_joinstyle": "round",
-}
 
-
-def colours(runs: Iterable[Run]) -> dict[str, str]:
-    """A colour for every label: the rule's own if it has one that is not taken yet, else another."""
-    chosen: dict[str, str] = {}
-    others = cycle(_OTHERS)
-    for label, group in by_choice(runs).items():
-        own = _RULES.get(group[0].choice.rule.__name__)
-        chosen[label] = own if own and own not in chosen.values() else next(others)
-    return chosen
+def rate(label: str, run: Run) -> str:
+    """The label of a run's optimizer with its learning rate, without which no picture can be read."""
+    return label if " lr=" in label else f"{label}, lr {run.choice.lr:g}"
 
 
 def layout() -> ConstrainedLayoutEngine:
@@ -88,21 +43,22 @@ def demo_figure(runs: Sequence[Run], path: Path) -> None:
         Of the PNG.
     """
     names = list(dict.fromkeys(run.dataset.name for run in runs))
-    colour = colours(runs)
+    colour = style.colours(by_choice(runs))
     flat = [run for run in runs if run.dataset.features == 2]
     columns = min(4, max(2, len(flat)))
     rows = -(-len(flat) // columns)
-    with rc_context(STYLE):
-        figure = Figure(figsize=(16, 5.0 + 3.9 * rows), dpi=150, facecolor="white", layout=layout())
+    with rc_context(style.RC), np.errstate(all="ignore"):  # networks that diverged
+        curves = max(5.0, 0.48 * len(colour))  # room for a line of text each
+        figure = Figure(figsize=(16, curves + 3.9 * rows), dpi=150, facecolor="white", layout=layout())
         figure.suptitle(
-            "One network, one step at a time: what the optimizer changes",
+            "One network, one step at a time: each optimizer at the learning rate beside its name",
             x=0.012,
             ha="left",
             fontsize=17,
             weight="bold",
         )
-        grid = figure.add_gridspec(1 + rows, 1, height_ratios=[1.25] + [1.0] * rows)
-        above = grid[0].subgridspec(1, len(names) + 1, width_ratios=[1.0] * len(names) + [0.75])
+        grid = figure.add_gridspec(1 + rows, 1, height_ratios=[curves / 4] + [1.0] * rows)
+        above = grid[0].subgridspec(1, len(names) + 1, width_ratios=[1.0] * len(names) + [0.9])
         for at, name in enumerate(names):
             _costs(figure.add_subplot(above[at]), [run for run in runs if run.dataset.name == name], colour)
         largest = max(runs, key=lambda run: run.network.count).dataset.name
@@ -116,31 +72,37 @@ def demo_figure(runs: Sequence[Run], path: Path) -> None:
                 "Moons: the line is where the network is undecided, the shade how sure it is. "
                 "Faint dots: training examples; large dots: test examples, "
                 "ringed in red where they lie on the wrong side.",
-                x=0.012, ha="left", fontsize=9.5, color=_FAINT,
+                x=0.012, ha="left", fontsize=9.5, color=style.FAINT,
             )  # fmt: skip
-        figure.savefig(path)
+        figure.savefig(path, dpi=150)
 
 
 def _costs(axes: Axes, runs: Sequence[Run], colour: dict[str, str]) -> None:
-    data = runs[0].dataset
-    layers = " - ".join(map(str, runs[0].network.sizes))
-    counts = f"{data.y_train.size:,} examples, layers {layers}, {runs[0].network.count:,} parameters"
+    data, network = runs[0].dataset, runs[0].network
+    assert isinstance(network, Network)  # the demo's
+    layers = " - ".join(map(str, network.sizes))
+    counts = f"{data.y_train.size:,} examples, layers {layers}, {network.count:,} parameters"
     _subtitle(axes, f"Training cost on the {data.name}", counts)
     for run in runs:
         epochs = np.arange(1, len(run.costs) + 1)
-        axes.plot(epochs, run.costs, color=colour[run.choice.label], lw=2.2)
-    axes.set_yscale("log")
-    plain_log(axes)
+        # a single epoch has no line
+        marker = "o" if len(run.costs) == 1 else None
+        axes.plot(
+            epochs, drawable(run.costs), color=colour[run.choice.label], lw=2.2, marker=marker, clip_on=not marker
+        )
+    style.plain_log(axes)
     axes.set_xlabel("epoch")
     axes.set_ylabel("cost (mean cross-entropy)")
-    axes.set_xlim(1, max(2, max(len(run.costs) for run in runs)))
+    last = max(len(run.costs) for run in runs)
+    axes.set_xlim(min(1, last - 1), last)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    end_labels(axes, [(len(run.costs), run.costs[-1], run.choice.label, colour[run.choice.label]) for run in runs])
+    ends = [(len(run.costs), run.costs[-1], rate(run.choice.label, run), colour[run.choice.label]) for run in runs]
+    end_labels(axes, ends)
 
 
 def _subtitle(axes: Axes, title: str, text: str) -> None:
     axes.set_title(title, pad=24)
-    axes.text(0, 1.025, text, transform=axes.transAxes, fontsize=9.5, color=_FAINT, va="bottom")
+    axes.text(0, 1.025, text, transform=axes.transAxes, fontsize=9.5, color=style.FAINT, va="bottom")
 
 
 def _speeds(axes: Axes, runs: Sequence[Run], colour: dict[str, str]) -> None:
@@ -154,43 +116,44 @@ def _speeds(axes: Axes, runs: Sequence[Run], colour: dict[str, str]) -> None:
         axes.plot(slow, row, "o", color="white", mec=shade, mew=2.2, ms=9, zorder=3)
         middle, text = (fast * slow) ** 0.5, f"{label}: {run.speed_up:.0f}x faster"
         axes.annotate(text, (middle, row), (0, 9), textcoords="offset points", ha="center", color=shade, weight="bold")
-    axes.set_xscale("log")
     axes.set_ylim(len(runs) - 0.5, -0.7)
     axes.set_yticks([])
     axes.margins(x=0.15)
-    plain_log(axes, "x")
+    style.plain_log(axes, "x")
     axes.set_xlabel("microseconds, median")
 
 
-def plain_log(axes: Axes, which: Literal["x", "y"] = "y") -> None:
-    """Ticks of a logarithmic axis as plain numbers, enough of them also when it spans less than a decade."""
-    axis = axes.yaxis if which == "y" else axes.xaxis
-    low, high = axes.get_ylim() if which == "y" else axes.get_xlim()
-    steps = (1, 2, 5) if high / low < 300 else (1,)
-    decades = np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
-    ticks = [step * 10.0**decade for decade in decades for step in steps]
-    axis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
-    axis.set_major_formatter(FuncFormatter(number))
-    axis.set_minor_locator(NullLocator())
+def drawable(values: Any) -> NDArray[np.float64]:
+    """The values as a curve: gaps where they are NaN, infinite, or so large that an axis cannot span them.
 
-
-def number(value: float, _: object = None) -> str:
-    return f"{value:g}" if value >= 1e-4 else f"$10^{{{round(np.log10(value))}}}$"
+    A training that diverges gives such; what it reached before is still worth seeing.
+    """
+    curve = np.array(values, np.float64)
+    curve[~(np.abs(curve) < 1e100)] = np.nan
+    return curve
 
 
 def end_labels(axes: Axes, ends: Sequence[tuple[float, float, str, str]], gap: float = 0.062) -> None:
-    """Write every label to the right of the axes where its curve ends, moved apart where curves meet."""
+    """Write every label to the right of the axes where its curve ends, moved apart where curves meet.
+
+    A curve that has no end inside the axes is called diverged, at the top.
+    """
     axes.get_xlim(), axes.get_ylim()  # the limits are brought up to date only when asked for
     to_axes = axes.transAxes.inverted()
-    heights = [float(to_axes.transform(axes.transData.transform((x, y)))[1]) for x, y, _, _ in ends]
+    lost = [bool(np.isnan(drawable(y))) for _, y, _, _ in ends]
+    heights = [
+        1.0 if none else float(np.clip(to_axes.transform(axes.transData.transform((x, y)))[1], 0.0, 1.0))
+        for (x, y, _, _), none in zip(ends, lost, strict=True)
+    ]
     order = np.argsort(heights)
-    placed = spread([heights[at] for at in order], gap)
+    placed = spread([heights[at] for at in order], min(gap, 0.96 / max(1, len(ends) - 1)))
     for at, height in zip(order, placed, strict=True):
         _, _, label, colour = ends[at]
         axes.annotate(
-            label, (1, heights[at]), (1.045, height), xycoords="axes fraction", textcoords="axes fraction",
+            f"{label} (diverged)" if lost[at] else label, (1, heights[at]), (1.045, height),
+            xycoords="axes fraction", textcoords="axes fraction",
             color=colour, weight="bold", va="center", fontsize=10.5, annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.9, "shrinkA": 1, "shrinkB": 1},
+            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.9, "shrinkA": 1, "shrinkB": 1, "relpos": (0, 0.5)},
         )  # fmt: skip
 
 
@@ -216,24 +179,27 @@ def spread(heights: Sequence[float], gap: float) -> NDArray[np.float64]:
 
 def _boundary(axes: Axes, run: Run, colour: str) -> None:
     data, network = run.dataset, run.network
+    assert isinstance(network, Network)
     low, high = data.x_train.min(axis=1) - 0.35, data.x_train.max(axis=1) + 0.35
     xs, ys = np.linspace(low[0], high[0], 300), np.linspace(low[1], high[1], 300)
     points = np.stack([axis.ravel() for axis in np.meshgrid(xs, ys)]).astype(network.dtype)
     chance = network.probabilities(points)[0].reshape(ys.size, xs.size)
     axes.imshow(
-        chance, cmap=_SURFACE, vmin=0, vmax=1, origin="lower", aspect="auto", interpolation="bilinear",
+        chance, cmap=style.surface(), vmin=0, vmax=1, origin="lower", aspect="auto", interpolation="bilinear",
         extent=(float(low[0]), float(high[0]), float(low[1]), float(high[1])),
     )  # fmt: skip
-    axes.contour(xs, ys, chance, levels=[0.5], colors=[_INK], linewidths=1.8)
-    for value, shade in enumerate(_CLASSES):
+    if chance.min() < 0.5 < chance.max():  # not where everything is of one class, or NaN
+        axes.contour(xs, ys, chance, levels=[0.5], colors=[style.INK], linewidths=1.8)
+    for value, shade in enumerate(style.CLASSES):
         chosen = data.x_train[:, data.y_train == value]
         axes.scatter(chosen[0], chosen[1], s=9, color=shade, alpha=0.35, linewidths=0)
         chosen = data.x_test[:, data.y_test == value]
         axes.scatter(chosen[0], chosen[1], s=20, color=shade, edgecolors="white", linewidths=0.6)
     wrong = data.x_test[:, network.predict(data.x_test) != data.y_test]
     axes.scatter(wrong[0], wrong[1], s=75, facecolors="none", edgecolors="#d01c3b", linewidths=1.4)
-    axes.set_title(run.choice.label, color=colour)
-    axes.set_title(f"{100 * run.accuracies[-1]:.1f} % right", loc="right", fontsize=10.5, weight="normal", color=_INK)
+    axes.set_title(rate(run.choice.label, run), color=colour)
+    right = f"{100 * run.accuracies[-1]:.1f} % right"
+    axes.set_title(right, loc="right", fontsize=10.5, weight="normal", color=style.INK)
     axes.grid(False)
     axes.set_xticks([])
     axes.set_yticks([])

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
+from .._table import fixed
 from .train import Run, train
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Lines:
         if run.complete:
             print(
                 f"{run.dataset.name}: {run.choice.label}, seed {run.seed}, {run.epochs} epochs, "
-                f"loss {run.costs[-1]:.4f}, accuracy {run.accuracies[-1]:.1%}, {run.seconds_all:.2f} s",
+                f"loss {fixed(run.costs[-1], 4)}, accuracy {run.accuracies[-1]:.1%}, {run.seconds_all:.2f} s",
                 flush=True,
             )
 
@@ -61,7 +62,7 @@ class Bars:
         task = self._tasks[run.dataset.name, run.choice.label]
         if not self._bars.tasks[task].started:
             self._bars.start_task(task)
-        self._bars.update(task, advance=1, loss=f"{run.costs[-1]:.4f}", accuracy=f"{100 * run.accuracies[-1]:.1f} %")
+        self._bars.update(task, advance=1, loss=fixed(run.costs[-1], 4), accuracy=f"{100 * run.accuracies[-1]:.1f} %")
         if run.complete or time.monotonic() - self._drawn > 0.1:
             self._bars.refresh()
             self._drawn = time.monotonic()

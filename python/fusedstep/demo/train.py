@@ -16,40 +16,54 @@ import fusedstep
 
 from ..minibatch import minibatches
 from .choices import Choice
+from .convnet import ConvNet
 from .data import Dataset
 from .network import Network
 
 
 class ReferenceStep:
-    """The same steps by `fusedstep.reference` on copies of the parameters: yardstick for speed and bits.
+    """The same steps by `fusedstep.reference` on copies of everything: yardstick for speed and bits.
 
     Parameters
     ----------
     optimizer : Optimizer
-        The native optimizer before its first step: tells rule, hyper-parameters and initial states.
+        The native optimizer before its first step, with one group: tells rule, options and initial states.
     params : dict of str to array
         What it will step; copied.
     """
 
     def __init__(self, optimizer: fusedstep.Optimizer, params: dict[str, NDArray[Any]]) -> None:
-        self._step: Callable[..., bool] = getattr(fusedstep.reference, optimizer.rule)
-        group = optimizer.param_groups[0]
-        self._options = {option: group[option] for option in fusedstep.reference.RULES[optimizer.rule].hypers}
+        about = fusedstep.reference.RULES[optimizer.rule]
+        self._step: Callable[..., bool] = getattr(fusedstep.reference, about.name)
         self._params = [array.copy() for array in params.values()]
-        names = [name for name in optimizer.state[0] if name != "step"]
-        self._states = {name: [np.array(state[name]) for state in optimizer.state] for name in names}
+        group, states = optimizer.param_groups[0], list(optimizer.state)
+        self._options: dict[str, Any] = {name: group[name] for name in (*about.hypers, "maximize", "clip_value")}
+        self._options |= {name: group[name] for name in ("ema_decay", "rounding")}
+        for name in ("max_grad_norm", "skip_nonfinite", "zero_grads", "seed"):
+            self._options[name] = getattr(optimizer, name)
+
+        def copies(name: str) -> list[Any]:
+            scales = f"{name}_scales"
+            pairs = [(np.array(state[name]), np.array(state[scales])) if scales in state else None for state in states]
+            return [pair or np.array(state[name]) for pair, state in zip(pairs, states, strict=True)]
+
+        used = [state.name for state in about.used(group)]
+        self._options |= {name: copies(name) for name in (*used, *about.scalars)}
+        if group["ema_decay"] is not None:
+            self._options["ema"] = copies("ema")
         self._steps = 0
 
-    def step(self, grads: dict[str, NDArray[Any]]) -> None:
+    def step(self, grads: list[NDArray[Any]]) -> None:
         """One step with the given gradients."""
-        self._steps += 1
-        self._step(self._params, list(grads.values()), **self._states, step=self._steps, **self._options)
+        self._steps += self._step(self._params, grads, step=self._steps + 1, **self._options)
 
     def same_bits(self, params: dict[str, NDArray[Any]]) -> bool:
-        """Whether `params` are, byte for byte, what the reference has arrived at."""
-        return all(
-            mine.tobytes() == theirs.tobytes() for mine, theirs in zip(self._params, params.values(), strict=True)
-        )
+        """Whether `params` are, byte for byte, what the reference has arrived at; any two NaNs count as equal."""
+
+        def content(array: NDArray[Any]) -> bytes:
+            return np.where(array != array, array.dtype.type(np.nan), array).tobytes()
+
+        return all(content(mine) == content(theirs) for mine, theirs in zip(self._params, params.values(), strict=True))
 
 
 @dataclass
@@ -74,7 +88,7 @@ class Run:
 
     dataset: Dataset
     choice: Choice
-    network: Network
+    network: Network | ConvNet
     epochs: int
     seed: int = 0
     costs: list[float] = field(default_factory=list)
@@ -156,18 +170,21 @@ def train(
     optimizer = run.choice.build(network.params, network.grads)
     shadow = ReferenceStep(optimizer, network.params) if reference else None
     batches = minibatches(data.x_train, data.y_train, batch_size=batch_size, rng=run.seed, axis=-1)
-    with _one_blas_thread():
+    # Divergence is a result of a training, not an error of NumPy.
+    with _one_blas_thread(), np.errstate(all="ignore"):
         for _ in range(run.epochs):
             cost, taken, mirrored, began = 0.0, array("q"), array("q"), clock()
             for x, y in batches:
                 cost += network.gradients(x, y) * y.size
+                # the native step may zero them
+                copies = [grad.copy() for grad in network.grads.values()] if shadow is not None else []
                 before = clock()
                 optimizer.step()
                 after = clock()
                 taken.append(after - before)
                 if shadow is not None:
                     before = clock()
-                    shadow.step(network.grads)
+                    shadow.step(copies)
                     mirrored.append(clock() - before)
             run.seconds_all += (clock() - began - sum(mirrored)) * 1e-9
             run.step_ns.extend(taken)
