@@ -1,12 +1,13 @@
-# make demo | test | lint | bench | docs. Everything runs in a private environment, .venv; nothing is installed elsewhere.
+# make demo | test | test-fast | fuzz | emulate | lint | bench | docs | serve | wheels. Everything runs in a private environment, .venv; nothing is installed elsewhere.
 # Options of the command go into ARGS: make demo ARGS="--epochs 20 --optimizer adam". Another Python: make PYTHON=python3.12 demo.
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 BIN := $(VENV)/bin
-SOURCES := pyproject.toml CMakeLists.txt $(shell find cpp python -type f \( -name '*.?pp' -o -name '*.py*' \) ! -name '*.pyc')
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+SOURCES := pyproject.toml CMakeLists.txt $(shell find cmake cpp python -type f \( -name '*.?pp' -o -name '*.cmake' -o -name '*.py*' \) ! -name '*.pyc')
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test test-fast fuzz emulate lint bench docs serve wheels clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m fusedstep demo $(ARGS)
@@ -14,6 +15,23 @@ demo: $(VENV)/.demo
 # A file's tests stay on one process: some of them build programs that the others of the file use.
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+
+# Without torch, JAX, Keras, other compilers, notebooks and the site: for work on the package itself.
+test-fast: $(VENV)/.test-fast
+	$(BIN)/python -m pytest -n auto --dist loadfile --ignore=tests/integrations --ignore-glob="*torch*" \
+	  --ignore=tests/test_build.py --ignore=tests/test_digest.py --ignore=tests/test_lessons.py --ignore=tests/test_site.py $(ARGS)
+
+# Random cases against the reference and random mistakes: ARGS="programs --minutes 60", ARGS="programs --seed 12".
+fuzz: $(VENV)/.test
+	PYTHONPATH=tests $(BIN)/python -m fuzz $(ARGS)
+
+# Compares the core's digest on emulated CPUs: needs qemu-user-static and cross compilers, and says which.
+emulate: $(VENV)/.test
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/emulate.py $(ARGS)
+
+# Runs the core and the tests of threads, memory and parity under sanitizers (g++): ARGS="thread", ARGS="address".
+sanitize: $(VENV)/.test
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/sanitize.py $(ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -23,20 +41,38 @@ lint: $(VENV)/.test
 bench: $(VENV)/.bench
 	$(BIN)/python -m fusedstep bench $(ARGS)
 
-docs: $(VENV)/.test
-	$(BIN)/python docs/plot_schedules.py
-	$(BIN)/python -m pytest tests/test_docs.py $(ARGS)
+# The site, in build/site. Its code and links are tested by `make test`.
+docs: $(VENV)/.docs
+	$(BIN)/python -m mkdocs build --strict $(ARGS)
+
+serve: $(VENV)/.docs
+	$(BIN)/python -m mkdocs serve $(ARGS)
+
+# Builds, repairs and tests a wheel for every Python found: ARGS="--python 3.12" takes one of them.
+wheels: | $(BIN)/python
+	$(BIN)/python tools/wheels.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist demo-output
+	rm -rf $(VENV) build dist wheelhouse demo-output
 
 # The names of the stamps are those of the extras in pyproject.toml.
 $(VENV)/.demo $(VENV)/.bench: $(VENV)/.%: $(SOURCES) | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check ".[$*]"
+	$(PIP) ".[$*]"
 	@touch $@
 
 $(VENV)/.test: $(SOURCES) | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check ".[test,peers,keras]"
+	$(PIP) "pip>=25.1"
+	$(PIP) ".[bfloat16,demo,lessons,keras]" --group test --group peers --group docs
+	@touch $@
+
+$(VENV)/.test-fast: $(SOURCES) | $(BIN)/python
+	$(PIP) "pip>=25.1"
+	$(PIP) ".[bfloat16,demo]" --group test
+	@touch $@
+
+$(VENV)/.docs: $(SOURCES) | $(BIN)/python
+	$(PIP) "pip>=25.1"
+	$(PIP) ".[bfloat16,demo,lessons,keras]" --group docs
 	@touch $@
 
 $(BIN)/python:

@@ -17,12 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fusedstep as fs
+from fusedstep import _core
 from fusedstep.reference import RULES
 
 Array = NDArray[Any]
 Options = dict[str, Any]
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 FLOAT64, FLOAT32, FLOAT16 = np.dtype(np.float64), np.dtype(np.float32), np.dtype(np.float16)
+
+
+TEAMS = tuple(_core.build_info()["threading"])
+"""The kinds of threads that this build can take a step with."""
 
 
 @dataclass(frozen=True)
@@ -289,15 +294,19 @@ def snapshot(optimizer: fs.Optimizer) -> list[Any]:
 
 
 @contextmanager
-def running(isa: str | None = None, threads: int | None = None) -> Iterator[None]:
-    """Run on one instruction set and thread count."""
-    before = fs.isa(), fs.get_num_threads()
+def running(isa: str | None = None, threads: int | None = None, team: str | None = None) -> Iterator[None]:
+    """Run on one instruction set, number of threads (more than there are CPUs, too) and kind of them."""
+    before = fs.isa(), fs.get_num_threads(), fs.get_threading()
     try:
         if isa is not None:
             fs.set_isa(isa)
         if threads is not None:
             fs.set_num_threads(threads)
+            _core.pretend_cpus(threads)
+        if team is not None:
+            fs.set_threading(team)
         yield
     finally:
         fs.set_isa(before[0])
         fs.set_num_threads(before[1])
+        fs.set_threading(before[2])

@@ -4,5 +4,23 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 # Keras chooses its backend once, at its first import, whichever test does that; only torch's can be stepped on.
 os.environ.setdefault("KERAS_BACKEND", "torch")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """An option for the tests of tensors."""
+    parser.addoption(
+        "--capsules", action="store_true", help="read torch's tensors as before torch 2.10, which has no exchange table"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Take the table away before anything looks for it."""
+    if config.getoption("--capsules"):
+        import torch
+
+        if hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
+            del torch.Tensor.__dlpack_c_exchange_api__

@@ -4,9 +4,18 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#include "../cpp/types.hpp"
+
 namespace {
-#include "../cpp/formats/formats.hpp"
-}
+using fusedstep::kQuantBlock;
+#include "../cpp/kernels/vec.hpp"
+
+#include "../cpp/kernels/formats/formats.hpp"
+}  // namespace
 
 using u8 = std::uint8_t;
 using u16 = std::uint16_t;
@@ -14,19 +23,19 @@ using i16 = std::int16_t;
 using size = std::size_t;
 
 #define FORMATS(T, SUFFIX)                                                                                        \
-    void decode_f32_##SUFFIX(const float* a, T* b, size n) { decode_f32(a, b, n); }                               \
-    void encode_f32_##SUFFIX(const T* a, float* b, size n) { encode_f32(a, b, n); }                               \
-    void decode_f64_##SUFFIX(const double* a, T* b, size n) { decode_f64(a, b, n); }                              \
-    void encode_f64_##SUFFIX(const T* a, double* b, size n) { encode_f64(a, b, n); }                              \
-    void decode_f16_##SUFFIX(const u16* a, T* b, size n) { decode_f16(a, b, n); }                                 \
-    void encode_f16_##SUFFIX(const T* a, u16* b, size n) { encode_f16(a, b, n); }                                 \
+    void decode_f32_##SUFFIX(const float* a, T* b, size n) { convert(a, b, n); }                                  \
+    void encode_f32_##SUFFIX(const T* a, float* b, size n) { convert(a, b, n); }                                  \
+    void decode_f64_##SUFFIX(const double* a, T* b, size n) { convert(a, b, n); }                                 \
+    void encode_f64_##SUFFIX(const T* a, double* b, size n) { convert(a, b, n); }                                 \
+    void decode_f16_##SUFFIX(const u16* a, T* b, size n) { decode_half<Float16>(a, b, n); }                       \
+    void encode_f16_##SUFFIX(const T* a, u16* b, size n) { encode_half<Float16>(a, b, n); }                       \
     void encode_f16_stochastic_##SUFFIX(const T* a, u16* b, const u16* z, size n) {                               \
-        encode_f16_stochastic(a, b, z, n);                                                                        \
+        encode_half<Float16>(a, b, z, n);                                                                         \
     }                                                                                                             \
-    void decode_bf16_##SUFFIX(const u16* a, T* b, size n) { decode_bf16(a, b, n); }                               \
-    void encode_bf16_##SUFFIX(const T* a, u16* b, size n) { encode_bf16(a, b, n); }                               \
+    void decode_bf16_##SUFFIX(const u16* a, T* b, size n) { decode_half<Bfloat16>(a, b, n); }                     \
+    void encode_bf16_##SUFFIX(const T* a, u16* b, size n) { encode_half<Bfloat16>(a, b, n); }                     \
     void encode_bf16_stochastic_##SUFFIX(const T* a, u16* b, const u16* z, size n) {                              \
-        encode_bf16_stochastic(a, b, z, n);                                                                       \
+        encode_half<Bfloat16>(a, b, z, n);                                                                        \
     }                                                                                                             \
     void decode_split_##SUFFIX(const u16* a, const i16* r, T* b, size n) { decode_split(a, r, b, n); }            \
     void encode_split_##SUFFIX(const T* a, u16* b, i16* r, size n) { encode_split(a, b, r, n); }                  \

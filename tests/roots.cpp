@@ -14,17 +14,17 @@ __m512 estimate_factor;
     _mm512_mul_ps(estimate_factor, _mm512_div_ps(_mm512_set1_ps(1.0f), _mm512_sqrt_ps(x)))
 
 namespace {
-#include "lanes.hpp"
+#include "vec.hpp"
 
 std::uint64_t differences(std::uint64_t begin, std::uint64_t end) {
     std::uint64_t count = 0;
-    for (std::uint64_t i = begin; i < end; i += kWide) {
-        U32 bits;
-        for (int j = 0; j < kWide; ++j) bits[j] = static_cast<std::uint32_t>(i) + static_cast<std::uint32_t>(j);
-        const U32 got = reinterpret_cast<U32>(root_by_products(reinterpret_cast<F32>(bits)));
-        const U32 needed = reinterpret_cast<U32>(root(reinterpret_cast<F32>(bits)));
-        const I32 wrong = got != needed;
-        for (int j = 0; j < kWide; ++j) count += wrong[j] != 0;
+    for (std::uint64_t i = begin; i < end; i += kVecLanes) {
+        VecU bits;
+        for (int j = 0; j < kVecLanes; ++j) bits[j] = static_cast<std::uint32_t>(i) + static_cast<std::uint32_t>(j);
+        const VecU got = reinterpret_cast<VecU>(root_by_products(reinterpret_cast<Vec>(bits)));
+        const VecU needed = reinterpret_cast<VecU>(root(reinterpret_cast<Vec>(bits)));
+        const VecI wrong = got != needed;
+        for (int j = 0; j < kVecLanes; ++j) count += wrong[j] != 0;
     }
     return count;
 }

@@ -104,6 +104,23 @@ def test_values_are_the_callers_own(correct: bool) -> None:
     np.testing.assert_array_equal(average.value, np.full(3, 1.0 if correct else 0.5))
 
 
+@pytest.mark.parametrize("x", [1e-310, np.full(3, 1e-310), np.full(3, 1e-42, np.float32)])
+def test_floating_point_errors_are_not_reported(x: Any) -> None:
+    with np.errstate(all="raise"):
+        average = ExponentialAverage(0.9)
+        for _ in range(3):
+            value = average.update(x)
+        again = average.value
+    np.testing.assert_array_equal(again, value)
+    np.testing.assert_allclose(value, x, rtol=0.05)
+
+
+def test_bfloat16_is_averaged_in_float64() -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    value = ExponentialAverage(0.5, False).update(np.array([1.0, 3.0], ml_dtypes.bfloat16))
+    assert value.dtype == np.float64 and value.tolist() == [0.5, 1.5]
+
+
 def test_it_can_be_pickled() -> None:
     average = ExponentialAverage(0.9)
     average.update(np.arange(3.0))
@@ -114,7 +131,8 @@ def test_it_can_be_pickled() -> None:
 
 
 @pytest.mark.parametrize(
-    ("beta", "error"), [(1.0, ValueError), (-0.1, ValueError), (math.nan, ValueError), ("0.9", TypeError)]
+    ("beta", "error"),
+    [(1.0, ValueError), (-0.1, ValueError), (math.nan, ValueError), ("0.9", TypeError), (10**400, ValueError)],
 )
 def test_bad_beta(beta: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="beta must be"):
@@ -132,6 +150,9 @@ def test_bad_use() -> None:
         (np.ones(4), ValueError),
         (1.0, ValueError),
         ("a", TypeError),
+        (True, TypeError),
+        (np.ma.masked_array(np.ones(3), [False, False, True]), TypeError),
+        (np.ma.masked, TypeError),
         (np.ones(3, complex), TypeError),
     ]
     for bad, error in refused:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 
 import fusedstep as fs
-from fusedstep.bench import arrays, main, steps
+from fusedstep import __main__
+from fusedstep._table import Table
+from fusedstep.bench import arrays, cli, main, steps
 from fusedstep.bench.timing import Timing, alternate, runner
 
 
@@ -52,9 +55,97 @@ def test_a_wrong_step_is_not_timed(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert "WRONG" in capsys.readouterr().err
 
 
-def test_unknown_names_are_refused() -> None:
-    with pytest.raises(SystemExit, match="'adm', needs one of"):
-        main(["--rules", "adm"])
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *[("--rules", value) for value in ("adm", "", "adam,", "all,adm")],
+        *[("--dtypes", value) for value in ("int8", "")],
+        *[("--formats", value) for value in ("9bit", "")],
+        *[("--sizes", value) for value in ("inf", "nan", "0", "-1", "1.5", "", "1e3,", "many")],
+        *[("--threads", value) for value in ("0", "-1", "99999", "two", "1.5")],
+        *[("--repeats", value) for value in ("0", "-5", "1e3", "")],
+        *[("--json", value) for value in ("FOLDER", "FILE/y.json", "")],
+        *[("--png", value) for value in ("FOLDER", "FILE/y.png", "y.xyz", "y")],
+    ],
+)
+def test_bad_options_are_one_line_and_status_2(
+    option: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "FOLDER").mkdir()
+    (tmp_path / "FILE").touch()
+    monkeypatch.setattr(steps, "measure", lambda *_, **__: pytest.fail("measured before the options were checked"))
+    with pytest.raises(SystemExit) as left:
+        main([option, value])
+    assert left.value.code == 2
+    assert (
+        capsys.readouterr()
+        .err.splitlines()[-1]
+        .startswith(f"python -m fusedstep bench: error: argument {option}: got ")
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["FILE", "FOLDER"]
+
+
+def test_names_are_taken_as_people_write_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def measure(case: steps.Case, **_: Any) -> Any:
+        asked.append(case.rule)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(steps, "measure", measure)
+    assert main(["--rules", "Adam, gd", "--rules", "adam", "--sizes", "10"]) == 0
+    assert asked == ["adam", "sgd"]
+    asked.clear()
+    main(["--rules", "lion,all", "--sizes", "10"])
+    assert sorted(asked) == sorted(steps.names()) and asked[0] == "lion"
+
+
+def test_what_needs_too_much_memory_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--rules", "adam", "--sizes", "1e13"]) == 0
+    told = capsys.readouterr().err
+    assert "adam, float32, plain storage, 1e13 elements: left out, needs more memory than is free" in told
+    assert "nothing was measured" in told
+
+
+def test_bfloat16_without_its_package(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("fusedstep._extras.find_spec", lambda name: None)
+    for arguments in (["--dtypes", "bfloat16"], ["--formats", "split+8bit"], ["--formats", "bfloat16"]):
+        assert __main__.main(["bench", "--sizes", "10", *arguments]) == 1
+        assert 'ml_dtypes is not installed: pip install "fusedstep[bfloat16]"' in capsys.readouterr().err
+
+
+def test_ctrl_c_keeps_what_was_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right, target = steps.measure, tmp_path / "step.json"
+
+    def interrupted(case: steps.Case, **options: Any) -> Any:
+        if case.elements == 2000:
+            raise KeyboardInterrupt
+        return right(case, **options)
+
+    monkeypatch.setattr(steps, "measure", interrupted)
+    arguments = ["--rules", "adam", "--sizes", "1e3,2e3,4e3", "--repeats", "1", "--no-reference"]
+    assert main([*arguments, "--json", str(target)]) == 130
+    told = capsys.readouterr()
+    assert "float32, plain\n  adam" in told.out and "stopped" in told.err
+    assert [row["elements"] for row in json.loads(target.read_text(encoding="utf-8"))["results"]] == [1000]
+
+
+@pytest.mark.parametrize("width", [30, 60, 80, 81, 100, 200])
+def test_a_table_loses_nothing_in_a_narrow_terminal(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("rich")
+    monkeypatch.setenv("COLUMNS", str(width))
+    row = ["adadelta", "1e8", "123,456 ±5%", "123.4", "123,456 ±5%", "123.4%", "1,234,567 ±5%", "12.3x"]
+    table = Table("machine", cli.HEADER, {"float32, stochastic+8bit": [row]})
+    table.show(plain=False)
+    told = capsys.readouterr().out
+    assert all(cell in told for cell in row) and "stochastic+8bit" in told.replace("\n", "").replace(" ", "")
+    assert width < 80 or max(map(len, told.splitlines())) <= width
 
 
 @pytest.mark.parametrize("start", [0, 17, arrays.TILE + 5])
@@ -77,3 +168,34 @@ def test_turns_alternate_and_quantiles_are_of_the_turns() -> None:
     assert [len(timings[name].seconds) for name in "ab"] == [3, 3]
     assert order.index("b") > order.index("a")
     assert Timing((4.0, 1.0, 2.0), 1).as_dict()["quartiles"] == [1.5e6, 3e6]
+
+
+def test_a_library_and_an_optimizer_have_one_colour_in_every_picture() -> None:
+    from fusedstep.bench import picture
+    from fusedstep.demo import style
+
+    libraries = ["torch fused", "torch foreach", "torch single", "numba", "numba serial", "optax jit", "deepspeed"]
+    libraries += ["numpy", "scikit-learn", "thinc"]
+    alone = {name: picture.colours([name])[name] for name in libraries}
+    together = picture.colours(["fusedstep", *reversed(libraries)])
+    assert {name: together[name] for name in libraries} == alone
+    assert len({*together.values()}) == len(libraries) + 1
+    lines = picture.colours(["fusedstep adam", "reference adam", "fusedstep sgd"])
+    assert lines["fusedstep adam"] == lines["reference adam"] == style.OPTIMIZERS["Adam"]
+    assert lines["fusedstep sgd"] == style.OPTIMIZERS["SGD"]
+
+
+def test_the_pictures_of_the_pages_come_from_their_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    benchmarks = Path(__file__).parents[1] / "benchmarks"
+    monkeypatch.syspath_prepend(benchmarks)
+    tables: Any = importlib.import_module("tables")
+    for heading in ("Adam", "RMSprop", "momentum"):
+        rows = tables.published(heading)
+        page = "".join((benchmarks / name).read_text(encoding="utf-8") for name in ("README.md", "figures.md"))
+        for row in rows:
+            shown = f"{row['microseconds']:,.0f}" if row["microseconds"] >= 1000 else f"{row['microseconds']:g}"
+            assert shown in page
+        large = [row["gbs"] for row in rows if row["case"] == "1e8"]
+        assert len(large) >= 3 and all(10 < gbs < 1000 for gbs in large)  # what memory can do
+        tables.draw({"results": rows}, tmp_path)
+        assert (tmp_path / f"{heading.lower()}-float32-threads2-apart-models.png").exists()

@@ -108,3 +108,11 @@ def test_predictions() -> None:
 def test_bad_arguments(arguments: Any, options: Any) -> None:
     with pytest.raises(ValueError, match="must be"):
         ConvNet(*arguments, **options)
+
+
+def test_many_examples_are_evaluated_in_pieces_and_all_of_them() -> None:
+    x, y = task((5, 5), examples=1100)
+    net = ConvNet((5, 5), 4, filters=3, units=5, dtype=np.float64)
+    one_by_one = [net.cost(x[:, at : at + 1], y[at : at + 1]) for at in range(1100)]
+    assert net.cost(x, y) == pytest.approx(np.mean(one_by_one), rel=1e-12)
+    assert net.predict(x).tolist() == [int(net.predict(x[:, at : at + 1])[0]) for at in range(1100)]

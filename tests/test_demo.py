@@ -17,8 +17,9 @@ pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 pytest.importorskip("rich")
 
+import fusedstep
 from fusedstep import __main__
-from fusedstep.demo import choices, command, compare, data
+from fusedstep.demo import choices, command, compare, data, style
 from fusedstep.demo.network import Network
 from fusedstep.demo.plots import spread
 from fusedstep.demo.progress import Bars, watching
@@ -197,6 +198,61 @@ def test_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert max(float(row["validation_accuracy"]) for row in rows) > 0.9
 
 
+def images(folder: Path, shape: tuple[int, ...], classes: int) -> str:
+    rng = np.random.default_rng(0)
+    y = np.arange(60) % classes
+    np.savez(folder / "images.npz", X=rng.integers(0, 256, (60, *shape), np.uint8), y=y)
+    return str(folder / "images.npz")
+
+
+@pytest.mark.parametrize(("shape", "classes"), [((6, 6), 3), ((5, 7, 3), 2), ((4, 4, 1), 4)])
+@pytest.mark.parametrize(
+    ("options", "network"),
+    [
+        ([], "convolutional network"),
+        (["--model", "cnn"], "convolutional network"),
+        (["--model", "dense"], "dense network"),
+        (["--hidden", "8"], "dense network"),
+        (["--model", "auto", "--hidden", ""], "dense network"),
+    ],
+)
+def test_compare_on_images(
+    shape: tuple[int, ...],
+    classes: int,
+    options: list[str],
+    network: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = images(tmp_path, shape, classes)
+    arguments = ["--plain", "--epochs", "1", "--seeds", "1", "--optimizer", "adam", "--output", str(tmp_path)]
+    assert __main__.main(["compare", path, *arguments, *options]) == 0
+    assert network in capsys.readouterr().out
+
+
+def test_features_get_a_dense_network_and_cannot_have_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["iris", "--plain", "--epochs", "1", "--seeds", "1", "--optimizer", "adam", "--output", str(tmp_path)]
+    assert __main__.main(["compare", *arguments]) == 0
+    assert "dense network" in capsys.readouterr().out
+    assert __main__.main(["compare", *arguments, "--model", "cnn"]) == 2
+    assert "iris: --model cnn: got features without a shape, needs images" in capsys.readouterr().err
+    small = images(tmp_path, (3, 8), 2)
+    assert __main__.main(["compare", small, *arguments[1:], "--model", "cnn"]) == 2
+    assert "got examples of the shape (3, 8), needs images" in capsys.readouterr().err
+    assert __main__.main(["compare", small, *arguments[1:]]) == 0
+    assert "dense network" in capsys.readouterr().out
+
+
+def test_compare_says_that_default_rates_differ(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["compare", "iris", "--plain", "--epochs", "1", "--seeds", "1", "--optimizer", "adam"]
+    assert __main__.main([*arguments, "--output", str(tmp_path)]) == 0
+    assert "mostly differences of the rates" in capsys.readouterr().out
+    assert __main__.main([*arguments, "--lr", "0.1,0.01", "--output", str(tmp_path)]) == 0
+    assert "mostly differences of the rates" not in capsys.readouterr().out
+
+
 def test_compare_defaults_cover_the_lesson(tmp_path: Path) -> None:
     assert (
         __main__.main(["compare", "iris", "--quiet", "--epochs", "1", "--seeds", "1", "--output", str(tmp_path)]) == 0
@@ -215,7 +271,19 @@ def test_compare_defaults_cover_the_lesson(tmp_path: Path) -> None:
         ["demo", "--seed", "-1"],
         ["compare", "--lr", "0"],
         ["compare", "--lr", "inf"],
+        ["compare", "--lr", "0.1,"],
+        ["compare", "--lr", "nan"],
         ["compare", "--hidden", "8,,8"],
+        ["compare", "--hidden", "1000000000000"],
+        ["compare", "--seeds", "0"],
+        ["compare", "--model", "rnn"],
+        ["compare", "--model", "cnn", "--hidden", "8"],
+        ["compare", "--batch-size", str(2**63)],
+        ["demo", "--seed", "²"],
+        ["demo", "--optimizer", "adam:lr={[]: 1}"],
+        ["demo", "--optimizer", "adam:lr=" + "(" * 1000],
+        ["demo", "--optimizer", "adam:params=1"],
+        ["demo", "--optimizer", ""],
         ["info", "--loud"],
         ["dance"],
         [],
@@ -228,12 +296,116 @@ def test_wrong_options(arguments: list[str], tmp_path: Path, monkeypatch: pytest
     assert left.value.code == 2
 
 
+@pytest.mark.parametrize("name", ["FUSEDSTEP_ISA", "FUSEDSTEP_NUM_THREADS"])
+def test_bad_environment_variables_are_one_line_and_status_2(name: str) -> None:
+    done = subprocess.run(program("info"), capture_output=True, text=True, env={**os.environ, name: "abc"})
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr.startswith(f"python -m fusedstep: {name}: ") and done.stderr.count("\n") == 1
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        __main__.main(["--version"])
+    assert left.value.code == 0 and capsys.readouterr().out == fusedstep.__version__ + "\n"
+
+
+# What a run that diverges, an option of the optimizer, or another terminal must not stop.
+
+
+def test_a_comparison_in_which_runs_diverge(tmp_path: Path) -> None:
+    arguments = ["--optimizer", "sgd:momentum=0.9", "--optimizer", "adam", "--lr", "1e3,0.01", "--lr", "1e30"]
+    command = program("compare", "iris", "--epochs", "3", "--seeds", "2", *arguments, "--output", str(tmp_path))
+    done = subprocess.run(command, capture_output=True, text=True)  # with warnings as errors
+    assert done.returncode == 0, done.stderr
+    assert "nan ±nan" in done.stdout
+    assert (tmp_path / "compare.png").read_bytes().startswith(PNG)
+    with (tmp_path / "compare.csv").open(encoding="utf-8") as file:
+        assert len(list(csv.DictReader(file))) == 2 * 3 * 2 * 3
+
+
+@pytest.mark.parametrize("chosen", [["sgd:lr=1e30"], ["sgd:lr=1e30", "adam"], ["sgd:lr=1e4,momentum=0.9", "momentum"]])
+def test_a_demo_in_which_runs_diverge(chosen: list[str], tmp_path: Path) -> None:
+    arguments = [word for text in chosen for word in ("--optimizer", text)]
+    command = program("demo", "--plain", "--epochs", "2", *arguments, "--output", str(tmp_path))
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "demo.png").read_bytes().startswith(PNG)
+    assert done.stdout.count(" yes\n") == 2 * len(chosen)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "ema_decay=0.9",
+        "max_grad_norm=0.1",
+        "clip_value=0.01",
+        "maximize=True",
+        "zero_grads=True",
+        "skip_nonfinite=True",
+        "state_format='bfloat16'",
+        "state_format='8bit',min_quantized_size=0",
+        "state_format='8bit',ema_decay=0.5,max_grad_norm=0.1,clip_value=0.1,zero_grads=True,maximize=True",
+    ],
+)
+@pytest.mark.parametrize("rule", ["adam", "sgd:momentum=0.9,", "nadam", "schedulefreeadamw"])
+def test_the_reference_beside_a_training_has_its_options(rule: str, options: str) -> None:
+    pytest.importorskip("ml_dtypes")
+    dataset = data.load("iris")
+    choice = choices.parse(rule + ":" * (":" not in rule) + options)
+    run = Run(dataset, choice, Network((4, 8, 3)), epochs=2)
+    train(run, 32, reference=True)
+    assert run.same_bits is True
+
+
+@pytest.mark.parametrize("rule", sorted(choices.rules()))
+def test_every_optimizer_trains_beside_its_reference(rule: str) -> None:
+    run = Run(data.load("iris"), choices.parse(rule), Network((4, 8, 3)), epochs=2)
+    train(run, 32, reference=True)
+    assert run.same_bits is True
+
+
+@pytest.mark.parametrize("arguments", [["compare", "iris", "--seeds", "2"], ["demo"]])
+def test_an_ascii_terminal(arguments: list[str], tmp_path: Path) -> None:
+    command = program(*arguments, "--plain", "--epochs", "1", "--optimizer", "adam", "--output", str(tmp_path))
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert ("mean +- standard deviation" in done.stdout) == (arguments[0] == "compare")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes of POSIX")
+@pytest.mark.parametrize("arguments", [["info"], ["compare", "iris", "--epochs", "1", "--output", "."]])
+def test_a_pipe_that_nobody_reads(arguments: list[str], tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    arguments = [str(tmp_path) if word == "." else word for word in arguments]
+    done = subprocess.run(program(*arguments), stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+def test_a_full_disk() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(program("info"), stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "python -m fusedstep info: [Errno 28] No space left on device\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell of POSIX")
+def test_no_output_at_all(tmp_path: Path) -> None:
+    arguments = ["compare", "iris", "--epochs", "1", "--seeds", "1", "--optimizer", "adam", "--output", str(tmp_path)]
+    done = subprocess.run(["sh", "-c", '"$@" >&- 2>&-', "sh", *program(*arguments)])
+    assert done.returncode == 0
+    assert (tmp_path / "compare.png").exists()
+
+
 def test_an_output_that_is_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SystemExit) as left:
         __main__.main(["demo", "--output", str(tmp_path / "file")])
     assert left.value.code == 2
-    assert "cannot make the folder" in capsys.readouterr().err
+    assert "it is a file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("name", "module"), [("matplotlib", "matplotlib"), ("scikit-learn", "sklearn")])
@@ -385,3 +557,49 @@ def test_labels_move_apart_but_no_further_than_needed() -> None:
     np.testing.assert_allclose(np.diff(placed), 0.06)
     assert placed.mean() == pytest.approx(0.5066667, abs=1e-6)
     assert spread([0.97, 0.98, 0.99], 0.06)[-1] <= 0.98 + 1e-12
+
+
+# Pictures.
+
+
+def test_every_optimizer_has_a_colour_of_its_own() -> None:
+    names = [rule.__name__ for rule in choices.rules().values()]
+    fixed = [style.own_colour(name) for name in [*names, "SGD momentum=0.9"]]
+    assert None not in fixed and len(set(fixed)) == len(fixed)
+    assert style.own_colour("sgd nesterov=True") == style.own_colour("gradient descent") == style.OPTIMIZERS["SGD"]
+
+
+def test_a_colour_does_not_depend_on_what_else_is_drawn() -> None:
+    for others in ([], ["SGD"], ["Lion", "something else"], ["Adam lr=0.1", "Adam lr=0.01"]):
+        assert style.colours([*others, "RMSprop"])["RMSprop"] == style.OPTIMIZERS["RMSprop"]
+
+
+def test_a_lesson_keeps_a_picture_only_where_it_is_told_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.figure import Figure
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FUSEDSTEP_PICTURES", raising=False)
+    style.keep(Figure(), "one")
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setenv("FUSEDSTEP_PICTURES", "new/folder")
+    style.keep(Figure(), "one")
+    assert (tmp_path / "new" / "folder" / "one.png").read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize(
+    ("limits", "ticks"),
+    [
+        ((0.07, 0.7), ["0.1", "0.2", "0.5"]),
+        ((0.5, 0.75), ["0.5", "0.55", "0.6", "0.65", "0.7", "0.75"]),
+        ((0.3, 0.75), ["0.3", "0.4", "0.6"]),
+        ((1e-5, 2.0), ["0.00001", "0.0001", "0.001", "0.01", "0.1", "1"]),
+        ((30.0, 20000.0), ["30", "100", "300", "1000", "3000", "10,000"]),
+    ],
+)
+def test_ticks_are_plain_numbers(limits: tuple[float, float], ticks: list[str]) -> None:
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    axes.set_ylim(*limits)
+    style.plain_log(axes)
+    assert [label.get_text() for label in axes.get_yticklabels()] == ticks

@@ -38,6 +38,7 @@ def test_bundled_sets(name: str) -> None:
     assert dataset.x_train.dtype == dataset.x_test.dtype == np.float32
     assert dataset.y_test.size == pytest.approx(data.TEST_SHARE * examples, abs=len(dataset.labels))
     np.testing.assert_allclose(dataset.x_train.mean(axis=1), 0, atol=1e-5)
+    assert dataset.image == ((8, 8) if name == "digits" else None)
     if name == "digits":  # one scale for all pixels
         assert dataset.x_train.std(axis=1).max() < 3
     else:
@@ -67,7 +68,10 @@ def test_what_may_be_a_class(y: NDArray[Any], tmp_path: Path) -> None:
 
 def test_images_are_flattened(tmp_path: Path) -> None:
     pictures = np.random.default_rng(0).integers(0, 255, (40, 5, 6), dtype=np.uint8)
-    assert data.load(save(tmp_path, X=pictures, y=np.arange(40) % 4)).features == 30
+    dataset = data.load(save(tmp_path, X=pictures, y=np.arange(40) % 4))
+    assert (dataset.features, dataset.image) == (30, (5, 6))
+    coloured = data.load(save(tmp_path, X=np.stack([pictures] * 3, axis=-1), y=np.arange(40) % 4))
+    assert (coloured.features, coloured.image) == (90, (5, 6, 3))
 
 
 SOUND = blobs()

@@ -155,6 +155,7 @@ X = np.zeros((6, 3))
     [
         ((), {}, ValueError, "at least one array"),
         (([1, 2],), {}, TypeError, r"arrays\[0\] must be a NumPy array, got list"),
+        ((np.ma.masked_array(X, X == 0),), {}, TypeError, r"arrays\[0\] must be a NumPy array, got a masked one"),
         ((X, np.zeros(5)), {}, ValueError, r"arrays\[1\] has 5 examples along axis 0 \(shape \(5,\)\).* 6"),
         ((X, np.zeros(6)), {"axis": 1}, ValueError, r"axis 1 does not exist in arrays\[1\] of shape \(6,\)"),
         ((X,), {"axis": -3}, ValueError, r"axis -3 does not exist in arrays\[0\]"),
@@ -163,6 +164,8 @@ X = np.zeros((6, 3))
         ((np.array(3.0),), {}, ValueError, "axis 0 does not exist"),
         ((X,), {"batch_size": 0}, ValueError, "batch_size must be >= 1, got 0"),
         ((X,), {"batch_size": 2.0}, TypeError, "batch_size must be an integer, got float"),
+        ((X,), {"batch_size": np.ma.masked_array(3, True)}, TypeError, "batch_size must be an integer"),
+        ((X,), {"batch_size": np.array([3])}, TypeError, "batch_size must be an integer, got ndarray"),
         ((X,), {"rng": -1}, ValueError, "rng must be >= 0"),
         ((X,), {"rng": "seed"}, TypeError, "rng must be None, an integer seed or a NumPy generator, got str"),
         ((X,), {"rng": True}, TypeError, "rng must be None"),

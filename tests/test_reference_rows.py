@@ -101,6 +101,30 @@ def test_repeated_rows_are_added_in_their_order() -> None:
     assert np.signbit(zero[0])
 
 
+@pytest.mark.parametrize(
+    ("indices", "values", "error", "message"),
+    [
+        ([1], np.ones((1, 2)), TypeError, "indices: got list, needs a NumPy array"),
+        (np.array([1]), [[1.0, 2.0]], TypeError, "values: got list, needs a NumPy array"),
+        (np.array([1]), None, TypeError, "values: got NoneType"),
+        (np.array([1.0]), np.ones((1, 2)), TypeError, "indices: got dtype float64, needs integers"),
+        (np.array([True]), np.ones((1, 2)), TypeError, "indices: got dtype bool"),
+        (np.array([1]), np.ones((1, 2), complex), TypeError, "values: got dtype complex128, needs real numbers"),
+        (np.array([1]), np.ma.masked_array(np.ones((1, 2)), True), TypeError, "values: got MaskedArray"),
+        (np.ma.masked_array([1], True), np.ones((1, 2)), TypeError, "indices: got MaskedArray"),
+        (np.array([1]), np.ones((2, 2)), ValueError, "needs one axis of indices and a value for each"),
+        (np.array(1), np.ones((1, 2)), ValueError, "needs one axis of indices"),
+        (np.array([[1]]), np.ones((1, 2)), ValueError, "needs one axis of indices"),
+        (np.array([1]), np.ones(()), ValueError, "needs one axis of indices"),
+    ],
+)
+def test_sums_of_what_are_no_rows(indices: Any, values: Any, error: type[Exception], message: str) -> None:
+    rows = SparseRows(indices, values)
+    assert repr(rows).startswith("SparseRows(")
+    with pytest.raises(error, match=message):
+        rows.summed(np.dtype(np.float32))
+
+
 def test_bfloat16_rows() -> None:
     bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
     table, moment, square = begin("sparse_adam", np.float32)

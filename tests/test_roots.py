@@ -1,4 +1,4 @@
-"""The square root by products (cpp/lanes.hpp) has the bits of the instruction's, for every number there is."""
+"""The square root by products (cpp/kernels/vec.hpp) has the bits of the instruction's, for every number there is."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_every_root(tmp_path: Path) -> None:
         "-ffp-contract=off",
     ]
     program = tmp_path / "roots"
-    sources = [f"-I{ROOT / 'cpp'}", str(ROOT / "tests" / "roots.cpp"), "-o", str(program)]
+    sources = [f"-I{ROOT / 'cpp' / 'kernels'}", str(ROOT / "tests" / "roots.cpp"), "-o", str(program)]
     subprocess.run([compiler, *flags, *sources], check=True)
     done = subprocess.run([str(program)], check=True, capture_output=True, text=True)
     assert done.stdout == "0\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import math
 import pickle
 from typing import Any
@@ -279,6 +280,15 @@ def wrong_dicts() -> list[tuple[str, Any]]:
         (f'{groups}[0]["params"]: got NoneType, needs', spoil("param_groups", 0, "params", drop=True)),
         (f"{groups}[0]: has 3 parameters, needs 4", spoil("param_groups", 0, "params", value=[0, 1, 2])),
         (f'{groups}[0]["params"]: got list, needs', spoil("param_groups", 0, "params", value=[0, 1, 2, [3]])),
+        (f'{groups}[0]["params"]: got bool, needs', spoil("param_groups", 0, "params", value=[0, True, 2, 3])),
+        (f"{groups}: has parameter 1 twice", spoil("param_groups", 0, "params", value=[0, 1, 1, 3])),
+        (
+            f'{groups}[0]["param_names"]: got 3 names, needs 4',
+            spoil("param_groups", 0, "param_names", value=["[0]"] * 3),
+        ),
+        (f'{groups}[0]["param_names"]: got str, needs', spoil("param_groups", 0, "param_names", value="[0]")),
+        (f'{groups}[0]["param_names"]: got int, needs', spoil("param_groups", 0, "param_names", value=[0, 1, 2, 3])),
+        (f"{state}: has no entry 2, needs one", spoil("state", 2, drop=True)),
         (f'{groups}[0]["lr"] must be >= 0', spoil("param_groups", 0, "lr", value=-1.0)),
         (f'{groups}[0]["lr"] must be a real number', spoil("param_groups", 0, "lr", value="fast")),
         (f'{groups}[0]["betas"][1] must be', spoil("param_groups", 0, "betas", value=(0.9, math.nan))),
@@ -289,7 +299,7 @@ def wrong_dicts() -> list[tuple[str, Any]]:
         (f'{state}[2]: has no entry "exp_avg"', spoil("state", 2, "exp_avg", drop=True)),
         (f'{state}[2]: has no entry "exp_avg_sq"', spoil("state", 2, "exp_avg_sq", value=None)),
         (
-            f'{state}[3]: has an entry "square_avg", which adam has not',
+            f'{state}[3]: has an entry "square_avg", which adam does not have',
             spoil("state", 3, "square_avg", value=np.ones(1)),
         ),
         (
@@ -391,6 +401,124 @@ def test_through_a_file(tmp_path: Any) -> None:
     two = fs.Adam(copied([slot.param for slot in one._slots]), state_format="8bit")
     two.load_state_dict(saved)
     assert_same(snapshot(two), snapshot(one))
+
+
+# --------------------------------------------------------------------------------------------------------------- names
+
+
+def stepped(order: str, **options: Any) -> Any:
+    """An optimizer of parameters of equal shapes, made in this order; every one has another gradient."""
+    optimizer = fs.SGD({name: numbers((3, 4), FLOAT32) for name in order}, lr=0.1, momentum=0.9, **options)
+    optimizer.step({name: np.full((3, 4), ord(name), np.float32) for name in order})
+    return optimizer
+
+
+@pytest.mark.parametrize("options", [{}, {"state_format": "bfloat16", "min_quantized_size": 0}, {"ema_decay": 0.5}])
+def test_states_go_to_the_parameters_of_their_names(options: Options) -> None:
+    saved = stepped("xyz", **options).state_dict()
+    assert saved["param_groups"][0]["param_names"] == ['["x"]', '["y"]', '["z"]']
+    for order in itertools.permutations("xyz"):
+        other = fs.SGD({name: numbers((3, 4), FLOAT32) for name in order}, momentum=0.9, **options)
+        other.load_state_dict(saved)
+        for view, name in zip(other.state, order, strict=True):
+            assert_same(dict(view), saved["state"]["xyz".index(name)], name)
+
+
+def test_noise_goes_by_name_too() -> None:
+    """A run goes on byte for byte with its parameters in another order, twice, and with a group added."""
+
+    def make(order: str, **params: Any) -> Any:
+        return fs.Adam({name: params[name] for name in order}, lr=0.1, rounding="stochastic", seed=3)
+
+    def step(optimizer: Any, order: str, t: int) -> None:
+        grads = {name: numbers((40, 50), BFLOAT16, t + ord(name)) for name in order}
+        optimizer.step([grads, numbers((40, 50), BFLOAT16, t)] if len(optimizer.param_groups) == 2 else grads)
+
+    start = {name: numbers((40, 50), BFLOAT16, ord(name)) for name in "xyz"}
+    extra = numbers((40, 50), BFLOAT16, 7)
+    whole, current, order = make("xyz", **copied(start)), make("xyz", **copied(start)), "xyz"
+    for t, other in enumerate(("yzx", "zxy", "xyz", "zyx")):
+        step(whole, "xyz", t)
+        step(current, order, t)
+        saved, params = current.state_dict(), current.param_groups[0]["params"]
+        current, order = make(other, **{name: params[name].copy() for name in other}), other
+        if t >= 2:
+            current.add_param_group({"params": whole.param_groups[1]["params"].copy()})
+        current.load_state_dict(saved)
+        if t == 1:
+            whole.add_param_group({"params": extra.copy()})
+            current.add_param_group({"params": extra.copy()})
+        for name in "xyz":
+            assert_same(current.param_groups[0]["params"][name], whole.param_groups[0]["params"][name], f"{t} {name}")
+    step(current, order, 9)
+    step(whole, "xyz", 9)
+    assert_same(current.param_groups[0]["params"], {name: whole.param_groups[0]["params"][name] for name in order})
+    assert_same(current.param_groups[1]["params"], whole.param_groups[1]["params"])
+
+
+def test_names_in_nested_structures_and_groups() -> None:
+    def make(*, turned: bool) -> Any:
+        def turn(branch: dict[Any, Any]) -> dict[Any, Any]:
+            return dict(reversed(branch.items())) if turned else branch
+
+        first = turn({"a": numbers(4), "deep": [numbers(4), turn({"b": numbers(4), "c": numbers(4)})]})
+        return fs.Adam([{"params": first, "lr": 0.5}, {"params": turn({"a": numbers(4), 3: numbers(4)})}])
+
+    one, two = make(turned=False), make(turned=True)
+    one.step([{"a": np.full(4, 1.0, np.float32), "deep": [np.full(4, 2.0, np.float32), {"b": None, "c": None}]}, None])
+    one.step([{"a": None, "deep": [None, {"b": np.full(4, 3.0, np.float32), "c": None}]}, {"a": None, 3: numbers(4)}])
+    saved = one.state_dict()
+    names = [group["param_names"] for group in saved["param_groups"]]
+    assert names == [['["a"]', '["deep"][0]', '["deep"][1]["b"]', '["deep"][1]["c"]'], ['["a"]', "[3]"]]
+    two.load_state_dict(saved)
+    assert [slot.path for slot in two._slots[:3]] == ['[0]["deep"][0]', '[0]["deep"][1]["c"]', '[0]["deep"][1]["b"]']
+    for mine, other in zip([1, 3, 2, 0, 5, 4], range(6), strict=True):
+        assert_same(dict(two.state[other]), saved["state"][mine])
+    alone = fs.Adam({"a": numbers(4)})
+    alone.add_param_group({"params": {"b": numbers(4)}})
+    assert [group["param_names"] for group in alone.state_dict()["param_groups"]] == [['["a"]'], ['["b"]']]
+    assert fs.Adam(numbers(4)).state_dict()["param_groups"][0]["param_names"] == [""]
+
+
+def test_other_names_are_an_error_that_lists_them() -> None:
+    saved = stepped("xyz").state_dict()
+    other = stepped("xyw")
+    before = snapshot(other)
+    text = r'\["param_names"\]: missing params\["w"\]; unexpected params\["z"\]; needs the parameters of this optimizer'
+    with pytest.raises(ValueError, match=text):
+        other.load_state_dict(saved)
+    with pytest.raises(ValueError, match=r'\["param_names"\]: unexpected params\["z"\]; needs'):
+        stepped("xy").load_state_dict(saved)
+    many = fs.SGD({str(i): numbers(2) for i in range(20)})
+    with pytest.raises(ValueError, match=r'missing params\["0"\], .*params\["4"\] and 15 more; unexpected params\["x"'):
+        many.load_state_dict(saved)
+    assert_same(snapshot(other), before)
+    del saved["param_groups"][0]["param_names"]  # without names: by position
+    other.load_state_dict(saved)
+    assert_same(snapshot(other)[2][1:], snapshot(stepped("xyz"))[2][1:])
+
+
+def test_names_of_a_torch_state_dict_are_not_compared() -> None:
+    saved = stepped("xy").state_dict()
+    other = stepped("yx")
+    saved["param_groups"][0]["param_names"] = ["layer.weight", "layer.bias"]
+    other.load_state_dict(saved)
+    del saved["fusedstep"]
+    saved["param_groups"][0]["param_names"] = ['["x"]', '["y"]']
+    other.load_state_dict(saved)
+    for k in range(2):
+        assert_same(other.state[k]["momentum_buffer"], saved["state"][k]["momentum_buffer"])
+
+
+def test_keys_that_print_alike_keep_their_order() -> None:
+    class Key:
+        def __repr__(self) -> str:
+            return "Key"
+
+    one, two = (fs.SGD({Key(): numbers(3), Key(): numbers(3)}, momentum=0.9) for _ in range(2))
+    one.step(dict(zip(one.param_groups[0]["params"], [np.full(3, i, np.float32) for i in range(2)], strict=True)))
+    two.load_state_dict(one.state_dict())
+    assert_same(snapshot(two)[1][1:], snapshot(one)[1][1:])
 
 
 # --------------------------------------------------------------------------------------------------------------- torch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 import math
 import pickle
 import subprocess
@@ -168,6 +169,38 @@ def test_power_at_the_edges() -> None:
     assert power(0.25, 0.5) == 0.5
 
 
+def test_the_callers_decimal_context_has_no_say() -> None:
+    schedules: list[Schedule] = [
+        exponential_decay(0.1),
+        exponential_decay(0.3, 0.9, steps_per_epoch=7, whole_epochs=False),
+    ]
+    schedules.append(staircase(0.3, 2, 0.7))
+    expected = [schedule(t) for schedule in schedules for t in range(20)]
+    strict = decimal.Context(
+        prec=2, rounding=decimal.ROUND_UP, Emin=-1, Emax=1, capitals=0, traps=list(decimal.Context().flags)
+    )
+    with decimal.localcontext(strict):
+        assert [schedule(t) for schedule in schedules for t in range(20)] == expected
+
+
+def test_the_default_decimal_context_has_no_say() -> None:
+    code = """
+import decimal
+decimal.DefaultContext.rounding = decimal.ROUND_UP
+for signal in decimal.DefaultContext.traps:
+    decimal.DefaultContext.traps[signal] = True
+import fusedstep.schedules as s
+print([s.exponential_decay(0.1)(t).hex() for t in range(400)], s.exponential_decay(0.1, 0.5)(10**6))
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == f"{[exponential_decay(0.1)(t).hex() for t in range(400)]} 0.0"
+
+
+def test_a_stair_that_grows_beyond_the_largest_float_is_infinite() -> None:
+    assert staircase(0.1, 1, 10.0)(10**7) == math.inf
+    assert staircase(0.0, 1, 10.0)(10**7) == 0.0
+
+
 # torch and optax
 
 
@@ -330,7 +363,10 @@ def test_the_same_values_in_another_process() -> None:
 
 
 @pytest.mark.parametrize("schedule", ALL, ids=repr)
-@pytest.mark.parametrize(("t", "error"), [(-1, ValueError), (1.0, TypeError), ("1", TypeError), (None, TypeError)])
+@pytest.mark.parametrize(
+    ("t", "error"),
+    [(-1, ValueError), (2**63, ValueError), (1.0, TypeError), ("1", TypeError), (None, TypeError), (True, TypeError)],
+)
 def test_bad_step(schedule: Schedule, t: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="t must be"):
         schedule(t)
@@ -370,6 +406,8 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
         "pct_start must be <= 0.5 in three phases",
     ),
     (lambda: one_cycle(0.1, 10, div_factor=0.0), ValueError, "div_factor must be"),
+    (lambda: one_cycle(0.1, 10, div_factor=1e-320), ValueError, "lr_max / div_factor must be finite, got inf"),
+    (lambda: one_cycle(0.1, 10, final_div_factor=1e-320), ValueError, "final_div_factor must be finite, got inf"),
     (lambda: one_cycle(0.1, 10, anneal="sine"), ValueError, "anneal must be"),  # type: ignore[arg-type]
     (lambda: one_cycle(0.1, 10, three_phase=2), TypeError, "three_phase must be a bool"),  # type: ignore[arg-type]
     (lambda: join([], []), ValueError, "got 0 schedules for 0 boundaries"),
@@ -381,6 +419,19 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: reduce_on_plateau(0.1, mode="best"), ValueError, "mode must be"),  # type: ignore[arg-type]
     (lambda: reduce_on_plateau(0.1, threshold_mode="x"), ValueError, "threshold_mode must be"),  # type: ignore[arg-type]
     (lambda: reduce_on_plateau(0.1).update("low"), TypeError, "metric must be a real number"),  # type: ignore[arg-type]
+    (lambda: reduce_on_plateau(0.1).update(True), TypeError, "metric must be a real number, got bool"),
+    (lambda: reduce_on_plateau(0.1).update(np.array([True])), TypeError, "metric must be a real number"),  # type: ignore[arg-type]
+    (lambda: reduce_on_plateau(0.1).update(np.ones(2)), TypeError, "metric must be a real number"),  # type: ignore[arg-type]
+    (lambda: reduce_on_plateau(0.1).update(np.array("1")), TypeError, "metric must be a real number"),  # type: ignore[arg-type]
+    (lambda: reduce_on_plateau(0.1).update(b"1"), TypeError, "metric must be a real number"),  # type: ignore[arg-type]
+    (lambda: reduce_on_plateau(0.1).update(1j), TypeError, "metric must be a real number"),  # type: ignore[arg-type]
+    (lambda: reduce_on_plateau(0.1).update(np.ma.masked), TypeError, "metric must be a real number"),  # type: ignore[arg-type]
+    (lambda: join([lambda t: np.ones(2)], [])(0), TypeError, r"schedules\[0\] must be a real number"),  # type: ignore[list-item, return-value]
+    (lambda: cosine(10**400, 5), ValueError, "lr must be finite"),
+    (lambda: cosine(0.1, 2**63), ValueError, "steps must be <= 9223372036854775807"),
+    (lambda: cosine(0.1, np.array([5])), TypeError, "steps must be an integer, got ndarray"),  # type: ignore[arg-type]
+    (lambda: reduce_on_plateau(0.1).load_state_dict(["value"]), TypeError, "state must be a mapping, got list"),  # type: ignore[arg-type]
+    (lambda: join([cosine(1, 2)], []).load_state_dict(None), TypeError, "state must be a mapping"),  # type: ignore[arg-type]
     (lambda: reduce_on_plateau(0.1).update(None), TypeError, "metric must be a real number"),  # type: ignore[arg-type]
 ]
 
@@ -389,6 +440,23 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
 def test_bad_arguments(call: Callable[[], object], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1, 1)])
+@pytest.mark.parametrize("dtype", ["f4", "f8", ">f8", "i4"])
+def test_a_metric_may_be_an_array_of_one_element(shape: tuple[int, ...], dtype: str) -> None:
+    schedule = reduce_on_plateau(0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        schedule.update(np.full(shape, 2, dtype))  # type: ignore[arg-type]
+    assert schedule.best == 2.0
+
+
+@pytest.mark.parametrize(("metric", "best"), [(10**400, math.inf), (-(10**400), -math.inf), (Fraction(1, 4), 0.25)])
+def test_a_metric_may_be_any_number(metric: Any, best: float) -> None:
+    schedule = reduce_on_plateau(0.1)
+    schedule.update(metric)
+    assert schedule.best == best
 
 
 # state
@@ -433,3 +501,13 @@ def test_join_keeps_the_state_of_its_parts() -> None:
     for bad in ({}, {"schedules": [None]}, {"schedules": [None, None]}):
         with pytest.raises(ValueError, match="does not match the 2 joined schedules"):
             second.load_state_dict(bad)
+
+
+def test_join_keeps_its_state_when_one_part_refuses() -> None:
+    schedule = join([reduce_on_plateau(0.1), reduce_on_plateau(0.2)], [5])
+    before = schedule.state_dict()
+    other = join([reduce_on_plateau(0.3), reduce_on_plateau(0.4)], [5]).state_dict()
+    other["schedules"][1]["value"] = -1.0
+    with pytest.raises(ValueError, match="value"):
+        schedule.load_state_dict(other)
+    assert schedule.state_dict() == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,6 +16,17 @@ ft = pytest.importorskip("fusedstep.torch")
 INFOS = {info.optim_cls.__name__: info for info in table.optim_db if hasattr(ft, info.optim_cls.__name__)}
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 STEPS = 20
+
+
+def offload(name: str, *args: Any, **options: Any) -> Any:
+    return ft.CPUOffload(getattr(ft, name), *args, **options)
+
+
+def direct(name: str, *args: Any, **options: Any) -> Any:
+    return getattr(ft, name)(*args, **options)
+
+
+FACES = pytest.mark.parametrize("make", [direct, offload])
 
 # Largest difference in units of each element's own scale; both sides round differently at every operation.
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 5e-14, torch.bfloat16: 2e-2}
@@ -67,8 +79,9 @@ def test_every_class_of_the_table_is_there() -> None:
     assert names - INFOS.keys() <= {"Adafactor", "LBFGS", "Muon"}
 
 
+@FACES
 @pytest.mark.parametrize(("name", "kwargs", "dtype"), cases())
-def test_agrees_with_torch(name: str, kwargs: dict[str, Any], dtype: str) -> None:
+def test_agrees_with_torch(name: str, kwargs: dict[str, Any], dtype: str, make: Any) -> None:
     info, kind = INFOS[name], DTYPES[dtype]
     sparse = info.only_supports_sparse_grads
     complex_too = info.supports_complex and kind != torch.bfloat16 and not sparse
@@ -77,7 +90,7 @@ def test_agrees_with_torch(name: str, kwargs: dict[str, Any], dtype: str) -> Non
     wide = torch.float32 if kind == torch.bfloat16 else kind
     theirs = [torch.nn.Parameter(p.detach().to(wide) if not p.is_complex() else p.detach().clone()) for p in ours]
     options: dict[str, Any] = {"master": "float32"} if kind == torch.bfloat16 else {}
-    mine = getattr(ft, name)(ours, **kwargs, **options)
+    mine = make(name, ours, **kwargs, **options)
     torchs = info.optim_cls(theirs, **kwargs)
     generator = torch.Generator().manual_seed(11)
     for _ in range(STEPS):
@@ -97,30 +110,31 @@ def test_agrees_with_torch(name: str, kwargs: dict[str, Any], dtype: str) -> Non
         assert (((a.detach().to(b.dtype) - b.detach()).abs() / scale) <= tolerance).all()
 
 
+@FACES
 @pytest.mark.parametrize(("name", "entry"), errors())
-def test_raises_what_torch_raises(name: str, entry: Any) -> None:
+def test_raises_what_torch_raises(name: str, entry: Any, make: Any) -> None:
     given = entry.optimizer_error_input
     params = given.params if given.params is not None else [torch.nn.Parameter(torch.randn(2, 3))]
-    cls = getattr(ft, name)
     if entry.error_type is UserWarning:
         with pytest.warns(UserWarning, match=entry.error_regex):
-            cls(params, **given.kwargs)
+            make(name, params, **given.kwargs)
         return
     if given.kwargs.get("foreach"):
-        cls(params, **given.kwargs)  # what torch cannot combine with this implementation, which is ignored here
+        make(name, params, **given.kwargs)  # what torch cannot combine with this implementation, which is ignored here
         return
     with warnings.catch_warnings(), pytest.raises(entry.error_type, match=entry.error_regex):
         warnings.simplefilter("ignore")
-        cls(params, **given.kwargs)
+        make(name, params, **given.kwargs)
 
 
+@FACES
 @pytest.mark.parametrize(("name", "kwargs"), inputs())
-def test_state_dicts_are_interchangeable_in_the_middle(name: str, kwargs: dict[str, Any]) -> None:
+def test_state_dicts_are_interchangeable_in_the_middle(name: str, kwargs: dict[str, Any], make: Any) -> None:
     """Half the steps with one, half with the other, in both directions."""
     info = INFOS[name]
     results = []
-    for first, second in ((info.optim_cls, info.optim_cls), (getattr(ft, name), info.optim_cls),
-                          (info.optim_cls, getattr(ft, name))):  # fmt: skip
+    theirs, mine = info.optim_cls, partial(make, name)
+    for first, second in ((theirs, theirs), (mine, theirs), (theirs, mine)):
         params = [torch.nn.Parameter(p) for p in parameters(torch.float64, False, info.only_supports_sparse_grads)]
         generator = torch.Generator().manual_seed(11)
         optimizer = first(params, **kwargs)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-KERNELS = Path(__file__).parents[1] / "cpp" / "kernels.cpp"
+KERNELS = Path(__file__).parents[1] / "cpp" / "kernels" / "kernels.cpp"
 
 
 def compiler() -> str:
@@ -30,8 +30,8 @@ def lines_of_update() -> range:
 
 
 def test_every_update_is_vectorised(tmp_path: Path) -> None:
-    cmake = (KERNELS.parents[1] / "CMakeLists.txt").read_text()
-    numerics = re.search(r"set\(numerics (-f[^)]*)\)", cmake)
+    flags = (KERNELS.parents[2] / "cmake" / "flags.cmake").read_text()
+    numerics = re.search(r"set\(gnu_numerics\n([^)]*)\)", re.sub(r"#.*", "", flags))
     assert numerics is not None
     command = [compiler(), "-std=c++17", "-O3", *numerics[1].split(), "-fopt-info-vec-all", "-c", str(KERNELS)]
     defines = ['-DFUSEDSTEP_ISA_NAME="baseline"', "-DFUSEDSTEP_TABLE=table_baseline"]

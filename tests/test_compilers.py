@@ -1,0 +1,165 @@
+"""Compiler flags: every compiler that CMake accepts rounds once per operation, whatever its defaults or CXXFLAGS."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+import shlex
+import shutil
+import subprocess
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+# Declarations that the kernels need of the C and C++ library, for a target whose library is not here.
+HEADERS = pathlib.Path(__file__).parent / "windows_headers"
+
+
+def needs(*tools: str) -> None:
+    for tool in tools:
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed")
+
+
+def passes(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def fails(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode != 0
+    return " ".join(done.stderr.split())
+
+
+def kernel_commands(folder: pathlib.Path, *options: str) -> dict[str, list[str]]:
+    """The command that CMake chooses for the kernels of each instruction set."""
+    needs("cmake", "ninja")
+    passes(
+        *("cmake", "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON"),
+        *("-DFUSEDSTEP_PYTHON=OFF", "-DFUSEDSTEP_OPENMP=OFF", *options),
+    )
+    found = {}
+    for entry in json.loads((folder / "compile_commands.json").read_text()):
+        if isa := re.search(r'FUSEDSTEP_ISA_NAME=\\?"(\w+)', " ".join(shlex.split(entry["command"]))):
+            found[isa[1]] = shlex.split(entry["command"])
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------- clang-cl
+
+
+@pytest.fixture(scope="module")
+def clang_cl(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """Clang as the compiler of a Windows build: MSVC's options, Clang's defaults."""
+    needs("clang", "llvm-lib", "llvm-objdump")
+    folder = tmp_path_factory.mktemp("clang-cl")
+    program = folder / "clang-cl"  # it goes by the name that it is called
+    program.symlink_to(pathlib.Path(str(shutil.which("clang"))).resolve())
+    library = f"{shutil.which('llvm-lib')}"
+    return kernel_commands(
+        folder / "build",
+        *(f"-DCMAKE_CXX_COMPILER={program}", "-DCMAKE_CXX_COMPILER_TARGET=x86_64-pc-windows-msvc"),
+        *("-DCMAKE_SYSTEM_NAME=Windows", "-DCMAKE_SYSTEM_PROCESSOR=AMD64", "-DFUSEDSTEP_WERROR=ON"),
+        # Nothing can be linked without Windows' libraries.
+        *("-DCMAKE_TRY_COMPILE_TARGET_TYPE=STATIC_LIBRARY", f"-DCMAKE_AR={library}", f"-DCMAKE_LINKER={library}"),
+        *("-DCMAKE_MT=true", "-DCMAKE_RC_COMPILER=true"),
+    )
+
+
+def compiled(command: list[str], source: pathlib.Path, folder: pathlib.Path) -> str:
+    """The machine code of `source`, compiled with the flags of `command`."""
+    output = folder / "object.obj"
+    flags = [part for part in command[: command.index("--")] if not part.startswith(("/Fo", "/Fd"))]
+    passes(*flags, "-imsvc", str(HEADERS), f"/Fo{output}", "--", str(source))
+    return passes("llvm-objdump", "-d", str(output))
+
+
+def rounded_once(code: str) -> list[str]:
+    return re.findall(r"\tvfn?m(?:add|sub)\S*", code)
+
+
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+def test_clang_cl_rounds_every_operation(isa: str, clang_cl: dict[str, list[str]], tmp_path: pathlib.Path) -> None:
+    code = compiled(clang_cl[isa], ROOT / "cpp" / "kernels" / "kernels.cpp", tmp_path)
+    # Five for each root by products (cpp/kernels/vec.hpp), none elsewhere.
+    assert len(rounded_once(code)) == 5 * len(re.findall(r"\tvrsqrt14ps", code))
+    width = {"baseline": "%xmm", "avx2": "%ymm", "avx512": "%zmm"}[isa]
+    assert len(re.findall(rf"\tv?sqrtps.*{width}", code)) >= 3
+
+
+@pytest.mark.parametrize("flag", ["off", "left out"])
+def test_clang_cl_contracts_unless_told_otherwise(
+    flag: str, clang_cl: dict[str, list[str]], tmp_path: pathlib.Path
+) -> None:
+    """What MSVC's own options leave on: so the test above can fail."""
+    probe = tmp_path / "probe.cpp"
+    probe.write_text("float probe(float a, float b, float c) { return a * b + c; }\n")
+    off = "/clang:-ffp-contract=off"
+    assert off in clang_cl["avx512"]
+    command = clang_cl["avx512"] if flag == "off" else [part for part in clang_cl["avx512"] if part != off]
+    assert len(rounded_once(compiled(command, probe, tmp_path))) == (0 if flag == "off" else 1)
+
+
+# ------------------------------------------------------------------------------------------------------ other compilers
+
+
+def flags_of(compiler: str, version: str) -> list[str]:
+    needs("cmake")
+    told = (f"-DCMAKE_CXX_COMPILER_ID={compiler}", f"-DCMAKE_CXX_COMPILER_VERSION={version}")
+    return ["cmake", *told, "-P", str(ROOT / "cmake" / "flags.cmake")]
+
+
+def test_an_msvc_that_contracts_is_refused() -> None:
+    passes(*flags_of("MSVC", "19.30.0"))
+    assert "MSVC: got 19.29.30133, needs 19.30 (Visual Studio 2022)" in fails(*flags_of("MSVC", "19.29.30133"))
+
+
+def test_a_compiler_of_unknown_defaults_is_refused() -> None:
+    message = fails(*flags_of("IntelLLVM", "2025.0"))
+    assert "CMAKE_CXX_COMPILER: got IntelLLVM, needs GNU, Clang or MSVC" in message
+    command = flags_of("IntelLLVM", "2025.0")
+    passes(command[0], "-DFUSEDSTEP_NUMERICS=-fp-model=precise", *command[1:])
+
+
+# --------------------------------------------------------------------------------------------------------- CXXFLAGS
+
+
+@pytest.mark.parametrize("compiler", ["g++", "clang++"])
+@pytest.mark.parametrize("flags", ["-ffast-math", "-Ofast -ffp-contract=fast", "-funsafe-math-optimizations"])
+def test_fast_math_in_the_environment_is_switched_off(compiler: str, flags: str, tmp_path: pathlib.Path) -> None:
+    needs(compiler)
+    told = f"-DCMAKE_CXX_COMPILER={compiler}", f"-DCMAKE_CXX_FLAGS={flags}"
+    probe = tmp_path / "probe.cpp"
+    # Reordered, (a + b) - a would be b.
+    probe.write_text(
+        '#include "types.hpp"\n'
+        "extern float probe(float a, float b, float c);\n"
+        "float probe(float a, float b, float c) { return (a + b) - a + a * b + c; }\n"
+    )
+    codes = set()
+    for name, options in (("plain", told[:1]), ("given", told)):
+        command = kernel_commands(tmp_path / name, *options)["baseline"]
+        output = tmp_path / f"{name}.s"
+        passes(*command[: command.index("-o")], f"-I{ROOT / 'cpp'}", "-S", "-o", str(output), str(probe))
+        lines = output.read_text().splitlines()
+        codes.add("\n".join(line for line in lines if not re.match(r"\s*\.|#", line)))
+    assert len(codes) == 1
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("-ffast-math", "cannot be compiled with fast math"),
+        ("-m32 -mfpmath=387", "on 32-bit x86 compile with -msse2 -mfpmath=sse"),
+    ],
+)
+def test_a_build_past_cmake_with_other_arithmetic_is_refused(flag: str, message: str) -> None:
+    needs("g++")
+    header = ROOT / "cpp" / "types.hpp"
+    command = ["g++", "-std=c++17", "-fsyntax-only", "-x", "c++", "-ffreestanding", "-nostdinc++"]
+    command += ["-isystem", str(HEADERS)]
+    passes(*command, str(header))
+    assert message in fails(*command, *flag.split(), str(header))

@@ -1,0 +1,251 @@
+"""Tensors whose memory is not what the optimizer for torch was made with, or does not hold their numbers."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+import weakref
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+ft = pytest.importorskip("fusedstep.torch")
+
+N = 5000
+OPTIONS = [
+    {},
+    {"state_format": "8bit"},
+    {"state_format": "bfloat16"},
+    {"master": "float32"},
+    {"master": "split"},
+    {"ema_decay": 0.9},
+]
+
+
+def made(dtype: Any = torch.float32, **options: Any) -> tuple[Any, Any]:
+    dtype = torch.bfloat16 if options.get("master") else dtype
+    param = torch.nn.Parameter(torch.ones(N, dtype=dtype))
+    param.grad = torch.ones(N, dtype=dtype)
+    optimizer = ft.Adam([param], lr=0.1, **options)
+    optimizer.step()
+    return param, optimizer
+
+
+def tensors_of(state: dict[str, Any]) -> list[str]:
+    return [name for name, value in state.items() if torch.is_tensor(value)]
+
+
+def wrong(tensor: Any) -> dict[str, Any]:
+    """Other tensors in a state's place."""
+    return {
+        "shorter": tensor.flatten()[: tensor.numel() // 2].clone(),
+        "longer": torch.zeros(2 * tensor.numel(), dtype=tensor.dtype),
+        "int16 or int32": tensor.to(torch.int32 if tensor.dtype == torch.int16 else torch.int16),
+        "half": tensor.to(torch.float16 if tensor.dtype != torch.float16 else torch.float32),
+        "bytes": torch.zeros(tensor.shape, dtype=torch.uint8),
+        "complex": torch.zeros(tensor.shape, dtype=torch.complex64),
+        "gaps": torch.zeros(2 * tensor.numel(), dtype=tensor.dtype)[::2].reshape(tensor.shape),
+        "expanded": torch.zeros((), dtype=tensor.dtype).expand(tensor.shape),
+        "meta": tensor.to("meta"),
+        "sparse": tensor.reshape(-1).to_sparse() if tensor.dtype.is_floating_point else tensor.to("meta"),
+        "no tensor": 3.5,
+        "None": None,
+    }
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=repr)
+def test_states_that_were_replaced(options: dict[str, Any]) -> None:
+    """Converted, made anew, or refused before anything was changed; never read as what they are not."""
+    for name in tensors_of(made(**options)[1].state[made(**options)[0]]):
+        param, optimizer = made(**options)
+        for kind in wrong(optimizer.state[param][name]):
+            param, optimizer = made(**options)
+            state = optimizer.state[param]
+            state[name] = wrong(state[name])[kind]
+            before = param.detach().clone()
+            try:
+                optimizer.step()
+            except (TypeError, ValueError, RuntimeError, NotImplementedError):
+                assert torch.equal(param.detach(), before), (name, kind)
+            else:
+                assert torch.isfinite(param.detach()).all(), (name, kind)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=repr)
+@pytest.mark.parametrize("size", [0, 8])
+def test_storage_resized_under_a_state(options: dict[str, Any], size: int) -> None:
+    for name in tensors_of(made(**options)[1].state[made(**options)[0]]):
+        param, optimizer = made(**options)
+        tensor = optimizer.state[param][name]
+        if size and tensor.numel() * tensor.element_size() <= size:
+            continue
+        tensor.untyped_storage().resize_(size)
+        before = param.detach().clone()
+        with pytest.raises((ValueError, TypeError), match="memory"):
+            optimizer.step()
+        assert torch.equal(param.detach(), before)
+
+
+@pytest.mark.parametrize("size", [0, 8])
+@pytest.mark.parametrize("which", ["parameter", "gradient"])
+def test_storage_resized_under_a_parameter_or_gradient(which: str, size: int) -> None:
+    param, optimizer = made()
+    (param if which == "parameter" else param.grad).untyped_storage().resize_(size)
+    with pytest.raises(ValueError, match="freed or resized"):
+        optimizer.step()
+    fresh = torch.nn.Parameter(torch.ones(N))
+    fresh.grad = torch.ones(N)
+    other = ft.Adam([fresh])
+    (fresh if which == "parameter" else fresh.grad).untyped_storage().resize_(size)
+    with pytest.raises(ValueError, match="freed or resized"):
+        other.step()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.uint8, torch.float64])
+def test_state_in_another_dtype_under_data(dtype: Any) -> None:
+    """`.data` puts other memory under a state without replacing the entry."""
+    param, optimizer = made()
+    state = optimizer.state[param]
+    values = state["exp_avg"].clone()
+    try:
+        state["exp_avg"].data = values.to(dtype)
+    except RuntimeError:
+        pytest.skip("this torch does not let the dtype change")
+    before = param.detach().clone()
+    try:
+        optimizer.step()
+    except (TypeError, ValueError):
+        assert torch.equal(param.detach(), before)
+    else:
+        twin, same = made()
+        same.step()
+        torch.testing.assert_close(param, twin, rtol=1e-3, atol=1e-3)
+
+
+VIEWS = {
+    "conjugate": lambda: torch.linspace(0, 1, 6, dtype=torch.cfloat).mul(1j).conj(),
+    "conjugate transpose": lambda: torch.arange(6.0).to(torch.cfloat).mul(1 + 1j).reshape(2, 3).mH,
+    "negative": lambda: torch._neg_view(torch.arange(6.0)),
+    "imaginary part": lambda: torch.arange(6.0).to(torch.cfloat).mul(1j).conj().imag,
+    "one imaginary part": lambda: torch.full((1,), 2j, dtype=torch.cfloat).conj().imag,
+}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+@pytest.mark.parametrize("rule", ["SGD", "Adam"])
+def test_parameters_that_are_conjugate_or_negative_views(name: str, rule: str) -> None:
+    def descend(module: Any) -> Any:
+        param = torch.nn.Parameter(VIEWS[name]())
+        options = {"momentum": 0.5} if rule == "SGD" else {}
+        optimizer = getattr(module, rule)([param], lr=0.1, **options)
+        for _ in range(10):
+            optimizer.zero_grad()
+            (param - (1 + 2j if param.is_complex() else 1)).abs().square().sum().backward()
+            optimizer.step()
+        return param.detach().resolve_conj().resolve_neg()
+
+    try:
+        expected = descend(torch.optim)
+    except RuntimeError:  # torch's Adam takes no conjugates
+        expected = None
+    got = descend(ft)
+    if expected is not None:
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+    plain = torch.nn.Parameter(VIEWS[name]().resolve_conj().resolve_neg().clone())
+    optimizer = getattr(ft, rule)([plain], lr=0.1, **({"momentum": 0.5} if rule == "SGD" else {}))
+    for _ in range(10):
+        optimizer.zero_grad()
+        (plain - (1 + 2j if plain.is_complex() else 1)).abs().square().sum().backward()
+        optimizer.step()
+    torch.testing.assert_close(got, plain.detach(), rtol=1e-6, atol=1e-6)
+
+
+def test_gradients_that_are_conjugate_or_negative_views() -> None:
+    for size in (1, 5):
+        param = torch.nn.Parameter(torch.zeros(size))
+        optimizer = ft.SGD([param], lr=1.0)
+        param.grad = torch.ones(param.shape)
+        optimizer.step()
+        param.grad = torch._neg_view(torch.ones(size))
+        optimizer.step()
+        assert (param == 0).all()
+    param = torch.nn.Parameter(torch.zeros(5, dtype=torch.cfloat))
+    param.grad = torch.full((5,), 1 + 2j, dtype=torch.cfloat).conj()
+    ft.SGD([param], lr=1.0).step()
+    assert (param == -(1 - 2j)).all()
+
+
+@pytest.mark.parametrize("name", ["exp_avg", "exp_avg_sq", "ema"])
+def test_states_that_are_negative_views(name: str) -> None:
+    param, optimizer = made(ema_decay=0.9)
+    twin, same = made(ema_decay=0.9)
+    state = optimizer.state[param]
+    state[name] = torch._neg_view(-state[name])
+    optimizer.step()
+    same.step()
+    assert torch.equal(param, twin)
+    assert torch.equal(optimizer.state[param][name].resolve_neg(), same.state[twin][name])
+
+
+def test_states_that_lie_otherwise() -> None:
+    values = torch.arange(6.0).reshape(2, 3)
+    results = []
+    for turned in (False, True):
+        param = torch.nn.Parameter(values.clone())
+        param.grad = values.clone()
+        optimizer = ft.Adam([param], lr=0.1, ema_decay=0.5)
+        optimizer.step()
+        state = optimizer.state[param]
+        if turned:
+            for name in ("exp_avg", "ema"):
+                state[name] = state[name].t().contiguous().t()
+        optimizer.step()
+        results.append((param.detach().clone(), optimizer.state[param]["ema"].contiguous()))
+    for straight, turned_one in zip(*results, strict=True):
+        assert torch.equal(straight, turned_one)
+
+
+def test_a_warning_that_is_an_error_leaves_a_counted_step() -> None:
+    whole = torch.ones(2 * N)
+    for param in (torch.nn.Parameter(torch.ones(N)), torch.nn.Parameter(whole[::2])):  # one with gaps
+        param.grad = torch.ones(N)
+        param.grad[5] = np.nan
+        optimizer = ft.Adam([param], state_format="8bit", lr=0.1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for k in range(1, 4):
+                with pytest.raises(RuntimeWarning, match="8-bit"):
+                    optimizer.step()
+                assert optimizer.state[param]["step"] == k
+                assert abs(float(param.detach()[-1]) - (1 - 0.1 * k)) < 1e-3
+
+
+def test_a_model_that_refers_to_its_optimizer_is_collected() -> None:
+    model = torch.nn.Linear(3, 2)
+    optimizer = ft.AdamW(model.parameters(), ema_decay=0.9)
+    model.optimizer = optimizer
+    for param in model.parameters():
+        param.owner = optimizer
+    optimizer.param_groups[0]["model"] = model
+    model(torch.ones(3)).sum().backward()
+    optimizer.step()
+    optimizer.state[model.weight]["mine"] = optimizer
+    watched = weakref.ref(model), weakref.ref(optimizer), weakref.ref(optimizer.state[model.weight]["exp_avg"])
+    del model, optimizer, param
+    gc.collect()
+    assert [reference() for reference in watched] == [None, None, None]
+
+
+@pytest.mark.parametrize("size", [0, 8])
+def test_storage_resized_under_a_gradient_with_gaps(size: int) -> None:
+    param = torch.nn.Parameter(torch.ones(N))
+    param.grad = torch.ones(2 * N)[::2]
+    optimizer = ft.Adam([param])
+    optimizer.step()
+    before = param.detach().clone()
+    param.grad.untyped_storage().resize_(size)
+    with pytest.raises(ValueError, match="freed or resized"):
+        optimizer.step()
+    assert torch.equal(param.detach(), before)

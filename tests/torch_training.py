@@ -1,0 +1,36 @@
+"""A small network for torch and its training, which several test files use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+def network(dtype: Any = torch.float32) -> Any:
+    torch.manual_seed(3)
+    layers = torch.nn.Sequential(torch.nn.Linear(6, 9), torch.nn.Tanh(), torch.nn.Linear(9, 2))
+    return layers.to(dtype)
+
+
+def train(model: Any, optimizer: Any, steps: int, schedulers: Any = (), clip: float | None = None) -> list[float]:
+    generator = torch.Generator().manual_seed(5)
+    dtype = next(model.parameters()).dtype
+    losses = []
+    for _ in range(steps):
+        x = torch.randn(16, 6, generator=generator).to(dtype)
+        optimizer.zero_grad()
+        loss = (model(x) - x[:, :2]).square().mean()
+        loss.backward()
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+        optimizer.step()
+        for scheduler in schedulers:
+            scheduler.step()
+        losses.append(loss.item())
+    return losses
+
+
+def assert_same(mine: Any, theirs: Any, rtol: float = 1e-5, atol: float = 1e-6) -> None:
+    for a, b in zip(mine.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=rtol, atol=atol)
