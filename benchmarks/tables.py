@@ -1,7 +1,8 @@
-"""Tables and pictures of the figures that peers.py wrote."""
+"""Tables and pictures of the figures that peers.py wrote; ``python benchmarks/tables.py`` draws those of the pages."""
 
 from __future__ import annotations
 
+import re
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -9,18 +10,35 @@ from typing import Any
 import models
 from fusedstep.bench import machine, picture, report
 from fusedstep.bench.timing import ratio
+from fusedstep.demo.choices import rules
 
 LIMIT = "streaming limit"
 OWN = "fusedstep"
 
 Row = dict[str, Any]
 
+_NAMES = {name: rule.__name__ for name, rule in rules().items()} | {
+    "network": "network",
+    "1000x1000": "1000 x 1000",
+    "resnet50": "ResNet-50",
+    "gpt2": "GPT-2",
+}
+"""How pictures call rules and models."""
+
+_PAGES = Path(__file__).parent
+_TABLES = {
+    "Adam": (_PAGES / "README.md", 2),
+    "RMSprop": (_PAGES / "figures.md", 1),
+    "momentum": (_PAGES / "figures.md", 1),
+}
+"""Heading of a published table of float32, two threads, to its page and the rule's states."""
+
 
 def _title(group: tuple[Any, ...]) -> str:
     rule, dtype, threads, isolated, pages = group
-    apart = ", a process each" if isolated else ""
+    apart = ", each library in a process of its own" if isolated else ""
     kept = "" if pages == "huge" else ", pages as each library asks for them"
-    return f"{rule}, {dtype}, {threads} thread{'s' if threads > 1 else ''}{apart}{kept}"
+    return f"{_NAMES.get(rule, rule)}, {dtype}, {threads} thread{'s' if threads > 1 else ''}{apart}{kept}"
 
 
 def _groups(document: dict[str, Any]) -> list[tuple[tuple[Any, ...], dict[str, dict[str, Row]]]]:
@@ -71,7 +89,7 @@ def show(document: dict[str, Any]) -> None:
 
 def draw(document: dict[str, Any], folder: Path) -> None:
     """Write ``RULE-DTYPE-threadsN.png`` (GB/s over size) and ``...-models.png`` (bars) for every group."""
-    caption = machine.summary(document["machine"]) if "machine" in document else ""
+    caption = machine.summary(document["machine"]) if "machine" in document else document.get("caption", "")
     for group, cases in _groups(document):
         rule, dtype, threads, isolated, pages = group
         stem = f"{rule}-{dtype}-threads{threads}" + ("-apart" if isolated else "") + ("-own" if pages == "own" else "")
@@ -89,8 +107,43 @@ def draw(document: dict[str, Any], folder: Path) -> None:
             picture.bars(
                 folder / f"{stem}-models.png",
                 _title(group),
-                {c: {n: r["microseconds"] for n, r in p.items() if n != LIMIT} for c, p in shown.items()},
-                limit={c: p[LIMIT]["microseconds"] for c, p in shown.items() if LIMIT in p},
-                unit="microseconds a step",
+                {_NAMES[c]: {n: r["microseconds"] for n, r in p.items() if n != LIMIT} for c, p in shown.items()},
+                limit={_NAMES[c]: p[LIMIT]["microseconds"] for c, p in shown.items() if LIMIT in p},
+                unit="microseconds per step",
                 caption=caption,
             )
+
+
+def published(heading: str) -> list[Row]:
+    """The microseconds of a table on a page, as rows of a document of peers.py."""
+    page, states = _TABLES[heading]
+    table = re.search(rf"^\| {heading} \|.*?(?=^$)", page.read_text(encoding="utf-8"), re.M | re.S)
+    assert table is not None, heading
+    head, _, *lines = ([cell.strip() for cell in line.strip("|").split("|")] for line in table[0].strip().split("\n"))
+    found = []
+    for case, *cells in lines:
+        elements = models.elements(models.CASES[case])
+        for name, cell in zip(head[1:], cells, strict=True):
+            if cell == "-":
+                continue
+            microseconds = float(cell.split()[0].replace(",", ""))
+            row = {"rule": heading.lower(), "dtype": "float32", "threads": 2, "isolated": True, "pages": "huge"}
+            row |= {"case": case, "peer": LIMIT if name == "limit" else name, "elements": elements}
+            row |= {"microseconds": microseconds, "gbs": 4e-3 * elements * (3 + 2 * states) / microseconds}
+            found.append(row)
+    return found
+
+
+def main() -> None:
+    """Draw ``docs/img/peers-*.png`` from the tables of the pages, so that both always say the same."""
+    pictures = _PAGES.parent / "docs" / "img"
+    caption = "AMD EPYC 9004 (Zen 4), 2 CPUs of a virtual machine, AVX-512, 2026-11-20"
+    for heading in _TABLES:
+        draw({"results": published(heading), "caption": caption}, pictures)
+        stem = f"{heading.lower()}-float32-threads2-apart"
+        for tail in ("", "-models"):
+            (pictures / f"{stem}{tail}.png").replace(pictures / f"peers-{heading.lower()}{tail}.png")
+
+
+if __name__ == "__main__":
+    main()
