@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ class ExactMoments:
             m += np.float32(1 - BETAS[0]) * (g - m)
             v += np.float32(1 - BETAS[1]) * (g * g - v)
 
-    def errors(self, states: list[Any]) -> tuple[float, float]:
+    def errors(self, states: Sequence[Any]) -> tuple[float, float]:
         """Relative root mean square error of the stored first and second moments, of all tensors stored narrowly.
 
         Those are the tensors of at least `smallest` elements.
@@ -170,39 +171,42 @@ def draw(runs: Runs, folder: Path) -> list[Path]:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    from fusedstep.demo import style
+
+    style.use()
     drawn = []
     for name, variants in runs.items():
-        figure, panels = plt.subplots(2, 2, figsize=(11, 7), sharex=True, layout="constrained")
+        figure, panels = plt.subplots(2, 2, figsize=(12, 8), sharex=True)
         base = np.array([smooth(run.losses)[1] for run in variants["float32"]])
-        for variant, trained in variants.items():
+        for at, (variant, trained) in enumerate(variants.items()):
             look = VARIANTS[variant]
             steps = smooth(trained[0].losses)[0]
             curves = np.array([smooth(run.losses)[1] for run in trained])
-            panels[0, 0].plot(steps, curves.mean(axis=0), color=look.color, label=look.label, linewidth=1.4)
-            panels[0, 1].plot(
-                steps, 100 * (curves.mean(axis=0) / base.mean(axis=0) - 1), color=look.color, linewidth=1.4
-            )
+            relative = 100 * (curves.mean(axis=0) / base.mean(axis=0) - 1)
+            for panel, curve in zip(panels[0], (curves.mean(axis=0), relative), strict=True):
+                # wide below narrow, so that curves that lie on each other are all seen
+                panel.plot(steps, curve, color=look.color, label=look.label, linewidth=5.2 - 0.8 * at)
             if trained[0].errors:
                 errors = np.mean([run.errors for run in trained], axis=0)
                 for panel, column in zip(panels[1], errors.T[1:], strict=True):
-                    panel.plot(errors[:, 0], 100 * column, color=look.color, linewidth=1.4)
+                    panel.plot(errors[:, 0], 100 * column, color=look.color, linewidth=5.2 - 0.8 * at)
         titles = (
-            "training loss",
-            "loss against float32, %",
-            "error of the first moment, %",
-            "error of the second moment, %",
+            "Training loss",
+            "Loss relative to float32",
+            "Error of the first moment",
+            "Error of the second moment",
         )
-        for panel, title in zip(panels.flat, titles, strict=True):
-            panel.set_title(title, fontsize=11)
-            panel.spines[["top", "right"]].set_visible(False)
-            panel.grid(alpha=0.25)
+        labels = ("mean cross-entropy", "difference, %", "relative error, %", "relative error, %")
+        for panel, title, label in zip(panels.flat, titles, labels, strict=True):
+            panel.set_title(title)
+            panel.set_ylabel(label)
         panels[0, 1].set_ylim(-6, 16)
-        panels[0, 1].axhspan(-1, 1, color="#222222", alpha=0.08)
+        panels[0, 1].axhspan(-1, 1, color=style.INK, alpha=0.08, label="within 1 %")
         for panel in panels[1]:
-            panel.set_yscale("log")
-        panels[0, 0].legend(frameon=False, fontsize=8.5)
-        figure.suptitle(TASKS[name].title)
-        figure.supxlabel("steps completed")
+            style.plain_log(panel)
+        panels[0, 1].legend()
+        figure.suptitle(TASKS[name].title, x=0.01, ha="left", weight="bold")
+        figure.supxlabel("steps completed", fontsize=10.5)
         folder.mkdir(parents=True, exist_ok=True)
         drawn.append(folder / f"quality-{name}.png")
         figure.savefig(drawn[-1], dpi=100)

@@ -110,5 +110,5 @@ def transformer(seed: int) -> Net:
 TASKS = {
     "digits": Task("Digits, 64-25-15-10", dense, digit_batches, steps=2800, lr=1e-2, smallest=0),
     "convnet": Task("Digits, convolutional", convolutional, digit_batches, steps=1400, lr=4e-3),
-    "transformer": Task("Manual, transformer", transformer, manual_batches, steps=600, lr=6e-3),
+    "transformer": Task("Python manual, transformer", transformer, manual_batches, steps=600, lr=6e-3),
 }
