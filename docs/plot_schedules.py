@@ -13,6 +13,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from fusedstep import schedules as s
+from fusedstep.demo import style
 
 STEPS = 200
 
@@ -53,19 +54,18 @@ CURVES: dict[str, list[tuple[str, s.Schedule | list[float]]]] = {
 
 def main(target: Path) -> None:
     """Draw the four panels."""
-    figure, panels = plt.subplots(2, 2, figsize=(11, 6.6), sharex=True, sharey=True, layout="constrained")
+    style.use()
+    figure, panels = plt.subplots(2, 2, figsize=(11, 6.6), sharex=True, sharey=True)
     for panel, (title, curves) in zip(panels.flat, CURVES.items(), strict=True):
-        for label, curve in curves:
+        for (label, curve), colour in zip(curves, ("#2f7ebc", "#c8324f", "#4b9f6b"), strict=True):
             values = curve if isinstance(curve, list) else [curve(t) for t in range(STEPS)]
-            panel.plot(values, label=label, drawstyle="steps-post", linewidth=1.8)
-        panel.set_title(title, fontsize=11)
-        panel.legend(frameon=False, fontsize=8.5, loc="upper right")
+            panel.plot(values, label=label, drawstyle="steps-post", linewidth=1.8, color=colour)
+        panel.set_title(title)
+        panel.legend(loc="upper right")
         panel.set_ylim(-0.004, 0.112)
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.grid(alpha=0.25)
     figure.supxlabel("t, steps completed")
     figure.supylabel("learning rate")
-    figure.savefig(target, dpi=110)
+    figure.savefig(target)
 
 
 if __name__ == "__main__":
