@@ -50,7 +50,7 @@ def test_names_of_optimizers() -> None:
     [
         ("adamant", "no optimizer is called 'adamant'; there are .*adam"),
         ("adam:0.1", "write options as name=value, got '0.1'"),
-        ("adam:lr=fast", "lr must be a number, True, False or None, got 'fast'"),
+        ("adam:lr=fast", "lr: got 'fast', needs a number, True, False or None"),
         ("adam:lr=-1", "lr"),
         ("adam:betas=0.9", "betas"),
         ("adam:momentum=0.9", "momentum"),

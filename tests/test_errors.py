@@ -298,24 +298,24 @@ def test_wrong_hyper_parameters(rule: str) -> None:
     """In the constructor, in a group, between steps, in a schedule, and in the functions."""
     for name, value in wrong_values(rule):
         param = ones(4)
-        with pytest.raises((TypeError, ValueError), match=rf"^{name}\b.* must be "):
+        with pytest.raises((TypeError, ValueError), match=rf"^{name}\b.*: got .*, needs"):
             CLASSES[rule](param, **{name: value})
         kind = CLASSES[rule]
         if name not in ("max_grad_norm", "skip_nonfinite", "zero_grads"):
-            with pytest.raises((TypeError, ValueError), match=rf'^param_groups\[1\]\["{name}"\].* must be '):
+            with pytest.raises((TypeError, ValueError), match=rf'^param_groups\[1\]\["{name}"\].*: got '):
                 kind([{"params": ones(2)}, {"params": param, name: value}])
             optimizer = kind(param)
             before = snapshot(optimizer)
             for assigned in (value, lambda t, value=value: value):
                 optimizer.param_groups[0][name] = assigned
                 for _ in range(2):
-                    with pytest.raises((TypeError, ValueError), match=rf'^param_groups\[0\]\["{name}"\].* must be '):
+                    with pytest.raises((TypeError, ValueError), match=rf'^param_groups\[0\]\["{name}"\].*: got '):
                         optimizer.step(ones(4))
             assert_same(snapshot(optimizer), before)
         for where in (fs.functional, fs.reference):
             given = functional_arrays(rule, {}, [param], 1)
             options = {name: value} | ({"ema": [ones(4)]} if name == "ema_decay" and value is not None else {})
-            with pytest.raises((TypeError, ValueError), match=rf"^{name}\b.* must be "):
+            with pytest.raises((TypeError, ValueError), match=rf"^{name}\b.*: got .*, needs"):
                 getattr(where, rule)([param], [ones(4)], step=1, **given, **options)
         assert_same(param, ones(4))
 
@@ -424,14 +424,14 @@ def test_unknown_options() -> None:
     for name, bad in [(k, v) for k, vs in (wrong | {"min_quantized_size": (-1, 1.5, True)}).items() for v in vs]:
         with pytest.raises(ValueError, match=rf"^{name}: got .*, needs"):
             fs.Adam(ones(3), **{name: bad})
-        with pytest.raises(ValueError, match=rf'^param_groups\[0\]\["{name}"\]: got .*, needs'):
+        with pytest.raises(ValueError, match=rf'^param_groups\[0\]\["{name}"\]: got '):
             fs.Adam([{"params": ones(3), name: bad}])
     for seed, error in ((-1, ValueError), (2**64, ValueError), (1.5, TypeError), (True, TypeError), (None, TypeError)):
         with pytest.raises(error, match=r"^seed: got"):
             fs.Adam(ones(3), seed=seed)
     optimizer = fs.Adam(ones(3))
     for name, bad in (("max_grad_norm", -1.0), ("skip_nonfinite", 1), ("zero_grads", "no")):
-        with pytest.raises((TypeError, ValueError), match=f"^{name} must be"):
+        with pytest.raises((TypeError, ValueError), match=f"^{name}: got .*, needs"):
             setattr(optimizer, name, bad)
         assert getattr(optimizer, name) in (None, False)
 
@@ -518,7 +518,7 @@ def test_function_arguments(where: Any, rule: str) -> None:
             fixed = fine.copy()
             fixed.flags.writeable = False
             refuses((TypeError, ValueError), name, [good[name][0], fixed], where_)
-        refuses((TypeError, ValueError), name, good[name][:1], r"^\w+ must hold")
+        refuses((TypeError, ValueError), name, good[name][:1], r"^\w+: got .*, needs")
         refuses(TypeError, name, fine, ".")
         if name not in ("param", "ema"):
             refuses(TypeError, name, None, f"{name}")
@@ -544,11 +544,11 @@ def test_function_arguments(where: Any, rule: str) -> None:
         ones(300, dtype=float),
     ):
         refuses((TypeError, ValueError), "master", [master, None], r"^master\[0\]")
-    refuses(TypeError, "master", [None, ones(6)], r"^master\[1\] is for float16 and bfloat16")
+    refuses(TypeError, "master", [None, ones(6)], r"^master\[1\]: got a master")
     for bad in (0, -1, 1.5, True, "1", None, 2**63, [1], [1, 2, 3], [1, 0]):
         refuses((TypeError, ValueError), "step", bad, "^step")
-    refuses(ValueError, "ema_decay", None, "ema and ema_decay go together")
-    refuses(ValueError, "ema", None, "ema and ema_decay go together")
+    refuses(ValueError, "ema_decay", None, "ema: got one of ema and ema_decay")
+    refuses(ValueError, "ema", None, "ema: got one of ema and ema_decay")
     refuses(ValueError, "rounding", "up", "^rounding")
     for bad in (-1, 1.0, True, 2**64):
         refuses((TypeError, ValueError), "seed", bad, "^seed")
@@ -568,10 +568,10 @@ def test_function_calls(where: Any) -> None:
         where.sgd(ones(3), ones(3), step=[1])
     for one, other in ((1.0, True), (0.5, "0.5")):
         assert where.sgd(ones(3), ones(3), step=1, lr=one)
-        with pytest.raises(TypeError, match=r"^lr must be"):
+        with pytest.raises(TypeError, match=r"^lr: got .*, needs"):
             where.sgd(ones(3), ones(3), step=1, lr=other)
     assert where.adam(ones(3), ones(3), ones(3), ones(3), step=1, betas=(0.5, 0.0))
-    with pytest.raises(TypeError, match=r"^betas\[1\] must be"):
+    with pytest.raises(TypeError, match=r"^betas\[1\]: got .*, needs"):
         where.adam(ones(3), ones(3), ones(3), ones(3), step=1, betas=(0.5, False))
 
 

@@ -38,21 +38,21 @@ def test_good_values(name: str, value: Any, result: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("lr", -1e-3, r"^lr must be >= 0 and finite, got -0.001$"),
-        ("lr", math.nan, r"^lr must be >= 0 and finite, got nan$"),
-        ("lr", math.inf, r"^lr must be"),
-        ("lr", 10**400, r"^lr must be"),
-        ("betas", (0.9, 1.0), r"^betas\[1\] must be >= 0 and < 1, got 1.0$"),
-        ("betas", (-0.1, 0.9), r"^betas\[0\] must be"),
-        ("betas", (0.9,), r"^betas must be a pair of real numbers, got 1 of them$"),
-        ("alpha", 1.1, r"^alpha must be >= 0 and <= 1, got 1.1$"),
-        ("eps", -1e-8, r"^eps must be"),
-        ("weight_decay", math.nan, r"^weight_decay must be"),
-        ("etas", (0.5, 0.9), r"^etas\[1\] must be > 1 and finite, got 0.9$"),
-        ("etas", (0.0, 1.2), r"^etas\[0\] must be > 0 and < 1, got 0.0$"),
-        ("grad_scale", 0.0, r"^grad_scale must be > 0 and finite, got 0.0$"),
-        ("clip_value", 0.0, r"^clip_value must be > 0, got 0.0$"),
-        ("ema_decay", 1.0, r"^ema_decay must be"),
+        ("lr", -1e-3, r"^lr: got -0.001, needs >= 0 and finite$"),
+        ("lr", math.nan, r"^lr: got nan, needs >= 0 and finite$"),
+        ("lr", math.inf, r"^lr: got .*, needs"),
+        ("lr", 10**400, r"^lr: got .*, needs"),
+        ("betas", (0.9, 1.0), r"^betas\[1\]: got 1.0, needs >= 0 and < 1$"),
+        ("betas", (-0.1, 0.9), r"^betas\[0\]: got .*, needs"),
+        ("betas", (0.9,), r"^betas: got 1 numbers, needs a pair of real numbers$"),
+        ("alpha", 1.1, r"^alpha: got 1.1, needs >= 0 and <= 1$"),
+        ("eps", -1e-8, r"^eps: got .*, needs"),
+        ("weight_decay", math.nan, r"^weight_decay: got .*, needs"),
+        ("etas", (0.5, 0.9), r"^etas\[1\]: got 0.9, needs > 1 and finite$"),
+        ("etas", (0.0, 1.2), r"^etas\[0\]: got 0.0, needs > 0 and < 1$"),
+        ("grad_scale", 0.0, r"^grad_scale: got 0.0, needs > 0 and finite$"),
+        ("clip_value", 0.0, r"^clip_value: got 0.0, needs > 0$"),
+        ("ema_decay", 1.0, r"^ema_decay: got .*, needs"),
     ],
 )
 def test_values_out_of_range(name: str, value: Any, message: str) -> None:
@@ -63,15 +63,15 @@ def test_values_out_of_range(name: str, value: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("lr", "0.1", r"^lr must be a real number, got '0.1' \(str\)$"),
-        ("lr", None, r"^lr must be a real number, got None"),
-        ("lr", True, r"^lr must be a real number, got True"),
-        ("lr", 1j, r"^lr must be a real number"),
-        ("lr", np.array([0.1]), r"^lr must be a real number"),
-        ("betas", 0.9, r"^betas must be a pair of real numbers, got 0.9 \(float\)$"),
-        ("betas", "99", r"^betas must be a pair"),
-        ("betas", (0.9, "1"), r"^betas\[1\] must be a real number"),
-        ("nesterov", 1, r"^nesterov must be True or False, got 1 \(int\)$"),
+        ("lr", "0.1", r"^lr: got '0.1' \(str\), needs a real number$"),
+        ("lr", None, r"^lr: got None .*, needs a real number"),
+        ("lr", True, r"^lr: got True .*, needs a real number"),
+        ("lr", 1j, r"^lr: got .*, needs a real number"),
+        ("lr", np.array([0.1]), r"^lr: got .*, needs a real number"),
+        ("betas", 0.9, r"^betas: got 0.9 \(float\), needs a pair of real numbers$"),
+        ("betas", "99", r"^betas: got .*, needs a pair"),
+        ("betas", (0.9, "1"), r"^betas\[1\]: got .*, needs a real number"),
+        ("nesterov", 1, r"^nesterov: got 1 \(int\), needs True or False$"),
         ("learning_rate", 0.1, r"^unknown hyper-parameter 'learning_rate'$"),
     ],
 )
@@ -81,13 +81,13 @@ def test_values_of_the_wrong_kind(name: str, value: Any, message: str) -> None:
 
 
 def test_where_names_the_value() -> None:
-    with pytest.raises(ValueError, match=r'^param_groups\[1\]\["betas"\]\[0\] must be'):
+    with pytest.raises(ValueError, match=r'^param_groups\[1\]\["betas"\]\[0\]: got .*, needs'):
         check_hyper("betas", (1.0, 0.9), 'param_groups[1]["betas"]')
 
 
 def test_ranges_may_depend_on_the_rule() -> None:
     assert check_hyper("alpha", 2.0, rule="asgd") == 2.0
-    with pytest.raises(ValueError, match=r"betas\[0\] must be > 0"):
+    with pytest.raises(ValueError, match=r"betas\[0\]: got .*, needs > 0"):
         check_hyper("betas", (0.0, 0.9), rule="schedule_free_adamw")
 
 
@@ -97,7 +97,7 @@ def test_ranges_may_depend_on_the_rule() -> None:
         ("sgd", {"nesterov": True, "momentum": 0.0}, "nesterov needs a momentum above 0"),
         ("sgd", {"nesterov": True, "momentum": 0.9, "dampening": 0.1}, "dampening of 0"),
         ("lars", {"nesterov": True, "momentum": 0.0}, "nesterov needs a momentum above 0"),
-        ("rprop", {"step_sizes": (1.0, 0.1)}, "step_sizes must be in ascending order"),
+        ("rprop", {"step_sizes": (1.0, 0.1)}, "step_sizes: got .*, needs ascending order"),
     ],
 )
 def test_values_against_each_other(rule: str, values: dict[str, Any], message: str) -> None:
@@ -115,8 +115,8 @@ def test_steps() -> None:
     assert check_step(np.int64(3)) == 3
     assert check_step(np.array(3)) == 3
     for value in (1.0, True, "1", None):
-        with pytest.raises(TypeError, match="step must be an integer"):
+        with pytest.raises(TypeError, match=r"step: got .*, needs an integer"):
             check_step(value)
     for value in (0, -1, 2**63):
-        with pytest.raises(ValueError, match="step must be"):
+        with pytest.raises(ValueError, match=r"step: got .*, needs"):
             check_step(value)

@@ -40,5 +40,5 @@ def test_the_walk_is_gradient_descent() -> None:
 
 
 def test_bad_start() -> None:
-    with pytest.raises(ValueError, match="start must be two numbers"):
+    with pytest.raises(ValueError, match=r"start: got .*, needs two numbers"):
         descend(bowl(), (1.0,), 3, Descent, lr=0.1)  # too few

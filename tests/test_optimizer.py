@@ -343,7 +343,7 @@ def test_hyper_parameters_may_be_any_number() -> None:
     adam = fs.Adam(ones(2), lr=1.0, betas=betas)
     adam.step(ones(2))
     betas[1] = 2.0
-    with pytest.raises(ValueError, match=r'^param_groups\[0\]\["betas"\]\[1\] must be'):
+    with pytest.raises(ValueError, match=r'^param_groups\[0\]\["betas"\]\[1\]: got .*, needs'):
         adam.step(ones(2))
 
 

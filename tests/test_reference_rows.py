@@ -163,12 +163,12 @@ def test_zeroed_and_skipped() -> None:
 @pytest.mark.parametrize(
     ("rule", "indices", "shape", "options", "error", "message"),
     [
-        ("sgd", np.array([0, ROWS]), (2, WIDTH), {}, ValueError, r"grad.indices\[1\] must be from 0 to 49, got 50"),
-        ("sgd", np.array([-1]), (1, WIDTH), {}, ValueError, r"grad.indices\[0\] must be from 0 to 49, got -1"),
-        ("sgd", np.array([1.0]), (1, WIDTH), {}, TypeError, r"grad.indices must be int32 or int64, got float64"),
-        ("sgd", np.array([[1]]), (1, WIDTH), {}, ValueError, r"grad.indices must have one axis"),
-        ("sgd", [1], (1, WIDTH), {}, TypeError, r"grad.indices must be a NumPy array"),
-        ("sgd", np.array([1]), (2, WIDTH), {}, ValueError, r"grad.values must have shape \(1, 6\), got \(2, 6\)"),
+        ("sgd", np.array([0, ROWS]), (2, WIDTH), {}, ValueError, r"grad.indices\[1\]: got 50, needs a row from 0 to"),
+        ("sgd", np.array([-1]), (1, WIDTH), {}, ValueError, r"grad.indices\[0\]: got -1, needs a row from 0 to 49"),
+        ("sgd", np.array([1.0]), (1, WIDTH), {}, TypeError, r"grad.indices: got float64, needs int32 or int64"),
+        ("sgd", np.array([[1]]), (1, WIDTH), {}, ValueError, r"grad.indices: got .*, needs one axis"),
+        ("sgd", [1], (1, WIDTH), {}, TypeError, r"grad.indices: got .*, needs a NumPy array"),
+        ("sgd", np.array([1]), (2, WIDTH), {}, ValueError, r"grad.values: got shape \(2, 6\), needs \(1, 6\)"),
         ("sgd", np.array([1]), (1, WIDTH), {"weight_decay": 0.1}, ValueError, r"SparseRows need weight_decay=0"),
         ("adagrad", np.array([1]), (1, WIDTH), {"rounding": "stochastic"}, ValueError, r"need rounding='nearest'"),
         ("adamax", np.array([1]), (1, WIDTH), {}, TypeError, r"adamax has no form for SparseRows; those that have"),

@@ -289,11 +289,11 @@ def wrong_dicts() -> list[tuple[str, Any]]:
         (f'{groups}[0]["param_names"]: got str, needs', spoil("param_groups", 0, "param_names", value="[0]")),
         (f'{groups}[0]["param_names"]: got int, needs', spoil("param_groups", 0, "param_names", value=[0, 1, 2, 3])),
         (f"{state}: has no entry 2, needs one", spoil("state", 2, drop=True)),
-        (f'{groups}[0]["lr"] must be >= 0', spoil("param_groups", 0, "lr", value=-1.0)),
-        (f'{groups}[0]["lr"] must be a real number', spoil("param_groups", 0, "lr", value="fast")),
-        (f'{groups}[0]["betas"][1] must be', spoil("param_groups", 0, "betas", value=(0.9, math.nan))),
-        (f'{groups}[0]["betas"] must be a pair', spoil("param_groups", 0, "betas", value=(0.9,))),
-        (f'{groups}[0]["amsgrad"] must be True or False', spoil("param_groups", 0, "amsgrad", value="no")),
+        (f'{groups}[0]["lr"]: got -1.0, needs >= 0', spoil("param_groups", 0, "lr", value=-1.0)),
+        (f"{groups}[0][\"lr\"]: got 'fast' (str), needs a real number", spoil("param_groups", 0, "lr", value="fast")),
+        (f'{groups}[0]["betas"][1]: got nan, needs', spoil("param_groups", 0, "betas", value=(0.9, math.nan))),
+        (f'{groups}[0]["betas"]: got 1 numbers, needs a pair', spoil("param_groups", 0, "betas", value=(0.9,))),
+        (f"{groups}[0][\"amsgrad\"]: got 'no' (str), needs True", spoil("param_groups", 0, "amsgrad", value="no")),
         (f"{state}: has an entry 4 that is in no", spoil("state", 4, value={})),
         (f"{state}[2]: got list, needs a dict", spoil("state", 2, value=[])),
         (f'{state}[2]: has no entry "exp_avg"', spoil("state", 2, "exp_avg", drop=True)),
@@ -336,7 +336,7 @@ def wrong_dicts() -> list[tuple[str, Any]]:
         ('state_dict["fusedstep"]["schedules"]: got int', spoil("fusedstep", "schedules", value=1)),
         ('state_dict["fusedstep"]["schedules"][0]: got int', spoil("fusedstep", "schedules", value=[1])),
         ("seed: got -1", spoil("fusedstep", "seed", value=-1)),
-        ("max_grad_norm must be", spoil("fusedstep", "max_grad_norm", value=math.nan)),
+        ("max_grad_norm: got nan, needs", spoil("fusedstep", "max_grad_norm", value=math.nan)),
     ]
 
 

@@ -308,7 +308,8 @@ void Model::set_gradient(std::size_t i, PyObject* grad) {
     }
     if (array.format == Format::float64 && x.compute == kFloat)
         throw py::type_error(name() + ": got dtype float64, needs float32, float16 or bfloat16, no wider than " +
-                             param_name(paths_[i]) + " is computed in");
+                             param_name(paths_[i]) +
+                             " is computed in; .astype(numpy.float32) converts it");
     PyObject* param = params_[i].ptr();
     const bool fits =
         usable && py::isinstance<py::array>(py::handle(param)) ? same_shape(grad, param) : array.size == x.size;

@@ -45,7 +45,7 @@ def real(
         If it is NaN, infinite or out of bounds.
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a real number, got {type(value).__name__}")
+        raise TypeError(f"{name}: got {type(value).__name__}, needs a real number")
     try:
         number = float(value) + 0.0  # -0 becomes +0: equal values must leave equal bytes
     except OverflowError:
@@ -53,7 +53,7 @@ def real(
     if not (math.isfinite(number) and low <= number <= high and above < number < below):
         bounds = {">=": low, ">": above, "<=": high, "<": below}
         needed = ["finite", *(f"{sign} {bound:g}" for sign, bound in bounds.items() if math.isfinite(bound))]
-        raise ValueError(f"{name} must be {' and '.join(needed)}, got {number!r}")
+        raise ValueError(f"{name}: got {number!r}, needs {' and '.join(needed)}")
     return number
 
 
@@ -72,11 +72,11 @@ def whole(name: str, value: Any, *, low: int = 0, high: int | None = LARGEST_COU
             raise TypeError
         integer = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} must be an integer, got {type(value).__name__}") from None
+        raise TypeError(f"{name}: got {type(value).__name__}, needs an integer") from None
     if integer < low:
-        raise ValueError(f"{name} must be >= {low}, got {integer}")
+        raise ValueError(f"{name}: got {integer}, needs >= {low}")
     if high is not None and integer > high:
-        raise ValueError(f"{name} must be <= {high}, got a larger integer")
+        raise ValueError(f"{name}: got a larger integer, needs <= {high}")
     return integer
 
 
@@ -97,4 +97,4 @@ def number(name: str, value: Any) -> float:
         return math.inf if plain > 0 else -math.inf
     except (TypeError, ValueError, RuntimeError):  # torch's item() raises the last
         pass
-    raise TypeError(f"{name} must be a real number, got {type(value).__name__}")
+    raise TypeError(f"{name}: got {type(value).__name__}, needs a real number")

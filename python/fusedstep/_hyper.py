@@ -147,13 +147,13 @@ def _number(value: Any, interval: Interval, where: str) -> float:
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
-        raise TypeError(f"{where} must be a real number, got {value!r} ({type(value).__name__})")
+        raise TypeError(f"{where}: got {value!r} ({type(value).__name__}), needs a real number")
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
     if not interval.holds(number):
-        raise ValueError(f"{where} must be {interval}, got {value!r}")
+        raise ValueError(f"{where}: got {value!r}, needs {interval}")
     return number + 0.0  # -0 becomes +0: equal values must leave equal bytes
 
 
@@ -185,19 +185,19 @@ def check_hyper(name: str, value: Any, where: str | None = None, *, rule: str = 
     >>> check_hyper("betas", [0.9, 1.0])
     Traceback (most recent call last):
     ...
-    ValueError: betas[1] must be >= 0 and < 1, got 1.0
+    ValueError: betas[1]: got 1.0, needs >= 0 and < 1
     """
     where = name if where is None else where
     if name in FLAGS:
         if not isinstance(value, (bool, np.bool_)):
-            raise TypeError(f"{where} must be True or False, got {value!r} ({type(value).__name__})")
+            raise TypeError(f"{where}: got {value!r} ({type(value).__name__}), needs True or False")
         return bool(value)
     if name in PAIRS:
         intervals = PAIRS.get(f"{rule}.{name}", PAIRS[name])
         if not isinstance(value, (Sequence, np.ndarray)) or isinstance(value, str):
-            raise TypeError(f"{where} must be a pair of real numbers, got {value!r} ({type(value).__name__})")
+            raise TypeError(f"{where}: got {value!r} ({type(value).__name__}), needs a pair of real numbers")
         if len(value) != len(intervals):
-            raise ValueError(f"{where} must be a pair of real numbers, got {len(value)} of them")
+            raise ValueError(f"{where}: got {len(value)} numbers, needs a pair of real numbers")
         return tuple(_number(value[i], interval, f"{where}[{i}]") for i, interval in enumerate(intervals))
     if name in OPTIONAL and value is None:
         return None
@@ -230,7 +230,7 @@ def check_hypers(rule: str, values: Mapping[str, Any], where: str = "{}") -> dic
         needed = "a momentum above 0" + " and dampening of 0" * (rule == "sgd")
         raise ValueError(f"{where.format('nesterov')} needs {needed}, got {', '.join(shown)}")
     if rule == "rprop" and "step_sizes" in checked and checked["step_sizes"][0] > checked["step_sizes"][1]:
-        raise ValueError(f"{where.format('step_sizes')} must be in ascending order, got {values['step_sizes']!r}")
+        raise ValueError(f"{where.format('step_sizes')}: got {values['step_sizes']!r}, needs ascending order")
     return checked
 
 
@@ -247,8 +247,8 @@ def check_step(value: Any, where: str = "step") -> int:
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, Integral):
-        raise TypeError(f"{where} must be an integer, got {value!r} ({type(value).__name__})")
+        raise TypeError(f"{where}: got {value!r} ({type(value).__name__}), needs an integer")
     step = int(value)
     if not 1 <= step < 2**63:
-        raise ValueError(f"{where} must be from 1 (the first step) to 2**63 - 1, got {step}")
+        raise ValueError(f"{where}: got {step}, needs an integer from 1 (the first step) to 2**63 - 1")
     return step

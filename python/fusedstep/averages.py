@@ -55,7 +55,7 @@ class ExponentialAverage:
     def __init__(self, beta: float, bias_correction: bool = True) -> None:
         self.beta = real("beta", beta, low=0.0, below=1.0)
         if not isinstance(bias_correction, bool):
-            raise TypeError(f"bias_correction must be a bool, got {type(bias_correction).__name__}")
+            raise TypeError(f"bias_correction: got {type(bias_correction).__name__}, needs a bool")
         self.bias_correction = bias_correction
         self.count = 0
         # the sum of the weights, by the recursion of the average itself: equal to 1 - beta**count, and a
@@ -106,12 +106,12 @@ class ExponentialAverage:
             If its shape is not that of the observations before; the average is as it was.
         """
         if isinstance(x, np.ma.MaskedArray):
-            raise TypeError("x must be a real number or array, got a masked array; use x.filled(value)")
+            raise TypeError("x: got a masked array, needs a real number or array; use x.filled(value)")
         new = np.asarray(x)
         if new.dtype.kind not in "fiu" and not is_bfloat16(new.dtype):
-            raise TypeError(f"x must be a real number or array, got dtype {new.dtype}")
+            raise TypeError(f"x: got dtype {new.dtype}, needs a real number or array")
         if self.count and new.shape != np.shape(self._average):
-            raise ValueError(f"x must have the shape {np.shape(self._average)} of the average, got {new.shape}")
+            raise ValueError(f"x: got the shape {new.shape}, needs {np.shape(self._average)} of the average")
         if new.ndim == 0:
             self._average = self.beta * self._average + (1.0 - self.beta) * float(new)
         else:

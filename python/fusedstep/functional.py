@@ -84,7 +84,7 @@ def _native(about: Rule, definition: Callable[..., bool]) -> Callable[..., bool]
         except TypeError:  # an option that cannot be hashed, such as a list of betas; or really a wrong one
             group, around, used = _checked(about.name, options)
         if (ema is None) != (around["ema_decay"] is None):
-            raise ValueError("ema and ema_decay go together: give both or neither")
+            raise ValueError("ema: got one of ema and ema_decay, needs both or neither")
 
         param = given["param"]
         many = isinstance(param, (list, tuple))
@@ -99,12 +99,12 @@ def _native(about: Rule, definition: Callable[..., bool]) -> Callable[..., bool]
             if not many:
                 return [value]
             if not isinstance(value, (list, tuple)):
-                raise TypeError(f"{name} must be a list of {count} arrays, as param is, got {type(value).__name__}")
+                raise TypeError(f"{name}: got {type(value).__name__}, needs a list of {count} arrays, as param is")
             if len(value) != count:
-                raise ValueError(f"{name} must hold {count} arrays, as many as param, got {len(value)}")
+                raise ValueError(f"{name}: got {len(value)} arrays, needs {count}, as many as param")
             missing = next((i for i, one in enumerate(value) if one is None), None) if needed else None
             if missing is not None:
-                raise TypeError(f"{name}[{missing}] must be a NumPy array, got NoneType")
+                raise TypeError(f"{name}[{missing}]: got NoneType, needs a NumPy array")
             return list(value)
 
         columns = [column(name, use) if use else [None] * count for name, use in zip(states, used, strict=True)]
@@ -113,7 +113,7 @@ def _native(about: Rule, definition: Callable[..., bool]) -> Callable[..., bool]
         masters, averages = column("master", False), column("ema", False)
         step = given["step"]
         if many and isinstance(step, (list, tuple)) and len(step) != count:
-            raise ValueError(f"step must hold {count} numbers, as many as param, got {len(step)}")
+            raise ValueError(f"step: got {len(step)} numbers, needs {count}, as many as param")
         steps = step if many and isinstance(step, (list, tuple)) else [step] * count
         stochastic = around["rounding"] == "stochastic"
 
@@ -167,12 +167,10 @@ def _native(about: Rule, definition: Callable[..., bool]) -> Callable[..., bool]
 def _check_master(param: Any, master: Any, at: str) -> None:
     brief = getattr(getattr(param, "dtype", None), "name", None)
     if brief not in ("float16", "bfloat16"):
-        raise TypeError(f"master{at} is for float16 and bfloat16 parameters, param{at} is {brief}")
+        raise TypeError(f"master{at}: got a master for a {brief} param{at}, needs a float16 or bfloat16 one")
     name = getattr(getattr(master, "dtype", None), "name", type(master).__name__)
     if name != "float32" and not (name == "int16" and brief == "bfloat16"):
-        raise TypeError(
-            f"master{at} must be float32" + ", or int16 remainders" * (brief == "bfloat16") + f", got {name}"
-        )
+        raise TypeError(f"master{at}: got {name}, needs float32" + ", or int16 remainders" * (brief == "bfloat16"))
 
 
 def _number(value: Any, name: str) -> float:

@@ -78,17 +78,17 @@ class minibatches:
     ) -> None:
         for i, array in enumerate(arrays):
             if not isinstance(array, np.ndarray):
-                raise TypeError(f"arrays[{i}] must be a NumPy array, got {type(array).__name__}; use numpy.asarray")
+                raise TypeError(f"arrays[{i}]: got {type(array).__name__}, needs a NumPy array; use numpy.asarray")
             if isinstance(array, np.ma.MaskedArray):
                 raise TypeError(
-                    f"arrays[{i}] must be a NumPy array, got a masked one, whose mask a batch would not have; "
+                    f"arrays[{i}]: got a masked array, whose mask a batch would not have, needs a plain NumPy array; "
                     "use array.filled(value), or leave masked examples out"
                 )
         if not arrays:
             raise ValueError("minibatches needs at least one array, got none")
         for name, flag in (("shuffle", shuffle), ("drop_last", drop_last)):
             if not isinstance(flag, (bool, np.bool_)):
-                raise TypeError(f"{name} must be a bool, got {type(flag).__name__}")
+                raise TypeError(f"{name}: got {type(flag).__name__}, needs a bool")
         self.arrays = tuple(np.asarray(array) for array in arrays)
         self.axes = _axes(axis, self.arrays)
         self.batch_size = whole("batch_size", batch_size, low=1)
@@ -99,8 +99,8 @@ class minibatches:
             if count != self.examples:
                 shape = self.arrays[i].shape
                 raise ValueError(
-                    f"arrays[{i}] has {count} examples along axis {self.axes[i]} (shape {shape}), "
-                    f"arrays[0] has {self.examples}"
+                    f"arrays[{i}]: got {count} examples along axis {self.axes[i]} (shape {shape}), "
+                    f"needs {self.examples} as arrays[0] has"
                 )
         self._rng = _generator(rng)
 
@@ -128,12 +128,12 @@ class minibatches:
 def _axes(axis: object, arrays: Sequence[NDArray[Any]]) -> tuple[int, ...]:
     given = list(axis) if isinstance(axis, (tuple, list)) else [axis] * len(arrays)
     if len(given) != len(arrays):
-        raise ValueError(f"axis must be one integer or one per array ({len(arrays)}), got {len(given)}")
+        raise ValueError(f"axis: got {len(given)} integers, needs one integer or one per array ({len(arrays)})")
     axes = []
     for i, (value, array) in enumerate(zip(given, arrays, strict=True)):
         number = whole("axis", value, low=-sys.maxsize)
         if not -array.ndim <= number < array.ndim:
-            raise ValueError(f"axis {number} does not exist in arrays[{i}] of shape {array.shape}")
+            raise ValueError(f"axis: got {number}, needs an axis of arrays[{i}], whose shape is {array.shape}")
         axes.append(number % array.ndim)
     return tuple(axes)
 
@@ -144,5 +144,5 @@ def _generator(rng: object) -> RandomState:
     if rng is None:
         return np.random.default_rng()
     if isinstance(rng, bool) or not isinstance(rng, (int, np.integer)):
-        raise TypeError(f"rng must be None, an integer seed or a NumPy generator, got {type(rng).__name__}")
+        raise TypeError(f"rng: got {type(rng).__name__}, needs None, an integer seed or a NumPy generator")
     return np.random.default_rng(whole("rng", rng, high=None))

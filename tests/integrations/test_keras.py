@@ -428,10 +428,10 @@ def test_infinite_gradients_do_as_in_keras() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("Adam", {"beta_1": 1.0}, "beta_1 must be finite and >= 0 and < 1, got 1.0"),
-        ("Adam", {"epsilon": -1.0}, "epsilon must be finite and >= 0, got -1.0"),
-        ("RMSprop", {"rho": 1.5}, "rho must be finite and >= 0 and <= 1, got 1.5"),
-        ("RMSprop", {"momentum": float("nan")}, "momentum must be finite"),
+        ("Adam", {"beta_1": 1.0}, "beta_1: got 1.0, needs finite and >= 0 and < 1"),
+        ("Adam", {"epsilon": -1.0}, "epsilon: got -1.0, needs finite and >= 0"),
+        ("RMSprop", {"rho": 1.5}, "rho: got 1.5, needs finite and >= 0 and <= 1"),
+        ("RMSprop", {"momentum": float("nan")}, "momentum: got .*, needs finite"),
     ],
 )
 def test_hyper_parameters_out_of_range(name: str, options: dict[str, Any], message: str) -> None:
@@ -444,7 +444,7 @@ def test_hyper_parameters_out_of_range(name: str, options: dict[str, Any], messa
 
 
 def test_hyper_parameters_of_the_wrong_kind() -> None:
-    with pytest.raises(TypeError, match="epsilon must be a real number, got str"):
+    with pytest.raises(TypeError, match="epsilon: got str, needs a real number"):
         fk.Adam(epsilon="1e-7").build(variables())
 
 

@@ -114,7 +114,7 @@ def parse(text: str) -> Choice:
             options[option.strip()] = ast.literal_eval(value.strip())
         except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):  # all that literal_eval raises
             raise ChoiceError(
-                f"{text!r}: {option.strip()} must be a number, True, False or None, got {value!r}"
+                f"{text!r}: {option.strip()}: got {value!r}, needs a number, True, False or None"
             ) from None
     settings = "".join(f" {option}={_written(value)}" for option, value in options.items() if option != "lr")
     choice = Choice(rule, options, rule.__name__ + settings)

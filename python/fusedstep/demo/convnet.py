@@ -79,11 +79,11 @@ class ConvNet:
         dtype: DTypeLike = np.float32,
     ) -> None:
         if len(image) not in (2, 3) or min(image) < 1 or min(image[:2]) < 4:
-            raise ValueError(f"image must be (height, width[, channels]) of at least 4 x 4, got {image}")
+            raise ValueError(f"image: got {image}, needs (height, width[, channels]) of at least 4 x 4")
         if min(classes, filters, units) < 1:
-            raise ValueError(f"classes, filters and units must be >= 1, got {classes}, {filters}, {units}")
+            raise ValueError(f"classes, filters and units: got {classes}, {filters}, {units}, needs at least 1 of each")
         if len(dropout) != 2 or not all(0.0 <= share < 1.0 for share in dropout):
-            raise ValueError(f"dropout must be two shares from 0 to below 1, got {dropout}")
+            raise ValueError(f"dropout: got {dropout}, needs two shares from 0 to below 1")
         self.image = (image[0], image[1], image[2] if len(image) == 3 else 1)
         self.dropout, self.dtype = dropout, np.dtype(dtype)
         height, width, channels = self.image

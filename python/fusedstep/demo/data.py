@@ -113,14 +113,14 @@ def _checked(
     name: str, x: NDArray[Any], y: NDArray[Any]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], tuple[str, ...]]:
     if x.dtype.kind not in "biuf":
-        raise DataError(f"{name}: X must hold real numbers, its dtype is {x.dtype}")
+        raise DataError(f"{name}: X: got dtype {x.dtype}, needs real numbers")
     if x.ndim < 2 or 0 in x.shape:
-        raise DataError(f"{name}: X must have the shape (examples, features), it has {x.shape}")
+        raise DataError(f"{name}: X: got shape {x.shape}, needs (examples, features)")
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.ndim != 1 or y.size != x.shape[0]:
         raise DataError(
-            f"{name}: y must hold one class for each of the {x.shape[0]} examples of X, it has the shape {y.shape}"
+            f"{name}: y: got shape {y.shape}, needs one class for each of the {x.shape[0]} examples of X"
             + ("; of one-hot rows, y.argmax(axis=1) makes classes" if y.ndim == 2 and len(y) == len(x) else "")
         )
     if y.size < _FEWEST:
@@ -130,14 +130,12 @@ def _checked(
         row = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
         raise DataError(f"{name}: X holds NaN or an infinity, first in example {row}")
     if y.dtype.kind == "f" and not (np.isfinite(y).all() and (y == np.round(y)).all()):
-        raise DataError(
-            f"{name}: y must hold classes (whole numbers or strings), it holds numbers with fractions or NaN"
-        )
+        raise DataError(f"{name}: y: got numbers with fractions or NaN, needs classes (whole numbers or strings)")
     if y.dtype.kind not in "biufUS":
-        raise DataError(f"{name}: y must hold classes (whole numbers or strings), its dtype is {y.dtype}")
+        raise DataError(f"{name}: y: got dtype {y.dtype}, needs classes (whole numbers or strings)")
     values, classes = np.unique(y, return_inverse=True)
     if values.size < 2:
-        raise DataError(f"{name}: y must hold at least two classes, all {y.size} examples are {values[0]}")
+        raise DataError(f"{name}: y: got {values[0]} for all {y.size} examples, needs at least two classes")
     if values.size > y.size // 2:
         raise DataError(f"{name}: y holds {values.size} different values for {y.size} examples: these are not classes")
     names = values.astype(np.int64) if values.dtype.kind == "f" else values
@@ -204,7 +202,7 @@ def load_npz(path: Path, seed: int = 3) -> Dataset:
         # NumPy reports an object array only in words; everything else here is a damaged or unreadable file.
         if "allow_pickle" in str(error):
             raise DataError(
-                f"{path}: X and y must be plain arrays of numbers or strings, not Python objects"
+                f"{path}: got Python objects, needs X and y as plain arrays of numbers or strings"
             ) from error
         raise DataError(f"{path}: cannot be read: {error}") from error
     return split(str(path), np.asarray(x), np.asarray(y), seed, image=x.shape[1:] if np.ndim(x) > 2 else None)

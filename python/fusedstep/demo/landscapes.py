@@ -126,7 +126,7 @@ def descend(
     """
     point = np.array(start, dtype=np.float64)
     if point.shape != (2,):
-        raise ValueError(f"start must be two numbers, got the shape {point.shape}")
+        raise ValueError(f"start: got the shape {point.shape}, needs two numbers")
     gradient = np.zeros_like(point)
     opt = optimizer(point, grads=gradient, **options)
     way = [point.copy()]

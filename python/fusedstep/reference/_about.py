@@ -141,10 +141,10 @@ def check_around(around: dict[str, Any]) -> dict[str, Any]:
     ):
         checked[name] = check_hyper(name, around[name])
     if around["rounding"] not in ("nearest", "stochastic"):
-        raise ValueError(f"rounding must be 'nearest' or 'stochastic', got {around['rounding']!r}")
+        raise ValueError(f"rounding: got {around['rounding']!r}, needs 'nearest' or 'stochastic'")
     for name in ("seed", "first"):
         if isinstance(around[name], bool) or not isinstance(around[name], (int, np.integer)):
-            raise TypeError(f"{name} must be an integer, got {around[name]!r}")
+            raise TypeError(f"{name}: got {around[name]!r}, needs an integer")
         if not 0 <= around[name] < 2**64:
-            raise ValueError(f"{name} must be from 0 to 2**64 - 1, got {around[name]}")
+            raise ValueError(f"{name}: got {around[name]}, needs an integer from 0 to 2**64 - 1")
     return checked

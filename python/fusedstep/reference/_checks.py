@@ -26,9 +26,9 @@ def as_list(value: Any, name: str, count: int | None) -> list[Any]:
     if count is None:
         return [value]
     if not isinstance(value, (list, tuple)):
-        raise TypeError(f"{name} must be a list of {count} arrays, as param is, got {type(value).__name__}")
+        raise TypeError(f"{name}: got {type(value).__name__}, needs a list of {count} arrays, as param is")
     if len(value) != count:
-        raise ValueError(f"{name} must hold {count} arrays, as many as param, got {len(value)}")
+        raise ValueError(f"{name}: got {len(value)} arrays, needs {count}, as many as param")
     return list(value)
 
 
@@ -63,20 +63,20 @@ def check_array(
     """
     wanted = expect or " or ".join(str(dtype) for dtype in dtypes)
     if not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name} must be a NumPy array of {wanted}, got {type(value).__name__}")
+        raise TypeError(f"{name}: got {type(value).__name__}, needs a NumPy array of {wanted}")
     if not value.dtype.isnative:
         native = f"convert with .astype({value.dtype.name!r})"
-        raise TypeError(f"{name} must be in native byte order, got {value.dtype.str!r}; {native}")
+        raise TypeError(f"{name}: got {value.dtype.str!r}, needs native byte order; {native}")
     if value.dtype not in dtypes:
-        raise TypeError(f"{name} must be {wanted}, got {value.dtype}")
+        raise TypeError(f"{name}: got {value.dtype}, needs {wanted}")
     if shape is not None and value.shape != shape:
-        raise ValueError(f"{name} must have shape {shape}, got {value.shape}")
+        raise ValueError(f"{name}: got shape {value.shape}, needs {shape}")
     if not value.flags.c_contiguous:
-        raise ValueError(f"{name} must be C-contiguous; make it so with np.ascontiguousarray")
+        raise ValueError(f"{name}: got an array with gaps, needs a C-contiguous one; np.ascontiguousarray copies it")
     if not value.flags.aligned:
-        raise ValueError(f"{name} must be aligned to its dtype; copy it with .copy()")
+        raise ValueError(f"{name}: got an unaligned array, needs one aligned to its dtype; .copy() aligns it")
     if writeable and not value.flags.writeable:
-        raise ValueError(f"{name} must be writeable, got a read-only array")
+        raise ValueError(f"{name}: got a read-only array, needs a writeable one")
     return np.asarray(value)
 
 

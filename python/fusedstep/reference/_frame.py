@@ -79,7 +79,7 @@ def rule(
             values = check_hypers(about.name, {name: bound.arguments[name] for name in hypers})
             around = check_around(around)
             if (around["ema"] is None) != (around["ema_decay"] is None):
-                raise ValueError("ema and ema_decay go together: give both or neither")
+                raise ValueError("ema: got one of ema and ema_decay, needs both or neither")
             tensors = check_tensors(about, values, bound.arguments, around)
             with default_floats():
                 _check_scale(tensors, around["grad_scale"])

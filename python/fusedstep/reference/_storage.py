@@ -104,7 +104,7 @@ def store_param(value: Any, name: str, master: Any, rounding: str, key: tuple[in
     if master is not None:
         beside = name.replace("param", "master", 1)
         if not brief:
-            raise TypeError(f"{beside} is for float16 and bfloat16 parameters, {name} is {array.dtype}")
+            raise TypeError(f"{beside}: got a master for a {array.dtype} {name}, needs a float16 or bfloat16 one")
         remainders = is_bfloat16(array) and getattr(master, "dtype", None) == np.int16
         stored.format = "split" if remainders else "master"
         expect = "float32, or int16 remainders" if is_bfloat16(array) else "float32"
@@ -121,9 +121,9 @@ def store_state(value: Any, name: str, kind: str, param: Stored) -> Stored:
     shape = param.array.shape
     if isinstance(value, (tuple, list)):
         if kind == "exact":
-            raise TypeError(f"{name} must be {param.kind}: it cannot be stored in 8 bits")
+            raise TypeError(f"{name}: got 8-bit codes, needs {param.kind}: this state has no 8-bit form")
         if len(value) != 2:
-            raise ValueError(f"{name} must be a pair of codes and scales, got {len(value)} items")
+            raise ValueError(f"{name}: got {len(value)} items, needs a pair of codes and scales")
         codes = check_array(value[0], f"{name} codes", (np.dtype(np.uint8),), shape)
         scales = check_array(value[1], f"{name} scales", (FLOAT32,), (-(-codes.size // 256),))
         memory = [(f"{name} codes", codes, True), (f"{name} scales", scales, True)]
@@ -158,9 +158,9 @@ def check_rows(grad: SparseRows, name: str, param: Stored, writeable: bool) -> A
     integers = (np.dtype(np.int32), np.dtype(np.int64))
     indices = check_array(grad.indices, f"{name}.indices", integers, writeable=False)
     if indices.ndim != 1:
-        raise ValueError(f"{name}.indices must have one axis, got shape {indices.shape}")
+        raise ValueError(f"{name}.indices: got shape {indices.shape}, needs one axis")
     wrong = np.flatnonzero((indices < 0) | (indices >= shape[0]))
     if wrong.size:
         at = int(wrong[0])
-        raise ValueError(f"{name}.indices[{at}] must be from 0 to {shape[0] - 1}, got {indices[at]}")
+        raise ValueError(f"{name}.indices[{at}]: got {indices[at]}, needs a row from 0 to {shape[0] - 1}")
     return check_gradient(grad.values, f"{name}.values", param, writeable, (len(indices), *shape[1:]))

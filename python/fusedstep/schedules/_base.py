@@ -73,7 +73,7 @@ class InPartsOfEpochs(InEpochs):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.whole_epochs, bool):
-            raise TypeError(f"whole_epochs must be a bool, got {type(self.whole_epochs).__name__}")
+            raise TypeError(f"whole_epochs: got {type(self.whole_epochs).__name__}, needs a bool")
 
     def _epoch(self, t: int) -> float:
         return super()._epoch(t) if self.whole_epochs else t / self.steps_per_epoch

@@ -184,8 +184,8 @@ class piecewise(InEpochs):
         self._set(boundaries=rising("boundaries", self.boundaries), values=reals("values", self.values))
         if len(self.values) != len(self.boundaries) + 1:
             raise ValueError(
-                f"values must have one element more than boundaries: "
-                f"got {len(self.values)} values for {len(self.boundaries)} boundaries"
+                f"values: got {len(self.values)} for {len(self.boundaries)} boundaries, "
+                f"needs one more than boundaries: {len(self.boundaries) + 1}"
             )
 
     def _value(self, t: int) -> float:
@@ -202,11 +202,11 @@ def rising(name: str, values: Iterable[object]) -> tuple[int, ...]:
     numbers = tuple(whole(f"{name}[{i}]", value, low=1) for i, value in enumerate(_listed(name, values)))
     for i, (before, after) in enumerate(pairwise(numbers)):
         if after <= before:
-            raise ValueError(f"{name} must rise: {name}[{i + 1}] = {after} follows {before}")
+            raise ValueError(f"{name}[{i + 1}]: got {after} after {before}, needs a larger one")
     return numbers
 
 
 def _listed(name: str, values: Iterable[object]) -> Iterable[object]:
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
-        raise TypeError(f"{name} must be a sequence of numbers, got {type(values).__name__}")
+        raise TypeError(f"{name}: got {type(values).__name__}, needs a sequence of numbers")
     return values

@@ -81,9 +81,9 @@ class reduce_on_plateau(Schedule):
         self.min_lr = real("min_lr", self.min_lr, low=0.0)
         self.eps = real("eps", self.eps, low=0.0)
         if self.mode not in ("min", "max"):
-            raise ValueError(f'mode must be "min" or "max", got {self.mode!r}')
+            raise ValueError(f'mode: got {self.mode!r}, needs "min" or "max"')
         if self.threshold_mode not in ("rel", "abs"):
-            raise ValueError(f'threshold_mode must be "rel" or "abs", got {self.threshold_mode!r}')
+            raise ValueError(f'threshold_mode: got {self.threshold_mode!r}, needs "rel" or "abs"')
         self.best = math.inf if self.mode == "min" else -math.inf
 
     def _value(self, t: int) -> float:
@@ -134,9 +134,9 @@ class reduce_on_plateau(Schedule):
             If a name is missing or unknown, or a number is not of its kind.
         """
         if not isinstance(state, Mapping):
-            raise TypeError(f"state must be a mapping, got {type(state).__name__}")
+            raise TypeError(f"state: got {type(state).__name__}, needs a mapping")
         if set(state) != set(_STATE):
-            raise ValueError(f"state must have the keys {list(_STATE)}, got {list(state)}")
+            raise ValueError(f"state: got the keys {list(state)}, needs {list(_STATE)}")
         value = real('state["value"]', state["value"], low=0.0)
         best = number('state["best"]', state["best"])
         bad_updates = whole('state["bad_updates"]', state["bad_updates"])

@@ -135,12 +135,12 @@ class one_cycle(Schedule):
 
     def __post_init__(self) -> None:
         if not isinstance(self.three_phase, bool):
-            raise TypeError(f"three_phase must be a bool, got {type(self.three_phase).__name__}")
+            raise TypeError(f"three_phase: got {type(self.three_phase).__name__}, needs a bool")
         if self.anneal not in ("cos", "linear"):
-            raise ValueError(f'anneal must be "cos" or "linear", got {self.anneal!r}')
+            raise ValueError(f'anneal: got {self.anneal!r}, needs "cos" or "linear"')
         pct_start = real("pct_start", self.pct_start, above=0.0, below=1.0)
         if self.three_phase and pct_start > 0.5:
-            raise ValueError(f"pct_start must be <= 0.5 in three phases, got {pct_start!r}")
+            raise ValueError(f"pct_start: got {pct_start!r}, needs at most 0.5 in three phases")
         self._set(
             lr_max=real("lr_max", self.lr_max, low=0.0),
             steps=whole("steps", self.steps, low=2),
@@ -191,15 +191,15 @@ class join(Schedule):
 
     def __post_init__(self) -> None:
         if isinstance(self.schedules, (str, bytes)) or not isinstance(self.schedules, Sequence):
-            raise TypeError(f"schedules must be a sequence of callables, got {type(self.schedules).__name__}")
+            raise TypeError(f"schedules: got {type(self.schedules).__name__}, needs a sequence of callables")
         for i, schedule in enumerate(self.schedules):
             if not callable(schedule):
-                raise TypeError(f"schedules[{i}] must be a callable of the step, got {type(schedule).__name__}")
+                raise TypeError(f"schedules[{i}]: got {type(schedule).__name__}, needs a callable of the step")
         self._set(schedules=tuple(self.schedules), boundaries=rising("boundaries", self.boundaries))
         if len(self.schedules) != len(self.boundaries) + 1:
             raise ValueError(
-                f"schedules must have one element more than boundaries: "
-                f"got {len(self.schedules)} schedules for {len(self.boundaries)} boundaries"
+                f"schedules: got {len(self.schedules)} for {len(self.boundaries)} boundaries, "
+                f"needs one more than boundaries: {len(self.boundaries) + 1}"
             )
 
     def _value(self, t: int) -> float:
@@ -221,7 +221,7 @@ class join(Schedule):
             If `state` belongs to another list of schedules.
         """
         if not isinstance(state, Mapping):
-            raise TypeError(f"state must be a mapping, got {type(state).__name__}")
+            raise TypeError(f"state: got {type(state).__name__}, needs a mapping")
         states = state.get("schedules")
         kinds = [isinstance(s, Stateful) for s in self.schedules]
         if not isinstance(states, list) or [s is not None for s in states] != kinds:

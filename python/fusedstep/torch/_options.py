@@ -103,7 +103,7 @@ def plain(value: Any) -> Any:
     """A hyper-parameter without torch: tensors of one element become numbers."""
     if isinstance(value, Tensor):
         if value.numel() != 1:
-            raise ValueError(f"a hyper-parameter given as a tensor must have one element, got {value.numel()}")
+            raise ValueError(f"a hyper-parameter: got a tensor of {value.numel()} elements, needs one element")
         return value.item()
     if isinstance(value, (list, tuple)):
         return tuple(plain(part) for part in value)
