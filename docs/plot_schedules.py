@@ -49,13 +49,23 @@ CURVES: dict[str, list[tuple[str, s.Schedule | list[float]]]] = {
         ("one_cycle(0.1, 200)", s.one_cycle(0.1, STEPS)),
         ("join([linear_warmup, cosine], [40])", s.join([s.linear_warmup(0.1, 40), s.cosine(0.1, 160)], [40])),
     ],
+    "Warm-up, level, decay": [
+        ("warmup_stable_decay(0.1, 20, 100, 80)", s.warmup_stable_decay(0.1, 20, 100, 80)),
+        ('the same, shape="linear"', s.warmup_stable_decay(0.1, 20, 100, 80, shape="linear")),
+        ("polynomial(0.1, 200, power=2)", s.polynomial(0.1, STEPS, power=2.0)),
+    ],
+    "Again and again": [
+        ("cosine_restarts(0.1, 50)", s.cosine_restarts(0.1, 50)),
+        ("cosine_restarts(0.1, 28, 2, factor=0.7)", s.cosine_restarts(0.1, 28, 2, factor=0.7)),
+        ('cyclic(0.01, 0.1, 25, mode="triangular2")', s.cyclic(0.01, 0.1, 25, mode="triangular2")),
+    ],
 }
 
 
 def main(target: Path) -> None:
-    """Draw the four panels."""
+    """Draw the panels."""
     style.use()
-    figure, panels = plt.subplots(2, 2, figsize=(11, 6.6), sharex=True, sharey=True)
+    figure, panels = plt.subplots(3, 2, figsize=(11, 9.6), sharex=True, sharey=True)
     for panel, (title, curves) in zip(panels.flat, CURVES.items(), strict=True):
         for (label, curve), colour in zip(curves, ("#2f7ebc", "#c8324f", "#4b9f6b"), strict=True):
             values = curve if isinstance(curve, list) else [curve(t) for t in range(STEPS)]

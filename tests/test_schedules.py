@@ -22,6 +22,8 @@ from fusedstep.schedules import (
     Schedule,
     Stateful,
     cosine,
+    cosine_restarts,
+    cyclic,
     exponential_decay,
     inverse_sqrt_decay,
     inverse_time_decay,
@@ -29,8 +31,10 @@ from fusedstep.schedules import (
     linear_warmup,
     one_cycle,
     piecewise,
+    polynomial,
     reduce_on_plateau,
     staircase,
+    warmup_stable_decay,
 )
 from fusedstep.schedules._maths import cospi, power
 
@@ -48,6 +52,14 @@ ALL: list[Schedule] = [
     one_cycle(1.0, 60),
     one_cycle(1.0, 60, 0.25, anneal="linear", three_phase=True),
     join([linear_warmup(0.1, 10), cosine(0.1, 50)], [10]),
+    polynomial(0.1, 50, 0.01, 0.7),
+    warmup_stable_decay(0.1, 5, 20, 30),
+    warmup_stable_decay(0.1, 0, 0, 30, end=0.01, shape="cos"),
+    cosine_restarts(0.1, 10),
+    cosine_restarts(0.1, 3, 3, end=0.01, factor=0.7),
+    cyclic(0.01, 0.1, 7),
+    cyclic(0.9, 0.8, 7, 3, mode="triangular2"),
+    cyclic(0.01, 0.1, 7, mode="exp_range", gamma=0.99),
     reduce_on_plateau(0.1, patience=2),
 ]
 rates = st.floats(1e-8, 1e3)
@@ -245,6 +257,28 @@ TORCH: dict[str, tuple[Schedule, str, dict[str, Any]]] = {
         "OneCycleLR",
         {"max_lr": 0.1, "total_steps": 50, "pct_start": 0.4, "three_phase": True},
     ),
+    "polynomial": (polynomial(0.1, 30, power=1.5), "PolynomialLR", {"total_iters": 30, "power": 1.5}),
+    "cosine, again and again": (
+        cosine_restarts(0.1, 7, 2, end=0.01),
+        "CosineAnnealingWarmRestarts",
+        {"T_0": 7, "T_mult": 2, "eta_min": 0.01},
+    ),
+    **{
+        f"cyclic, {mode}": (
+            cyclic(0.02, 0.1, 5, 9, mode=mode, gamma=0.95),
+            "CyclicLR",
+            {
+                "base_lr": 0.02,
+                "max_lr": 0.1,
+                "step_size_up": 5,
+                "step_size_down": 9,
+                "mode": mode,
+                "gamma": 0.95,
+                "cycle_momentum": False,
+            },
+        )
+        for mode in ("triangular", "triangular2", "exp_range")
+    },
     "inverse time": (
         inverse_time_decay(0.1, 0.5),
         "LambdaLR",
@@ -297,6 +331,47 @@ def test_torch_reduces_at_the_same_updates(mode: Any, threshold_mode: Any, seed:
         assert schedule(t) == optimizer.param_groups[0]["lr"]
         seen.add(schedule(t))
     assert len(seen) > 3
+
+
+def test_torch_cycles_momentum_against_the_rate() -> None:
+    torch = pytest.importorskip("torch")
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1, momentum=0.9)
+    scheduler = torch.optim.lr_scheduler.CyclicLR(optimizer, 0.02, 0.1, 5, mode="triangular2")
+    schedule = cyclic(0.9, 0.8, 5, mode="triangular2")
+    for t in range(40):
+        assert schedule(t) == pytest.approx(optimizer.param_groups[0]["momentum"], rel=1e-12), t
+        optimizer.step()
+        scheduler.step()
+
+
+@pytest.mark.parametrize(("shape", "name"), [("linear", "linear"), ("cos", "cosine"), ("1-sqrt", "1-sqrt")])
+def test_transformers_gives_the_same(shape: Any, name: str) -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    options = {"num_warmup_steps": 4, "num_stable_steps": 10, "num_decay_steps": 20, "min_lr_ratio": 0.1}
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    scheduler = transformers.get_wsd_schedule(optimizer, **options, decay_type=name)
+    schedule = warmup_stable_decay(0.1, 4, 10, 20, start=0.01, end=0.01, shape=shape)
+    for t in range(40):
+        assert schedule(t) == pytest.approx(scheduler.get_last_lr()[0], rel=1e-12), t
+        optimizer.step()
+        scheduler.step()
+
+
+def test_each_restart_is_lower_by_the_factor() -> None:
+    """Keras' formula; its own object computes in float32."""
+    keras = pytest.importorskip("keras")
+    theirs = keras.optimizers.schedules.CosineDecayRestarts(0.1, 6, t_mul=2.0, m_mul=0.8, alpha=0.1)
+    schedule = cosine_restarts(0.1, 6, 2, end=0.01, factor=0.8)
+    for t in range(60):
+        assert schedule(t) == pytest.approx(float(theirs(t)), rel=2e-5), t
+
+
+def test_parts_of_no_length() -> None:
+    assert [warmup_stable_decay(1.0, 0, 0, 0, end=0.5)(t) for t in range(2)] == [0.5, 0.5]
+    assert [warmup_stable_decay(1.0, 0, 2, 0, end=0.5)(t) for t in range(4)] == [1.0, 1.0, 0.5, 0.5]
+    assert [warmup_stable_decay(1.0, 2, 0, 2, shape="linear")(t) for t in range(5)] == [0.0, 0.5, 1.0, 0.5, 0.0]
+    assert cyclic(0.1, 0.2, 1, mode="triangular2")(2**63 - 2) == 0.1
 
 
 OPTAX: dict[str, tuple[Schedule, Callable[[Any], Any]]] = {
@@ -427,6 +502,15 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: reduce_on_plateau(0.1).update(1j), TypeError, "metric: got .*, needs a real number"),  # type: ignore[arg-type]
     (lambda: reduce_on_plateau(0.1).update(np.ma.masked), TypeError, "metric: got .*, needs a real number"),  # type: ignore[arg-type]
     (lambda: join([lambda t: np.ones(2)], [])(0), TypeError, r"schedules\[0\]: got .*, needs a real number"),  # type: ignore[list-item, return-value]
+    (lambda: polynomial(0.1, 5, power=0.0), ValueError, "power: got 0.0, needs"),
+    (lambda: warmup_stable_decay(0.1, -1, 2, 3), ValueError, "warmup: got -1, needs >= 0"),
+    (lambda: warmup_stable_decay(0.1, 1, 2, 3, shape="sqrt"), ValueError, "shape: got 'sqrt', needs one of '1-sqrt'"),  # type: ignore[arg-type]
+    (lambda: cosine_restarts(0.1, 5, 0), ValueError, "growth: got 0, needs >= 1"),
+    (lambda: cosine_restarts(0.1, 5, 2.0), TypeError, "growth: got float, needs an integer"),  # type: ignore[arg-type]
+    (lambda: cosine_restarts(0.1, 5, factor=1.5), ValueError, "factor: got 1.5, needs"),
+    (lambda: cyclic(0.1, 0.2, 0), ValueError, "steps_up: got 0, needs >= 1"),
+    (lambda: cyclic(0.1, 0.2, 2, 0), ValueError, "steps_down: got 0, needs >= 1"),
+    (lambda: cyclic(0.1, 0.2, 2, mode="exp"), ValueError, "mode: got 'exp', needs one of 'triangular'"),  # type: ignore[arg-type]
     (lambda: cosine(10**400, 5), ValueError, "lr: got .*, needs finite"),
     (lambda: cosine(0.1, 2**63), ValueError, "steps: got .*, needs <= 9223372036854775807"),
     (lambda: cosine(0.1, np.array([5])), TypeError, "steps: got ndarray, needs an integer"),  # type: ignore[arg-type]

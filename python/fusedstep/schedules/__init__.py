@@ -13,6 +13,7 @@ exponential_decay(lr=0.1, decay_rate=0.95, steps_per_epoch=20)
 from __future__ import annotations
 
 from ._base import Schedule, Stateful
+from .cycles import cosine_restarts, cyclic, polynomial, warmup_stable_decay
 from .decay import exponential_decay, inverse_sqrt_decay, inverse_time_decay, piecewise, staircase
 from .plateau import reduce_on_plateau
 from .shapes import cosine, join, linear_warmup, one_cycle
@@ -21,6 +22,8 @@ __all__ = [
     "Schedule",
     "Stateful",
     "cosine",
+    "cosine_restarts",
+    "cyclic",
     "exponential_decay",
     "inverse_sqrt_decay",
     "inverse_time_decay",
@@ -28,6 +31,8 @@ __all__ = [
     "linear_warmup",
     "one_cycle",
     "piecewise",
+    "polynomial",
     "reduce_on_plateau",
     "staircase",
+    "warmup_stable_decay",
 ]

@@ -12,15 +12,16 @@ from ._base import Schedule, Stateful
 from ._maths import cospi
 from .decay import rising
 
-__all__ = ["cosine", "join", "linear_warmup", "one_cycle"]
+__all__ = ["cosine", "half_cosine", "join", "line", "linear_warmup", "one_cycle"]
 
 
-def _half_cosine(start: float, end: float, part: float) -> float:
-    # from start (part 0) to end (part 1), level at both ends
+def half_cosine(start: float, end: float, part: float) -> float:
+    """From start (part 0) to end (part 1), level at both ends."""
     return end + (start - end) * 0.5 * (1.0 + cospi(part))
 
 
-def _line(start: float, end: float, part: float) -> float:
+def line(start: float, end: float, part: float) -> float:
+    """From start (part 0) to end (part 1), straight."""
     return start + (end - start) * part
 
 
@@ -56,7 +57,7 @@ class cosine(Schedule):
         self._set(lr=real("lr", self.lr, low=0.0), steps=steps, end=real("end", self.end, low=0.0))
 
     def _value(self, t: int) -> float:
-        return _half_cosine(self.lr, self.end, t / self.steps) if t < self.steps else self.end
+        return half_cosine(self.lr, self.end, t / self.steps) if t < self.steps else self.end
 
 
 @dataclass(frozen=True, repr=False)
@@ -91,7 +92,7 @@ class linear_warmup(Schedule):
         self._set(lr=real("lr", self.lr, low=0.0), steps=steps, start=real("start", self.start, low=0.0))
 
     def _value(self, t: int) -> float:
-        return _line(self.start, self.lr, t / self.steps) if t < self.steps else self.lr
+        return line(self.start, self.lr, t / self.steps) if t < self.steps else self.lr
 
 
 @dataclass(frozen=True, repr=False)
@@ -160,7 +161,7 @@ class one_cycle(Schedule):
         if self.three_phase:
             phases.append((2.0 * top, self.lr_max, start))
         phases.append((last, phases[-1][2], final))
-        shape, begun = (_half_cosine if self.anneal == "cos" else _line), 0.0
+        shape, begun = (half_cosine if self.anneal == "cos" else line), 0.0
         for ends, low, high in phases:
             if t <= ends and ends > begun:
                 return shape(low, high, (t - begun) / (ends - begun))
