@@ -17,9 +17,10 @@ test: $(VENV)/.test
 	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 # Without torch, JAX, Keras, other compilers, notebooks and the site: for work on the package itself.
+SLOW := build digest lessons site compilers sanitizers emulated_cpus formats_native vectorised roots instructions
 test-fast: $(VENV)/.test-fast
 	$(BIN)/python -m pytest -n auto --dist loadfile --ignore=tests/integrations --ignore-glob="*torch*" \
-	  --ignore=tests/test_build.py --ignore=tests/test_digest.py --ignore=tests/test_lessons.py --ignore=tests/test_site.py $(ARGS)
+	  $(addprefix --ignore=tests/test_,$(addsuffix .py,$(SLOW))) $(ARGS)
 
 # Random cases against the reference and random mistakes: ARGS="programs --minutes 60", ARGS="programs --seed 12".
 fuzz: $(VENV)/.test

@@ -50,14 +50,14 @@ CURVES: dict[str, list[tuple[str, s.Schedule | list[float]]]] = {
         ("join([linear_warmup, cosine], [40])", s.join([s.linear_warmup(0.1, 40), s.cosine(0.1, 160)], [40])),
     ],
     "Warm-up, level, decay": [
-        ("warmup_stable_decay(0.1, 20, 100, 80)", s.warmup_stable_decay(0.1, 20, 100, 80)),
-        ('the same, shape="linear"', s.warmup_stable_decay(0.1, 20, 100, 80, shape="linear")),
-        ("polynomial(0.1, 200, power=2)", s.polynomial(0.1, STEPS, power=2.0)),
+        ("warmup_stable_decay(0.08, 20, 100, 80)", s.warmup_stable_decay(0.08, 20, 100, 80)),
+        ('the same, shape="linear"', s.warmup_stable_decay(0.08, 20, 100, 80, shape="linear")),
+        ("polynomial(0.08, 200, power=2)", s.polynomial(0.08, STEPS, power=2.0)),
     ],
     "Again and again": [
-        ("cosine_restarts(0.1, 50)", s.cosine_restarts(0.1, 50)),
-        ("cosine_restarts(0.1, 28, 2, factor=0.7)", s.cosine_restarts(0.1, 28, 2, factor=0.7)),
-        ('cyclic(0.01, 0.1, 25, mode="triangular2")', s.cyclic(0.01, 0.1, 25, mode="triangular2")),
+        ("cosine_restarts(0.08, 50)", s.cosine_restarts(0.08, 50)),
+        ("cosine_restarts(0.08, 28, 2, factor=0.7)", s.cosine_restarts(0.08, 28, 2, factor=0.7)),
+        ('cyclic(0.01, 0.08, 25, mode="triangular2")', s.cyclic(0.01, 0.08, 25, mode="triangular2")),
     ],
 }
 
