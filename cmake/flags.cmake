@@ -8,6 +8,9 @@ set(gnu_numerics
 set(gnu_warnings -Wall -Wextra -Wconversion -Wshadow $<$<BOOL:${FUSEDSTEP_WERROR}>:-Werror>)
 set(FUSEDSTEP_OPTIMISE -O3 CACHE STRING "Optimisation of the kernels in every build type; the bits do not depend on it")
 set(optimised ${FUSEDSTEP_OPTIMISE})
+# The extension: what runs once is built for size; a step goes through the rest, and -O3 makes it larger but no faster.
+set(for_size -Os)
+set(for_steps $<$<CONFIG:Release>:-O2>)
 set(avx2 -mavx2 -mf16c)
 set(avx512 ${avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512)
 
@@ -20,6 +23,8 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "MSVC")
   # cpp/types.hpp turns contraction off as well. The simd pragma wants a switch of its own.
   set(numerics /fp:precise /openmp:experimental)
   set(optimised /O2)
+  set(for_size /O1)
+  set(for_steps)
   set(avx2 /arch:AVX2)
   set(avx512 /arch:AVX512)
 elseif(CMAKE_CXX_COMPILER_ID MATCHES "Clang" AND CMAKE_CXX_COMPILER_FRONTEND_VARIANT STREQUAL "MSVC")
@@ -28,6 +33,8 @@ elseif(CMAKE_CXX_COMPILER_ID MATCHES "Clang" AND CMAKE_CXX_COMPILER_FRONTEND_VAR
   set(numerics ${gnu_numerics})
   list(TRANSFORM numerics PREPEND "/clang:")
   list(TRANSFORM optimised PREPEND "/clang:")
+  set(for_size /O1)
+  set(for_steps)
   list(TRANSFORM avx2 PREPEND "/clang:")
   list(TRANSFORM avx512 PREPEND "/clang:")
 elseif(CMAKE_CXX_COMPILER_ID MATCHES "^GNU$|Clang")

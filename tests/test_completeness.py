@@ -57,6 +57,8 @@ def test_function_has_the_signature_of_the_definition(rule: str) -> None:
 @pytest.mark.parametrize("rule", NAMES)
 def test_documented(rule: str) -> None:
     page = ROOT / "docs" / "optimizers.md"
+    if not page.parent.exists():
+        pytest.skip("the pages are in the repository only")
     assert page.exists(), "docs/optimizers.md is missing"
     assert re.search(rf"^\|.*\b{CLASSES[rule].__name__}\b", page.read_text(), re.M), (
         "no line in the table of docs/optimizers.md"
