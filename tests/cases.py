@@ -188,11 +188,10 @@ def copied(value: Any) -> Any:
 
 # ------------------------------------------------------------------------------------------------- rules by their rows
 
-SCALARS = {"mu_product": 1.0, "mu": 1.0, "eta": 0.01}  # where a scalar state starts, if not at 0
 
-
-def first_scalar(name: str, hypers: Options) -> float:
-    return float(hypers.get("lr", 0.01)) if name == "eta" else SCALARS.get(name, 0.0)
+def first_number(first: float | str, hypers: Options) -> float:
+    """What a state or scalar starts from, where that is a number."""
+    return float(hypers[first]) if isinstance(first, str) else first
 
 
 def hypers(rule: str, options: Options) -> Options:
@@ -212,8 +211,8 @@ def functional_arrays(rule: str, options: Options, params: list[Array], seed: in
             positive=state.kind == "unsigned" or state.name == "step_size",
             scale=0.1,
         )
-    for name in RULES[rule].scalars:
-        given[name] = [np.array(first_scalar(name, values)) for _ in params]
+    for name, first in RULES[rule].initial_scalars.items():
+        given[name] = [np.array(first_number(first, values)) for _ in params]
     return given
 
 

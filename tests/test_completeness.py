@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import pathlib
 import re
@@ -12,9 +13,10 @@ from cases import CLASSES, ROWS
 import fusedstep as fs
 from fusedstep import _core
 from fusedstep.reference import RULES
+from fusedstep.reference._about import PARAM
 
 ROOT = pathlib.Path(__file__).parent.parent
-NATIVE = {name: (hypers, states, scalars) for name, hypers, states, scalars in _core.rules()}
+NATIVE = {facts[0]: facts for facts in _core.rules()}
 NAMES = sorted(NATIVE)
 
 
@@ -25,13 +27,22 @@ def test_no_rule_is_only_half_there() -> None:
 
 @pytest.mark.parametrize("rule", NAMES)
 def test_same_names(rule: str) -> None:
-    """C++ and reference agree on hyper-parameters, states, their kinds and order, and scalars."""
-    hypers, states, scalars = NATIVE[rule]
+    """C++ and reference agree on every number of the hyper-parameters, states, their kinds and order, and scalars."""
+    _, hypers, states, scalars, norms = NATIVE[rule]
     about = RULES[rule]
-    assert list(dict.fromkeys(name.partition(".")[0] for name in hypers)) != []
-    assert {name.partition(".")[0] for name in hypers} == set(about.hypers)
+    assert hypers == about.coefficients, "the native rule reads other numbers, or in another order"
     assert states == [(state.name, state.kind) for state in about.states]
     assert tuple(scalars) == about.scalars
+    assert norms == bool(about.norms)
+    assert set(about.norms) <= {"param", "grad", *(state.name for state in about.states)}
+
+
+@pytest.mark.parametrize("rule", NAMES)
+def test_initial_values(rule: str) -> None:
+    """Each is a number, a hyper-parameter of the class, or the parameter."""
+    about, given = RULES[rule], inspect.signature(CLASSES[rule].__init__).parameters
+    for first in (*(state.initial for state in about.states), *about.initial_scalars.values()):
+        assert isinstance(first, float) or first == PARAM or first in given
 
 
 @pytest.mark.parametrize("rule", NAMES)
@@ -56,13 +67,31 @@ def test_function_has_the_signature_of_the_definition(rule: str) -> None:
 
 @pytest.mark.parametrize("rule", NAMES)
 def test_documented(rule: str) -> None:
-    page = ROOT / "docs" / "optimizers.md"
-    if not page.parent.exists():
+    if not (ROOT / "docs").exists():
         pytest.skip("the pages are in the repository only")
-    assert page.exists(), "docs/optimizers.md is missing"
-    assert re.search(rf"^\|.*\b{CLASSES[rule].__name__}\b", page.read_text(), re.M), (
-        "no line in the table of docs/optimizers.md"
-    )
+    name, about = CLASSES[rule].__name__, RULES[rule]
+    row = re.search(rf"^\| `{name}` \|.*", (ROOT / "docs" / "optimizers.md").read_text(), re.M)
+    assert row, "no row in the table of docs/optimizers.md"
+    columns = row[0].replace("\\|", "").split("|")
+    states, _, scalars = columns[4].partition("scalar")
+    assert re.findall(r"`\w+`\*?", states) == [f"`{s.name}`" + "*" * (s.kind == "exact") for s in about.states]
+    assert re.findall(r"`(\w+)`", scalars) == list(about.scalars)
+    for page in ("choose", "conventions", "memory", "torch"):
+        text = (ROOT / "docs" / f"{page}.md").read_text()
+        assert re.search(rf"\b{name}\b", text), f"docs/{page}.md does not name {name}"
+
+
+@pytest.mark.parametrize("rule", NAMES)
+def test_has_a_class_for_torch(rule: str) -> None:
+    torch = pytest.importorskip("torch")
+    faces = importlib.import_module("fusedstep.torch")
+    assert CLASSES[rule].__name__ in faces.__all__
+    group = getattr(faces, CLASSES[rule].__name__)([torch.nn.Parameter(torch.zeros(1))]).param_groups[0]
+    assert {name: group[name] for name in RULES[rule].hypers} == RULES[rule].hypers
+
+
+def test_compared_with_independent_sources() -> None:
+    assert set(NAMES) == importlib.import_module("test_reference_peers").COMPARED
 
 
 @pytest.mark.parametrize("rule", NAMES)

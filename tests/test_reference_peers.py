@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import first_number
 from independent import OptaxPeer, TorchPeer
 from numpy.typing import NDArray
 
@@ -140,6 +141,10 @@ OPTAX: list[tuple[str, dict[str, Any], Any]] = [
         lambda o: o.contrib.schedule_free_adamw(2.5e-3, b1=0.7, b2=0.99, weight_decay=0.02),
     ),
 ]
+# compared in another file, or below with the paper's own recursion
+OTHERS = {"sparse_adam": "test_reference_rows.py"}
+COMPARED = {*TORCH, *(rule for rule, _, _ in OPTAX), *OTHERS}
+"""Every rule that is compared with an independent source (`test_completeness` asks)."""
 # rules that round the parameter more than once: a decoupled decay or an interpolation, and the step
 TWICE = {"adamw", "nadam", "radam", "asgd", "lion", "adabelief", "schedule_free_sgd", "schedule_free_adamw"}
 
@@ -150,19 +155,14 @@ class Run:
     def __init__(self, rule: str, param: Array, options: dict[str, Any]) -> None:
         about = reference.RULES[rule]
         self.function, self.options, self.steps = getattr(reference, rule), options, 0
-        values = about.hypers | options
+        values = {"lr": 1e-2, "initial_accumulator_value": 0.0} | about.hypers | options
         self.param = param.copy()
-        used = {state.name for state in about.used(values)}
-        self.states = {s.name: np.zeros_like(param) if s.name in used else None for s in about.states}
-        self.scalars = {name: np.zeros(()) for name in about.scalars}
-        if rule == "rprop":
-            self.states["step_size"] = np.full_like(param, 1e-2)
-        if rule == "nadam":
-            self.scalars["mu_product"] += 1.0
-        if rule == "asgd":
-            self.scalars = {"eta": np.array(values["lr"]), "mu": np.array(1.0)}
-        if rule.startswith("schedule_free"):
-            self.states["z"] = param.copy()
+        self.states: dict[str, Array | None] = {s.name: None for s in about.states}
+        for state in about.used(values):
+            first = state.initial
+            begin = param.copy() if first == "param" else np.full_like(param, first_number(first, values))
+            self.states[state.name] = begin
+        self.scalars = {name: np.array(first_number(first, values)) for name, first in about.initial_scalars.items()}
 
     def step(self, grad: Array) -> None:
         self.steps += 1

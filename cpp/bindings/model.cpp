@@ -24,7 +24,10 @@ bool is_pair(PyObject* object) { return PyTuple_Check(object) && PyTuple_GET_SIZ
 // Objects that cannot change while they are the same object.
 bool is_constant(PyObject* value) {
     if (value == Py_None || PyBool_Check(value) || PyFloat_Check(value) || PyLong_CheckExact(value)) return true;
-    return is_pair(value) && is_constant(PyTuple_GET_ITEM(value, 0)) && is_constant(PyTuple_GET_ITEM(value, 1));
+    if (!PyTuple_Check(value)) return false;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(value); ++i)
+        if (!is_constant(PyTuple_GET_ITEM(value, i))) return false;
+    return true;
 }
 
 bool same_shape(PyObject* a, PyObject* b) {
@@ -63,7 +66,10 @@ int Model::add_group(py::dict group) {
     for (int h = 0; h < entry_->n_hypers; ++h) {
         const std::string name = entry_->hypers[h];
         const std::size_t dot = name.find('.');
-        const int width = dot == std::string::npos ? 1 : 2;
+        int width = 1;  // "betas.0" is followed by "betas.1" and perhaps by more
+        while (dot != std::string::npos && h + width < entry_->n_hypers &&
+               name.compare(0, dot + 1, entry_->hypers[h + width], 0, dot + 1) == 0)
+            ++width;
         source.values.push_back({py::str(name.substr(0, dot)), {}, false, h, width});
         h += width - 1;
     }
@@ -237,10 +243,13 @@ void Model::read_value(std::size_t group, Value& value) {
         target.clip_value = number(checked, std::numeric_limits<double>::infinity());
     } else if (value.slot == kEmaDecay) {
         target.ema_decay = number(checked, 0);
-    } else if (value.width == 2) {
-        const auto pair = py::reinterpret_borrow<py::tuple>(checked);
-        target.hypers[static_cast<std::size_t>(value.slot)] = pair[0].cast<double>();
-        target.hypers[static_cast<std::size_t>(value.slot) + 1] = pair[1].cast<double>();
+    } else if (value.width > 1) {
+        const auto numbers = py::cast<py::tuple>(checked);
+        if (numbers.size() != static_cast<std::size_t>(value.width))
+            throw py::value_error(value.key.cast<std::string>() + ": got " + std::to_string(numbers.size()) +
+                                  " numbers, needs " + std::to_string(value.width));
+        for (std::size_t i = 0; i < numbers.size(); ++i)
+            target.hypers[static_cast<std::size_t>(value.slot) + i] = numbers[i].cast<double>();
     } else {
         target.hypers[static_cast<std::size_t>(value.slot)] = checked.cast<double>();
     }
@@ -308,8 +317,7 @@ void Model::set_gradient(std::size_t i, PyObject* grad) {
     }
     if (array.format == Format::float64 && x.compute == kFloat)
         throw py::type_error(name() + ": got dtype float64, needs float32, float16 or bfloat16, no wider than " +
-                             param_name(paths_[i]) +
-                             " is computed in; .astype(numpy.float32) converts it");
+                             param_name(paths_[i]) + " is computed in; .astype(numpy.float32) converts it");
     PyObject* param = params_[i].ptr();
     const bool fits =
         usable && py::isinstance<py::array>(py::handle(param)) ? same_shape(grad, param) : array.size == x.size;

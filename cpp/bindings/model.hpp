@@ -25,7 +25,7 @@ public:
     Model(const Model&) = delete;
     Model& operator=(const Model&) = delete;
 
-    // `check(group, name, value)` returns the value checked, as float, bool, pair of floats or None, with a callable
+    // `check(group, name, value)` returns the value checked, as float, bool, tuple of floats or None, with a callable
     // already called; `cross_check(group)` looks at all of a group's values together. Both raise what a user reads.
     // None: the values were checked before.
     //
@@ -101,7 +101,7 @@ protected:
         py::object seen;
         bool constant = false;
         int slot = 0;
-        int width = 1;  // 2: a pair
+        int width = 1;  // more: a tuple of as many numbers
     };
     struct GroupSource {
         py::dict dict;

@@ -45,7 +45,7 @@ py::list rules() {
         for (int i = 0; i < rule.n_states; ++i)
             states.append(py::make_tuple(rule.states[i].name, kinds[rule.states[i].kind]));
         for (int i = 0; i < rule.n_scalars; ++i) scalars.append(rule.scalars[i]);
-        all.append(py::make_tuple(rule.name, hypers, states, scalars));
+        all.append(py::make_tuple(rule.name, hypers, states, scalars, rule.norms));
     }
     return all;
 }
@@ -125,7 +125,9 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     m.attr("__version__") = FUSEDSTEP_VERSION;
     m.doc() = "The native steps of fusedstep.";
     m.def("build_info", &build_info, "What this build is: version, compiler, parallel runtime, instruction sets.");
-    m.def("rules", &rules, "Every update rule: (name, hyper-parameters, (state, kind) pairs, scalar states).");
+    m.def("rules", &rules,
+          "Every update rule: (name, hyper-parameters, (state, kind) pairs, scalar states, whether a step "
+          "needs sums over whole tensors first).");
     m.def("isa", [] { return active_kernels().isa; }, "The active instruction set.");
     m.def("set_isa", &choose_isa, py::arg("name"), "Use another of the instruction sets that this machine can run.");
     m.def("available_isas", &available_isas, "What this machine can run, lowest first.");

@@ -77,7 +77,7 @@ NUMBERS: dict[str, Interval] = {
     "clip_value": POSITIVE_OR_INFINITE,
     "ema_decay": WEIGHT,
 }
-PAIRS: dict[str, tuple[Interval, Interval]] = {
+TUPLES: dict[str, tuple[Interval, ...]] = {
     "betas": (WEIGHT, WEIGHT),
     "schedule_free_adamw.betas": (INNER_WEIGHT, WEIGHT),
     "etas": (INNER_WEIGHT, Interval(1.0)),
@@ -158,7 +158,7 @@ def _number(value: Any, interval: Interval, where: str) -> float:
 
 
 def check_hyper(name: str, value: Any, where: str | None = None, *, rule: str = "") -> Any:
-    """Check one hyper-parameter and return it as a plain float, bool or pair of floats.
+    """Check one hyper-parameter and return it as a plain float, bool or tuple of floats.
 
     Parameters
     ----------
@@ -192,12 +192,13 @@ def check_hyper(name: str, value: Any, where: str | None = None, *, rule: str = 
         if not isinstance(value, (bool, np.bool_)):
             raise TypeError(f"{where}: got {value!r} ({type(value).__name__}), needs True or False")
         return bool(value)
-    if name in PAIRS:
-        intervals = PAIRS.get(f"{rule}.{name}", PAIRS[name])
+    if name in TUPLES:
+        intervals = TUPLES.get(f"{rule}.{name}", TUPLES[name])
+        needed = f"{'a pair of' if len(intervals) == 2 else len(intervals)} real numbers"
         if not isinstance(value, (Sequence, np.ndarray)) or isinstance(value, str):
-            raise TypeError(f"{where}: got {value!r} ({type(value).__name__}), needs a pair of real numbers")
+            raise TypeError(f"{where}: got {value!r} ({type(value).__name__}), needs {needed}")
         if len(value) != len(intervals):
-            raise ValueError(f"{where}: got {len(value)} numbers, needs a pair of real numbers")
+            raise ValueError(f"{where}: got {len(value)} numbers, needs {needed}")
         return tuple(_number(value[i], interval, f"{where}[{i}]") for i, interval in enumerate(intervals))
     if name in OPTIONAL and value is None:
         return None
@@ -215,14 +216,14 @@ def check_hypers(rule: str, values: Mapping[str, Any], where: str = "{}") -> dic
         The update rule, ``"sgd"``.
     values
         Hyper-parameters by name. A value that is not known yet, a schedule's, may be left out: it is not checked, nor
-        any pair it belongs to.
+        anything that depends on it.
     where
         A format string that gives a name its place in messages: ``'param_groups[0]["{}"]'``.
 
     Returns
     -------
     dict
-        The same names with plain floats, bools and pairs.
+        The same names with plain floats, bools and tuples.
     """
     checked = {name: check_hyper(name, value, where.format(name), rule=rule) for name, value in values.items()}
     if checked.get("nesterov") and (checked.get("momentum", 1) == 0 or (rule == "sgd" and checked.get("dampening"))):

@@ -21,6 +21,7 @@ from ._rows import check_row_gradient
 from ._settings import Settings
 from ._slots import Progress, Slot, constant, convert, gather, spread
 from .reference import RULES, State
+from .reference._about import PARAM
 from .sparse import SparseRows
 
 __all__ = ["AwaitedModel", "Making"]
@@ -119,11 +120,19 @@ class Making(Attributes, Settings):
 
     def _initial_state(self, name: str, slot: Slot, group: Mapping[str, Any]) -> float | Callable[[slice], Array]:
         """The first value of a state, or a function that returns those of a slice of the flattened parameter."""
-        return 0.0
+        first = RULES[self.rule].initial(name)
+        return slot.piece if first == PARAM else self._first_number(first, group)
 
     def _initial_scalars(self, group: Mapping[str, Any]) -> list[float]:
         """The first values of the rule's scalar states."""
-        return []
+        return [self._first_number(first, group) for first in RULES[self.rule].initial_scalars.values()]
+
+    def _first_number(self, first: float | str, group: Mapping[str, Any]) -> float:
+        """A number, or the hyper-parameter of that name as it is now."""
+        if not isinstance(first, str):
+            return first
+        number: float = check_hyper(first, self._now(group[first]), rule=self.rule)
+        return number
 
     def _native(
         self,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from cases import CLASSES, FLOAT16, TEAMS, Array, Options, assert_same, copied, first_scalar, running
+from cases import CLASSES, FLOAT16, TEAMS, Array, Options, assert_same, copied, first_number, running
 
 import fusedstep as fs
 from fusedstep.reference import RULES
@@ -164,8 +164,8 @@ class Functions:
         self.columns: dict[str, list[Any]] = {"param": program.params()}
         for state in self.rule.states:
             self.columns[state.name] = [slot.states.get(state.name) for slot in made._slots]
-        for name in self.rule.scalars:
-            self.columns[name] = [np.array(first_scalar(name, self.groups[n])) for n in self.numbers]
+        for name, first in self.rule.initial_scalars.items():
+            self.columns[name] = [np.array(first_number(first, self.groups[n])) for n in self.numbers]
         self.columns["master"] = [slot.master for slot in made._slots]
         self.columns["ema"] = [slot.ema for slot in made._slots]
         self.columns = copied(self.columns)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 import fusedstep as fs
 from fusedstep import _core
+from fusedstep.reference import RULES
 
 from . import arrays
 from .timing import Timing, alternate, runner
@@ -66,11 +67,6 @@ EXTRA: dict[str, tuple[str, dict[str, Any]]] = {
 """Names in the tables beside the classes' own: options that change what a step moves."""
 
 
-TRUST = ("lamb", "lars")
-"""Rules that read arrays a first time, for the norms of a tensor: LAMB all of them, LARS the parameter and the
-gradient."""
-
-
 @dataclass(frozen=True)
 class Case:
     """One row: a rule's name in the tables, dtype of parameters and gradients, storage, elements."""
@@ -110,9 +106,10 @@ def _dtype(case: Case) -> Any:
     return np.dtype(case.dtype)
 
 
-def held(optimizer: Any) -> list[Array]:
-    """Return every array that an optimizer keeps beside the parameters."""
-    return [value for state in optimizer.state for value in state.values() if isinstance(value, np.ndarray)]
+def held(optimizer: Any, state: str = "") -> list[Array]:
+    """Return every array that an optimizer keeps beside the parameters, or those of one state."""
+    found = [item for view in optimizer.state for item in view.items() if isinstance(item[1], np.ndarray)]
+    return [value for name, value in found if not state or name in (state, f"{state}_scales")]
 
 
 def _bytes(value: Array) -> Array:
@@ -134,7 +131,7 @@ def prepare(case: Case) -> tuple[Any, list[Array], list[Array]]:
 def _reference_step(case: Case, optimizer: Any, params: list[Array], grads: list[Array]) -> Callable[[], object]:
     """Return the reference's step on the parameters and the states of ``optimizer``, which makes none
     itself."""
-    about = fs.reference.RULES[optimizer.rule]
+    about = RULES[optimizer.rule]
     function = getattr(fs.reference, about.name)
     group = optimizer.param_groups[0]
     hypers = {name: group[name] for name in about.hypers}
@@ -192,7 +189,7 @@ def check_timed(case: Case, params: list[Array]) -> None:
     WrongResult
         They differ.
     """
-    plain = case.storage == "plain" and _class(case.rule)[0].rule not in TRUST
+    plain = case.storage == "plain" and not RULES[_class(case.rule)[0].rule].norms
     if plain or case.elements <= REFERENCE_CHECKED:
         second = replace(case, elements=arrays.TILE) if plain else case
         other, wanted, grads = prepare(second)
@@ -257,12 +254,11 @@ def measure(case: Case, *, repeats: int = 9, reference: bool = True) -> tuple[di
     for _ in range(CHECKED_STEPS):
         optimizer.step()
     check_timed(case, params)
-    states = sum(array.nbytes for array in held(optimizer))
-    written = sum(array.nbytes for array in params) + states
+    written = sum(array.nbytes for array in [*params, *held(optimizer)])
     read = sum(array.nbytes for array in grads)
-    before = 0
-    if optimizer.rule in TRUST:
-        before = written + read if optimizer.rule == "lamb" else 2 * read
+    first = RULES[optimizer.rule].norms  # read a first time, for sums over whole tensors
+    before = read * ("grad" in first) + sum(array.nbytes for array in params) * ("param" in first)
+    before += sum(array.nbytes for name in first for array in held(optimizer, name))
     runs = {"native": runner(optimizer.step), "limit": runner(stream(written, read, before))}
     if reference and case.elements <= REFERENCE_MOST:
         other, wanted, given = prepare(case)

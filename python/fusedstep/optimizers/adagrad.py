@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .._base import Number, Optimizer, Options, Structure
-from .._hyper import check_hyper
-from .._slots import Slot
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -67,9 +64,6 @@ class Adagrad(Optimizer):
             "eps_root": eps_root,
         }
         super().__init__(params, defaults, options)
-
-    def _initial_state(self, name: str, slot: Slot, group: Mapping[str, Any]) -> Any:
-        return check_hyper("initial_accumulator_value", self._now(group["initial_accumulator_value"]))
 
 
 class Adadelta(Optimizer):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .._base import Number, Optimizer, Options, Structure
 
@@ -55,6 +54,3 @@ class ASGD(Optimizer):
     ) -> None:
         defaults = {"lr": lr, "lambd": lambd, "alpha": alpha, "t0": t0, "weight_decay": weight_decay}
         super().__init__(params, defaults, options)
-
-    def _initial_scalars(self, group: Mapping[str, Any]) -> list[float]:
-        return [float(self._now(group["lr"])), 1.0]

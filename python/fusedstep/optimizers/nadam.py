@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .._base import Number, Optimizer, Options, Structure
 
@@ -69,6 +68,3 @@ class NAdam(Optimizer):
             "decoupled_weight_decay": decoupled_weight_decay,
         }
         super().__init__(params, defaults, options)
-
-    def _initial_scalars(self, group: Mapping[str, Any]) -> list[float]:
-        return [1.0]

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .._base import Number, Optimizer, Options, Structure, shared_option
-from .._hyper import check_hyper
-from .._slots import Slot
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -63,6 +60,3 @@ class Rprop(Optimizer):
     @lr.setter
     def lr(self, value: Any) -> None:
         raise AttributeError("lr: is the first step size, which an Rprop that was made does not use; make a new one")
-
-    def _initial_state(self, name: str, slot: Slot, group: Mapping[str, Any]) -> Any:
-        return check_hyper("lr", self._now(group["lr"])) if name == "step_size" else 0.0

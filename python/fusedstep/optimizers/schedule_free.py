@@ -29,12 +29,6 @@ class ScheduleFree(Optimizer):
     def __init__(self, params: Structure, defaults: dict[str, Any], options: Options) -> None:
         super().__init__(params, defaults | {TRAIN_MODE: True}, options)
 
-    def _initial_state(self, name: str, slot: Slot, group: Mapping[str, Any]) -> Any:
-        return slot.piece if name == "z" else 0.0
-
-    def _initial_scalars(self, group: Mapping[str, Any]) -> list[float]:
-        return [0.0, 0.0]
-
     @property
     def training(self) -> bool:
         """Whether the parameters are those that gradients are taken at."""

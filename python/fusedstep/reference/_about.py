@@ -3,25 +3,44 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypedDict
+from typing import Any, Final, Literal, TypedDict
 
 import numpy as np
 
 from .._hyper import check_hyper
 
-__all__ = ["AROUND", "AROUND_DOC", "RULES", "Around", "Rule", "State", "Steps", "Tensors", "check_around"]
+__all__ = ["AROUND", "AROUND_DOC", "PARAM", "RULES", "Around", "Rule", "State", "Steps", "Tensors", "check_around"]
 
 Tensors = Any  # an array or a list of arrays; the maths inside sees one flat array of the compute type
 Steps = Any  # an int or a list of ints; the maths inside sees an int
 
 
+PARAM: Final = "param"
+"""The initial value of a state that begins as a copy of its parameter."""
+
+Initial = float | str  # a number, the hyper-parameter that holds it, or PARAM
+
+
 @dataclass(frozen=True)
 class State:
-    """One state of a rule: its name, how coarsely it may be stored, the option that calls for it if any."""
+    """One state of a rule.
+
+    Attributes
+    ----------
+    name
+        Key in an optimizer's state, and argument of the functions.
+    kind
+        How it may be stored: ``"signed"`` and ``"unsigned"`` in every format, ``"exact"`` in the compute type only.
+    when
+        The option that calls for the state; empty if every step needs it.
+    initial
+        Every element before the first step: a number, the name of the hyper-parameter that holds it, or `PARAM`.
+    """
 
     name: str
     kind: Literal["signed", "unsigned", "exact"]
     when: str = ""
+    initial: Initial = 0.0
 
 
 @dataclass(frozen=True)
@@ -32,19 +51,41 @@ class Rule:
     ----------
     name
         Of the function, and of the native rule.
-    states, scalars
-        What is kept per element, and the names of what is kept per tensor.
+    states
+        What is kept per element.
     hypers
-        Hyper-parameters and their defaults.
+        Hyper-parameters and their defaults, in the order of the native rule.
+    initial_scalars
+        What is kept per tensor, with its value before the first step: a number or the name of a hyper-parameter.
     rows_without
         Options that must be off for a gradient of some rows alone; None where there is no such form.
+    norms
+        Arrays that are read a first time for two sums over the whole tensor; empty for element-wise rules.
     """
 
     name: str
     states: tuple[State, ...]
-    scalars: tuple[str, ...]
     hypers: dict[str, Any] = field(compare=False)
+    initial_scalars: dict[str, Initial] = field(compare=False)
     rows_without: tuple[str, ...] | None = None
+    norms: tuple[str, ...] = ()
+
+    @property
+    def scalars(self) -> tuple[str, ...]:
+        """The names of what is kept per tensor."""
+        return tuple(self.initial_scalars)
+
+    @property
+    def coefficients(self) -> list[str]:
+        """The numbers that the native rule reads, one by one: ``["lr", "betas.0", "betas.1"]``."""
+        found = []
+        for name, value in self.hypers.items():
+            found += [f"{name}.{i}" for i in range(len(value))] if isinstance(value, tuple) else [name]
+        return found
+
+    def initial(self, name: str) -> Initial:
+        """What a state starts from (see `State`)."""
+        return next(state.initial for state in self.states if state.name == name)
 
     def used(self, hypers: dict[str, Any]) -> tuple[State, ...]:
         """The states that a step with these hyper-parameters needs."""

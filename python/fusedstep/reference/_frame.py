@@ -24,7 +24,7 @@ import copy
 import functools
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ParamSpec
 
@@ -44,7 +44,10 @@ Array = NDArray[Any]
 
 
 def rule(
-    *states: State, scalars: Sequence[str] = (), rows_without: Sequence[str] | None = None
+    *states: State,
+    scalars: Mapping[str, float | str] | None = None,
+    rows_without: Sequence[str] | None = None,
+    norms: Sequence[str] = (),
 ) -> Callable[[Callable[P, None]], Callable[P, bool]]:
     """Make the public function of a rule out of its maths (see the module).
 
@@ -53,18 +56,27 @@ def rule(
     *states
         The states, in the order of the function's arguments after ``param`` and ``grad``.
     scalars
-        Names of float64 values kept per tensor from step to step, after the states.
+        float64 values kept per tensor from step to step, after the states, with what they start from: a number or the
+        name of a hyper-parameter.
     rows_without
         Options that must be off for a gradient of some rows alone; None where there is no such form.
+    norms
+        Arrays that are read a first time for two sums over the whole tensor; empty for element-wise rules.
     """
+    initial_scalars = dict(scalars or {})
 
     def decorate(maths: Callable[P, None]) -> Callable[P, bool]:
         shown = inspect.signature(maths)
         plain = shown.replace(parameters=[p for p in shown.parameters.values() if p.kind is not p.VAR_KEYWORD])
-        arrays = ("param", "grad", *(state.name for state in states), *scalars)
+        arrays = ("param", "grad", *(state.name for state in states), *initial_scalars)
         hypers = {p.name: p.default for p in plain.parameters.values() if p.name not in (*arrays, "step")}
         about = Rule(
-            maths.__name__, states, tuple(scalars), hypers, None if rows_without is None else tuple(rows_without)
+            maths.__name__,
+            states,
+            hypers,
+            initial_scalars,
+            None if rows_without is None else tuple(rows_without),
+            tuple(norms),
         )
 
         @functools.wraps(maths)

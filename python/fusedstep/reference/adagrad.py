@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["adadelta", "adagrad"]
 
 
-@rule(State("sum", "exact"), rows_without=("weight_decay",))
+@rule(State("sum", "exact", initial="initial_accumulator_value"), rows_without=("weight_decay",))
 def adagrad(
     param: Tensors,
     grad: Tensors,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["asgd"]
 
 
-@rule(State("ax", "exact"), scalars=("eta", "mu"))
+@rule(State("ax", "exact"), scalars={"eta": "lr", "mu": 1.0})
 def asgd(
     param: Tensors,
     grad: Tensors,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["nadam"]
 
 
-@rule(State("exp_avg", "signed"), State("exp_avg_sq", "unsigned"), scalars=("mu_product",))
+@rule(State("exp_avg", "signed"), State("exp_avg_sq", "unsigned"), scalars={"mu_product": 1.0})
 def nadam(
     param: Tensors,
     grad: Tensors,

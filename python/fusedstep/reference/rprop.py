@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["rprop"]
 
 
-@rule(State("prev", "signed"), State("step_size", "exact"))
+@rule(State("prev", "signed"), State("step_size", "exact", initial="lr"))
 def rprop(
     param: Tensors,
     grad: Tensors,

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._floats import default_floats
+from ._about import PARAM
 from ._arithmetic import det_pow, power
 from ._frame import Around, State, Steps, Tensors, rule
 
@@ -89,7 +90,7 @@ def schedule_free_interpolation(average: Array, z: Array, *, beta: float) -> Arr
     return interpolation
 
 
-@rule(State("z", "exact"), scalars=("lr_max", "weight_sum"))
+@rule(State("z", "exact", initial=PARAM), scalars={"lr_max": 0.0, "weight_sum": 0.0})
 def schedule_free_sgd(
     param: Tensors,
     grad: Tensors,
@@ -161,7 +162,7 @@ def schedule_free_sgd(
     z[...] = z - T(rate) * grad
 
 
-@rule(State("z", "exact"), State("exp_avg_sq", "unsigned"), scalars=("lr_max", "weight_sum"))
+@rule(State("z", "exact", initial=PARAM), State("exp_avg_sq", "unsigned"), scalars={"lr_max": 0.0, "weight_sum": 0.0})
 def schedule_free_adamw(
     param: Tensors,
     grad: Tensors,

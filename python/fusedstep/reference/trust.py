@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 __all__ = ["lamb", "lars"]
 
 
-@rule(State("exp_avg", "signed"), State("exp_avg_sq", "unsigned"))
+@rule(
+    State("exp_avg", "signed"),
+    State("exp_avg_sq", "unsigned"),
+    norms=("param", "grad", "exp_avg", "exp_avg_sq"),
+)
 def lamb(
     param: Tensors,
     grad: Tensors,
@@ -83,7 +87,7 @@ def lamb(
     param[...] = param - T(lr * ratio) * direction
 
 
-@rule(State("momentum_buffer", "signed", when="momentum"))
+@rule(State("momentum_buffer", "signed", when="momentum"), norms=("param", "grad"))
 def lars(
     param: Tensors,
     grad: Tensors,

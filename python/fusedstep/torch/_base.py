@@ -18,6 +18,7 @@ from .._hyper import unexpected
 from .._settings import MODEL_OPTIONS, Settings, check_settings
 from .._slots import STATE_FORMATS
 from ..reference import RULES
+from ..reference._about import PARAM
 from . import _gradients, _sparse, _states
 from ._building import Slot, build, check_places, make_slot
 from ._loading import load, torchs_class, with_torchs_defaults
@@ -46,6 +47,11 @@ _profiling: Callable[[], bool] = torch.autograd._profiler_enabled  # type: ignor
 @torch.optim.Optimizer.profile_hook_step
 def _with_hooks(optimizer: FusedOptimizer, *closure: Callable[[], Any]) -> Any:
     return optimizer._advance(*closure)
+
+
+def _number(first: float | str, group: dict[str, Any]) -> float:
+    """A number, or the hyper-parameter of that name."""
+    return float(plain(group[first])) if isinstance(first, str) else first
 
 
 def _option(name: str) -> property:
@@ -105,9 +111,6 @@ class FusedOptimizer(Settings, torch.optim.Optimizer):
 
     scalar_dtype: ClassVar[torch.dtype] = torch.float32
     """Of the tensors that hold scalar states: float32 as in torch, or float64 to resume with the same bits."""
-
-    needs_whole_tensors: ClassVar[bool] = False
-    """Whether a step needs more of a parameter than one process's part."""
 
     eager: bool
     """Whether each parameter is stepped, and gets its state, as its gradient arrives."""
@@ -446,11 +449,12 @@ class FusedOptimizer(Settings, torch.optim.Optimizer):
 
     def _initial_state(self, name: str, like: Tensor, group: dict[str, Any]) -> float | Tensor:
         """What a state starts from: a number for every element, or a tensor like the parameter."""
-        return 0.0
+        first = RULES[self.rule].initial(name)
+        return like.detach() if first == PARAM else _number(first, group)
 
     def _initial_scalars(self, group: dict[str, Any]) -> list[float]:
         """What the rule's scalar states start from."""
-        return []
+        return [_number(first, group) for first in RULES[self.rule].initial_scalars.values()]
 
     # ---- averages ----
 

@@ -206,7 +206,7 @@ def _check_sharding(optimizer: FusedOptimizer, slot: Slot) -> None:
                 f"{name}: {slot.name} is a distributed tensor, of which this process sees only its own part; "
                 "use torch.nn.utils.clip_grad_norm_, which knows them all"
             )
-    if optimizer.needs_whole_tensors:
+    if RULES[optimizer.rule].norms:
         raise ValueError(f"{slot.name} is a distributed tensor, of whose norm {optimizer.rule} needs all parts")
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ._base import FusedOptimizer
-from ._options import Listed, Options, Own, plain
+from ._options import Listed, Options, Own
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -51,9 +51,6 @@ class Adagrad(FusedOptimizer, torch.optim.Adagrad):
             "eps": eps,
         }
         super().__init__(params, hypers, options)
-
-    def _initial_state(self, name: str, like: Tensor, group: dict[str, Any]) -> float:
-        return float(group["initial_accumulator_value"])
 
 
 class Adadelta(FusedOptimizer, torch.optim.Adadelta):
@@ -142,9 +139,6 @@ class NAdam(FusedOptimizer, torch.optim.NAdam):
         }
         super().__init__(params, hypers, options)
 
-    def _initial_scalars(self, group: dict[str, Any]) -> list[float]:
-        return [1.0]
-
 
 class RAdam(FusedOptimizer, torch.optim.RAdam):
     """RAdam: ``torch.optim.RAdam``, faster.
@@ -210,9 +204,6 @@ class ASGD(FusedOptimizer, torch.optim.ASGD):
         chosen = {"capturable": capturable, "maximize": maximize, "differentiable": differentiable}
         super().__init__(params, hypers, {**options, **chosen})
 
-    def _initial_scalars(self, group: dict[str, Any]) -> list[float]:
-        return [float(plain(group["lr"])), 1.0]
-
 
 class Rprop(FusedOptimizer, torch.optim.Rprop):
     """Resilient backpropagation: ``torch.optim.Rprop``, faster.
@@ -236,9 +227,6 @@ class Rprop(FusedOptimizer, torch.optim.Rprop):
         **options: Unpack[Options],
     ) -> None:
         super().__init__(params, {"lr": lr, "etas": etas, "step_sizes": step_sizes}, options)
-
-    def _initial_state(self, name: str, like: Tensor, group: dict[str, Any]) -> float:
-        return float(plain(group["lr"])) if name == "step_size" else 0.0
 
 
 class SparseAdam(FusedOptimizer, torch.optim.SparseAdam):

@@ -120,7 +120,6 @@ class LAMB(OwnOptimizer):
     """
 
     rule = "lamb"
-    needs_whole_tensors = True
 
     def __init__(
         self,
@@ -148,7 +147,6 @@ class LARS(OwnOptimizer):
     """
 
     rule = "lars"
-    needs_whole_tensors = True
 
     def __init__(
         self,

@@ -37,12 +37,6 @@ class ScheduleFree(OwnOptimizer):
     def __init__(self, params: Params, hypers: dict[str, Any], options: Options) -> None:
         super().__init__(params, hypers | {TRAIN_MODE: True}, options)
 
-    def _initial_state(self, name: str, like: Tensor, group: dict[str, Any]) -> float | Tensor:
-        return like.detach() if name == "z" else 0.0
-
-    def _initial_scalars(self, group: dict[str, Any]) -> list[float]:
-        return [0.0, 0.0]
-
     @property
     def training(self) -> bool:
         """Whether the parameters are those that gradients are taken at."""
