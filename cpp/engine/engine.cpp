@@ -276,7 +276,7 @@ void Engine::derive(const StepOptions& options, double coefficient) {
     const double scale = 1.0 / options.grad_scale * coefficient;
     std::uint32_t used = 0;
     const Tensor* before = nullptr;
-    std::array<Visible<double>, kMaxScalars> scalars_before{};
+    std::array<double, kMaxScalars> scalars_before{};
     for (std::size_t t = 0; t < tensors.size(); ++t) {
         Tensor& x = tensors[t];
         if (x.grad.data == nullptr) continue;
@@ -284,17 +284,19 @@ void Engine::derive(const StepOptions& options, double coefficient) {
         x.step = x.step + 1;
         const Group& group = groups[static_cast<std::size_t>(x.group)];
         const RuleEntry& rule = kernels_->rules[group.rule];
+        const auto n_scalars = static_cast<std::size_t>(rule.n_scalars);  // mostly none
         const bool shared = before != nullptr && !rule.norms && x.group == before->group && x.step == before->step &&
-                            x.compute == before->compute && x.scalars == scalars_before;
+                            x.compute == before->compute &&
+                            std::equal(x.scalars.begin(), x.scalars.begin() + n_scalars, scalars_before.begin());
         if (shared) {
-            x.scalars = before->scalars;
+            std::copy_n(before->scalars.begin(), n_scalars, x.scalars.begin());
         } else {
-            scalars_before = x.scalars;
+            std::copy_n(x.scalars.begin(), n_scalars, scalars_before.begin());
             Constants& c = constants_[used++];
             std::array<double, kMaxScalars> scalars;
-            std::copy(x.scalars.begin(), x.scalars.end(), scalars.begin());
+            std::copy_n(x.scalars.begin(), n_scalars, scalars.begin());
             rule.derive[x.compute](group.hypers.data(), x.step, scalars.data(), c.bytes);
-            std::copy(scalars.begin(), scalars.end(), x.scalars.begin());
+            std::copy_n(scalars.begin(), n_scalars, x.scalars.begin());
             c.multiplier = group.maximize ? -scale : scale;
             c.variant = rule.variant(group.hypers.data(), x.step);
         }
