@@ -18,7 +18,7 @@ LAYERS: dict[str, str] = {
     "tools": "_arguments _core _extras _interpreter _names _pieces _table _version",
     "definitions": "_floats _hyper _settings formats reference reference.* sparse",
     "around training": "averages minibatch schedules schedules.*",
-    "one optimizer": "_attributes _base _group_options _groups _loading _making _rows _saved _saving _slots"
+    "one optimizer": "_attributes _base _casting _group_options _groups _loading _making _rows _saved _saving _slots"
     " _schedule_free functional",
     "optimizers": "optimizers optimizers.*",
     "the package": "fusedstep",

@@ -296,6 +296,21 @@ void Model::settle(std::size_t group) {
     groups_[group].unsettled = false;
 }
 
+// Nothing for what no conversion would mend.
+std::string Model::advice(PyObject* grad) const {
+    if (advice_.empty()) return "";
+    if (is_array(grad)) {
+        const auto array = py::reinterpret_borrow<py::array>(grad);
+        const bool numbers = std::strchr("fiu", array.dtype().kind()) != nullptr || known_format(grad);
+        const bool form = (py::detail::array_proxy(grad)->flags & kLayout) != kLayout || !known_format(grad);
+        return numbers && form ? advice_ : "";
+    }
+    if (py::isinstance<py::array>(grad)) return "";  // with a mask
+    for (const char* protocol : {"__dlpack__", "__array__", "__array_interface__", "__array_struct__"})
+        if (PyObject_HasAttrString(grad, protocol)) return advice_;
+    return "";
+}
+
 void Model::set_gradient(std::size_t i, PyObject* grad) {
     Tensor& x = engine_.tensors[i];
     x.rows = nullptr;
@@ -309,15 +324,21 @@ void Model::set_gradient(std::size_t i, PyObject* grad) {
     const bool usable = is_array(grad) && (py::detail::array_proxy(grad)->flags & kLayout) == kLayout &&
                         (!now_.zero_grads || py::reinterpret_borrow<py::array>(grad).writeable());
     // The common case without building a name for messages nobody reads.
-    if (usable) {
-        const auto* fields = py::detail::array_proxy(grad);
-        array = {fields->data, x.size, format_of(grad, name)};
-    } else {
-        array = as_array(grad, now_.zero_grads, name());
+    try {
+        if (usable) {
+            const auto* fields = py::detail::array_proxy(grad);
+            array = {fields->data, x.size, format_of(grad, name)};
+        } else {
+            array = as_array(grad, now_.zero_grads, name());
+        }
+    } catch (const py::type_error& error) {
+        throw py::type_error(error.what() + advice(grad));
+    } catch (const py::value_error& error) {
+        throw py::value_error(error.what() + advice(grad));
     }
     if (array.format == Format::float64 && x.compute == kFloat)
         throw py::type_error(name() + ": got dtype float64, needs float32, float16 or bfloat16, no wider than " +
-                             param_name(paths_[i]) + " is computed in; .astype(numpy.float32) converts it");
+                             param_name(paths_[i]) + " is computed in; .astype(numpy.float32) converts it" + advice_);
     PyObject* param = params_[i].ptr();
     const bool fits =
         usable && py::isinstance<py::array>(py::handle(param)) ? same_shape(grad, param) : array.size == x.size;

@@ -49,6 +49,9 @@ public:
     // something is not plain. `without`: hyper-parameters that must be 0, or None where the rule has no such form.
     void take_rows(py::object check, py::object type, py::object without);
 
+    // What ends the error for a gradient of another form, but with numbers: how it can be taken all the same.
+    void advise(std::string advice) { advice_ = std::move(advice); }
+
     // Steps take the claim, as does Python code that must not run during a step. A model made in the place of another
     // shares that one's.
     const std::shared_ptr<Claim>& claim() const { return claim_; }
@@ -126,6 +129,7 @@ protected:
     virtual void settle(std::size_t group);
     void read_value(std::size_t group, Value& value);
     void set_gradient(std::size_t i, PyObject* grad);
+    std::string advice(PyObject* grad) const;
     bool has_rows(std::size_t i) const;
     bool take_parts(std::size_t i, RowGradient& taken, py::object indices, py::object values) const;
     const Extent* written_within(const RowGradient& taken) const;
@@ -151,6 +155,7 @@ protected:
     bool plain_;
     std::uint64_t first_index_;  // of the noise: the number of the first parameter
     const RuleEntry* entry_;
+    std::string advice_;
     py::object check_, cross_check_;
     Engine engine_;
     std::vector<GroupSource> groups_;

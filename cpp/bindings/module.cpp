@@ -184,6 +184,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
              py::arg("stochastic") = false, py::arg("ema") = py::none(), py::arg("step") = 0,
              py::arg("scalars") = std::vector<double>{})
         .def("take_rows", &Model::take_rows, py::arg("check"), py::arg("type"), py::arg("without"))
+        .def("advise", &Model::advise, py::arg("advice"))
         .def(
             "exclusive",
             [](const Model& model, std::string what) {

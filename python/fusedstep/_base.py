@@ -38,6 +38,10 @@ class Optimizer(Making):
     grads
         Gradients bound once, of the structure of `params`; then ``step()`` takes no argument. Fill the same arrays
         before each step.
+    cast_grads
+        Take gradients of any real dtype and layout, and of any object that NumPy can read in the CPU's memory
+        (``__dlpack__``, ``__array__``, ``__array_interface__``): what a step cannot read as it is, is copied into a
+        buffer that is reused.
     maximize
         Ascend instead of descend.
     state_format
@@ -81,10 +85,10 @@ class Optimizer(Making):
 
     def __init__(self, params: Structure, defaults: dict[str, Any], options: Options) -> None:
         given: dict[str, Any] = dict(options)
-        grads = given.pop("grads", None)
+        grads, cast_grads = given.pop("grads", None), given.pop("cast_grads", False)
         unknown = sorted(given.keys() - GROUP_OPTIONS.keys() - MODEL_OPTIONS.keys())
         if unknown:
-            known = {*defaults, *GROUP_OPTIONS, *MODEL_OPTIONS, "grads"}
+            known = {*defaults, *GROUP_OPTIONS, *MODEL_OPTIONS, "grads", "cast_grads"}
             raise unexpected(type(self).__name__, unknown[0], known)
         self.defaults = defaults | {name: given.get(name, value) for name, value in GROUP_OPTIONS.items()}
         check_group(self.rule, self.defaults, "{}")
@@ -92,6 +96,7 @@ class Optimizer(Making):
 
         grouped = isinstance(params, (list, tuple)) and bool(params) and all(_is_group(p) for p in params)
         self._grouped = grouped
+        self._cast_grads = check_hyper("cast_grads", cast_grads)
         self.skipped_steps = 0
         self._next_number = 0
         made = [
@@ -115,8 +120,8 @@ class Optimizer(Making):
         ----------
         grads
             Gradients of the structure of the parameters (a list with one entry per group where there are groups),
-            in the parameter's dtype or a narrower one. None for a parameter leaves it and its states alone. With no
-            argument, the gradients that were bound when the optimizer was made.
+            in the parameter's dtype or a narrower one, or in any form with `cast_grads`. None for a parameter leaves
+            it and its states alone. With no argument, the gradients that were bound when the optimizer was made.
         grad_scale
             Gradients are divided by it first; the arrays themselves are only read.
 
@@ -136,9 +141,24 @@ class Optimizer(Making):
         model = self._model
         if type(grad_scale) is not float:
             grad_scale = check_hyper("grad_scale", grad_scale)
-        taken = model.step_bound(grad_scale) if grads is None else model.step_tree(self._tree, grads, grad_scale)
+        if self._casts is not None:
+            taken = self._step_cast(grads, grad_scale)
+        else:
+            taken = model.step_bound(grad_scale) if grads is None else model.step_tree(self._tree, grads, grad_scale)
         if not taken:
             self.skipped_steps += 1
+        return taken
+
+    def _step_cast(self, grads: Structure, grad_scale: float) -> bool:
+        model = self._made_model()
+        with model.exclusive("step()"):
+            given = self._grads if grads is None else grads
+            if given is None:
+                return model.step_bound(grad_scale)  # which says that there are none
+            leaves = self._tree.flatten(given, "grads")
+            assert self._casts is not None
+            taken = self._casts.run(leaves, self.zero_grads, lambda flat: model.step_list(flat, grad_scale))
+            model.warn_of_nonfinite()
         return taken
 
     @property
@@ -290,7 +310,7 @@ class Optimizer(Making):
 
     def __getstate__(self) -> dict[str, Any]:
         with self._model.exclusive("pickle"):
-            left_out = ("_model", "_tree", "_taken", "_progress", "_groups")
+            left_out = ("_model", "_tree", "_casts", "_taken", "_progress", "_groups")
             kept = {k: v for k, v in self.__dict__.items() if k not in left_out}
             return kept | {"_progress": _saving.progress(self._model), "param_groups": [dict(g) for g in self._groups]}
 

@@ -22,6 +22,7 @@ class Options(TypedDict, total=False):
     """Options that every optimizer takes by keyword (see `Optimizer`)."""
 
     grads: Structure
+    cast_grads: bool
     maximize: bool
     state_format: Literal["float32", "bfloat16", "8bit"]
     min_quantized_size: int

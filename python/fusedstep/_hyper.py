@@ -94,6 +94,7 @@ FLAGS = frozenset(
         "maximize",
         "skip_nonfinite",
         "zero_grads",
+        "cast_grads",
         "train_mode",
     )
 )

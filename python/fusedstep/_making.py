@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from . import _saving, formats
 from ._attributes import Attributes
+from ._casting import ADVICE, Casts
 from ._core import Model, Tree
 from ._floats import default_floats
 from ._group_options import check_group
@@ -40,6 +41,8 @@ class Making(Attributes, Settings):
     _slots: list[Slot]
     _progress: Progress
     _grads: Any
+    _cast_grads: bool = False
+    _casts: Casts | None = None
     _grouped: bool
     _next_number: int
     _starting = 0  # steps taken before there is a model
@@ -164,6 +167,8 @@ class Making(Attributes, Settings):
         about = RULES[self.rule]
         model = Model(self.rule, check, cross_check)
         model.take_rows(rows, SparseRows, about.rows_without)
+        if not self._cast_grads:
+            model.advise(ADVICE)
         for group in groups:
             model.add_group(group)
         for slot, step, values in zip(slots, steps, scalars, strict=True):
@@ -196,10 +201,14 @@ class Making(Attributes, Settings):
         model.steps_taken = taken
         if before is not None:
             model.share_claim(before.real if isinstance(before, AwaitedModel) else before)
+        casts = Casts(self._slots) if self._cast_grads else None
         if self._grads is not None:
             self._configure(model)
-            model.bind(tree, self._grads)
-        self._tree = tree
+            grads = tree.flatten(self._grads, "grads")
+            if casts is not None:
+                grads = casts.readable(grads, self._settings["zero_grads"])
+            model.bind(Tree(list(range(len(grads))), "params"), grads)
+        self._tree, self._casts = tree, casts
         self._model = self._progress.model = model
         self._configure()
         return model

@@ -1,0 +1,188 @@
+"""Gradients as they come: read, and copied where a step cannot read them as they are."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import formats
+from ._floats import default_floats
+from ._slots import FLOAT32, FLOAT64, Slot
+from .sparse import SparseRows
+
+__all__ = ["ADVICE", "Casts"]
+
+Array = NDArray[Any]
+
+ADVICE = "; or make the optimizer with cast_grads=True"
+FLOAT16 = np.dtype(np.float16)
+HOSTS = (1, 3, 11)  # of DLPack's devices: memory of the CPU's own, and pinned for CUDA and ROCm
+PROTOCOLS = ("__dlpack__", "__array__", "__array_interface__", "__array_struct__")
+
+
+class Casts:
+    """Copies of an optimizer's gradients in the form that its step reads, in buffers that are reused.
+
+    Parameters
+    ----------
+    slots
+        The optimizer's parameters.
+    """
+
+    def __init__(self, slots: Sequence[Slot]) -> None:
+        self._slots = slots
+        self._buffers: dict[int, Array] = {}
+        self._busy = False
+
+    @default_floats()
+    def run(self, grads: Sequence[Any], zero_grads: bool, step: Callable[[list[Any]], bool]) -> bool:
+        """Call `step` with the gradients that it can read, and clear what was copied if it was taken.
+
+        Parameters
+        ----------
+        grads
+            One for every parameter, in order.
+        zero_grads
+            Whether the caller's own arrays are set to zero; those that are not copied are left to `step`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            A gradient that cannot be read or has another shape, or with `zero_grads` cannot be written.
+        RuntimeError
+            Called by a gradient while it is read.
+        """
+        if self._busy:  # the buffers are in use
+            raise RuntimeError("step(): called while the gradients of a step are read")
+        self._busy = True
+        try:
+            taken = step(self.readable(grads, zero_grads))
+            if taken and zero_grads:
+                for slot, grad in zip(self._slots, grads, strict=True):
+                    if grad is not None and not self._is_plain(slot, grad):
+                        # Read again: whoever holds it may have moved its memory since.
+                        values = grad.values if isinstance(grad, SparseRows) else grad
+                        _read(values, "grads" + slot.path)[...] = 0
+            return taken
+        finally:
+            self._busy = False
+
+    def readable(self, grads: Sequence[Any], zero_grads: bool) -> list[Any]:
+        """The gradients, or copies of them in the compute type."""
+        if len(grads) != len(self._slots):
+            raise ValueError(f"grads: got {len(grads)} gradients, needs {len(self._slots)}")
+        written = self._written() if zero_grads else []
+        return [
+            grad if grad is None or self._is_plain(slot, grad) else self._copy(i, slot, grad, written, zero_grads)
+            for i, (slot, grad) in enumerate(zip(self._slots, grads, strict=True))
+        ]
+
+    def _is_plain(self, slot: Slot, grad: Any) -> bool:
+        """Whether a step takes this as it is, or knows best what is wrong with it."""
+        if isinstance(grad, SparseRows):
+            return isinstance(grad.values, np.ndarray) and self._is_plain(slot, grad.values)
+        if type(grad) is not np.ndarray:
+            if not isinstance(grad, np.ndarray):
+                return not any(hasattr(grad, name) for name in PROTOCOLS)
+            if hasattr(grad, "mask"):
+                return True
+        dtype = grad.dtype
+        if dtype.kind == "f":
+            known = dtype in (FLOAT32, FLOAT16) or (dtype == FLOAT64 and slot.compute == FLOAT64)
+        else:
+            known = formats.is_bfloat16(dtype)
+        return known and grad.flags.c_contiguous and grad.flags.aligned
+
+    def _copy(self, index: int, slot: Slot, grad: Any, written: list[tuple[int, int, str]], zero_grads: bool) -> Any:
+        where = "grads" + slot.path
+        if isinstance(grad, SparseRows):
+            values = _read(grad.values, where + ".values")
+            shape, like = (values.shape[:1] + slot.param.shape[1:]), "a value for each index and the rows of"
+        else:
+            values = _read(grad, where)
+            shape, like = slot.param.shape, "the shape of"
+        if values.shape != shape:
+            raise ValueError(f"{where}: got shape {values.shape}, needs {shape}, {like} params{slot.path}")
+        if zero_grads:
+            _check_writeable(values, where, written)
+        copy = self._buffer(index, slot.compute, values.size)[: values.size].reshape(shape)
+        copy[...] = values
+        return SparseRows(grad.indices, copy) if isinstance(grad, SparseRows) else copy
+
+    def _buffer(self, index: int, dtype: np.dtype[Any], size: int) -> Array:
+        """Memory that belongs to a parameter; it grows where gradients are of more rows than before."""
+        buffer = self._buffers.get(index)
+        if buffer is None or buffer.size < size:
+            buffer = self._buffers[index] = np.empty(size, dtype)
+        return buffer
+
+    def _written(self) -> list[tuple[int, int, str]]:
+        """Where the arrays that a step writes begin and end."""
+        found = []
+        for slot in self._slots:
+            for name, array in (("", slot.array), *slot.items()):
+                if array.size:
+                    begin = array.__array_interface__["data"][0]
+                    found.append((begin, begin + array.nbytes, f"params{slot.path}" + f" {name}" * bool(name)))
+        return sorted(found)
+
+
+def _read(grad: Any, where: str) -> Array:
+    """A plain array of an object's numbers, its own memory wherever it lets NumPy see that."""
+    if isinstance(grad, np.ndarray):
+        array: Array = np.asarray(grad)
+    else:
+        array = _from_protocol(grad, where)
+    if array.dtype.kind not in "fiu" and (array.dtype.kind != "V" or not np.can_cast(array.dtype, FLOAT32)):
+        raise TypeError(f"{where}: got dtype {array.dtype}, needs real numbers")
+    return array
+
+
+def _from_protocol(grad: Any, where: str) -> Array:
+    kind = type(grad).__name__
+    if not any(hasattr(grad, name) for name in PROTOCOLS):
+        raise TypeError(f"{where}: got {kind}, needs a NumPy array")
+    try:
+        device = grad.__dlpack_device__()[0] if hasattr(grad, "__dlpack_device__") else HOSTS[0]
+    except Exception as error:
+        raise TypeError(f"{where}: got {kind}, needs an array that NumPy can read: {error}") from error
+    if device not in HOSTS:
+        raise TypeError(
+            f"{where}: got {kind} on another device (DLPack's {int(device)}), needs one in the CPU's memory"
+        )
+    if hasattr(grad, "__dlpack__") and not isinstance(grad, np.generic):
+        try:
+            return np.from_dlpack(grad)
+        except Exception as error:  # a dtype that DLPack does not have, several devices, a tensor of autograd's
+            refused = error
+            if not hasattr(grad, "__array__"):
+                raise TypeError(f"{where}: got {kind}, needs an array that NumPy can read: {error}") from error
+    else:
+        refused = None
+    try:
+        array = np.asarray(grad)
+    except Exception as error:
+        said = error if refused is None else refused
+        raise TypeError(f"{where}: got {kind}, needs an array that NumPy can read: {said}") from error
+    if hasattr(array, "mask"):
+        raise TypeError(f"{where}: got {kind}, which gives an array with a mask, needs a NumPy array")
+    return array
+
+
+def _check_writeable(values: Array, where: str, written: list[tuple[int, int, str]]) -> None:
+    """Check that a gradient can be set to zero, and nothing else by that."""
+    if not values.flags.writeable:
+        raise ValueError(f"{where}: got a read-only array, needs a writeable one, since zero_grads=True clears it")
+    if not values.size:
+        return
+    reach = [(size - 1) * stride for size, stride in zip(values.shape, values.strides, strict=True)]
+    begin = values.__array_interface__["data"][0]
+    end = begin + sum(r for r in reach if r > 0) + values.itemsize
+    begin += sum(r for r in reach if r < 0)
+    after = bisect.bisect_right(written, begin, key=lambda extent: extent[1])
+    if after < len(written) and written[after][0] < end:
+        raise ValueError(f"{where} and {written[after][2]} overlap in memory; a gradient needs memory of its own")
