@@ -14,6 +14,7 @@ from ._group_options import GROUP_OPTIONS, Number, Options, Structure, check_cho
 from ._groups import Group, Groups, rebuilt
 from ._hyper import check_hyper, unexpected
 from ._making import AwaitedModel, Making
+from ._memory import check_memory
 from ._settings import MODEL_OPTIONS, check_settings
 from ._slots import STATE_FORMATS, Progress, Slot, StateView, StateViews, gather
 from .reference import RULES
@@ -66,6 +67,9 @@ class Optimizer(Making):
         Set the gradients to zero in the same pass.
     seed
         Of the noise of stochastic rounding.
+    memory
+        Where states, masters and averages live: None for ordinary memory; the path of a folder, for files without a
+        name that are mapped; or a function that takes a number of bytes and returns a writeable buffer of them.
 
     Notes
     -----
@@ -86,9 +90,10 @@ class Optimizer(Making):
     def __init__(self, params: Structure, defaults: dict[str, Any], options: Options) -> None:
         given: dict[str, Any] = dict(options)
         grads, cast_grads = given.pop("grads", None), given.pop("cast_grads", False)
+        self._memory = check_memory(given.pop("memory", None))
         unknown = sorted(given.keys() - GROUP_OPTIONS.keys() - MODEL_OPTIONS.keys())
         if unknown:
-            known = {*defaults, *GROUP_OPTIONS, *MODEL_OPTIONS, "grads", "cast_grads"}
+            known = {*defaults, *GROUP_OPTIONS, *MODEL_OPTIONS, "grads", "cast_grads", "memory"}
             raise unexpected(type(self).__name__, unknown[0], known)
         self.defaults = defaults | {name: given.get(name, value) for name, value in GROUP_OPTIONS.items()}
         check_group(self.rule, self.defaults, "{}")
@@ -310,24 +315,26 @@ class Optimizer(Making):
 
     def __getstate__(self) -> dict[str, Any]:
         with self._model.exclusive("pickle"):
-            left_out = ("_model", "_tree", "_casts", "_taken", "_progress", "_groups")
+            left_out = ("_model", "_memory", "_tree", "_casts", "_taken", "_progress", "_groups")
             kept = {k: v for k, v in self.__dict__.items() if k not in left_out}
             return kept | {"_progress": _saving.progress(self._model), "param_groups": [dict(g) for g in self._groups]}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         steps, scalars, taken = state["_progress"]
+        object.__setattr__(self, "_memory", getattr(self, "_memory", None))  # unpickled: ordinary memory
         for name, value in state.items():
             if name not in ("_progress", "param_groups"):
                 object.__setattr__(self, name, value)
         self._groups = Groups([Group(group, i) for i, group in enumerate(state["param_groups"])], self)
         self._progress = Progress()
         self._starting = taken
-        gather(self._slots)
+        gather(self._slots, self._memory)
         self._build(steps, scalars, taken)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         with self._model.exclusive("copy.deepcopy()"):
             other = type(self).__new__(type(self))
+            object.__setattr__(other, "_memory", self._memory)
             memo[id(self)] = other
             state = self.__getstate__()
             slots = state.pop("_slots")

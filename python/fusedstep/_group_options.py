@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias, TypedDict
 
 from ._hyper import check_hypers
+from ._memory import Memory
 from ._slots import STATE_FORMATS
 from .reference import RULES
 
@@ -34,6 +35,7 @@ class Options(TypedDict, total=False):
     ema_decay: float | None
     zero_grads: bool
     seed: int
+    memory: Memory
 
 
 # Options that a parameter group may have for itself, and those of the whole optimizer.

@@ -18,6 +18,7 @@ from ._floats import default_floats
 from ._group_options import check_group
 from ._groups import Group, Groups, unknown_option
 from ._hyper import check_hyper, check_hypers
+from ._memory import Memory
 from ._rows import check_row_gradient
 from ._settings import Settings
 from ._slots import Progress, Slot, constant, convert, gather, spread
@@ -43,6 +44,7 @@ class Making(Attributes, Settings):
     _grads: Any
     _cast_grads: bool = False
     _casts: Casts | None = None
+    _memory: Memory
     _grouped: bool
     _next_number: int
     _starting = 0  # steps taken before there is a model
@@ -71,7 +73,7 @@ class Making(Attributes, Settings):
         slots = []
         for leaf, path in zip(tree.leaves, tree.paths, strict=True):
             slots.append(self._make_slot(leaf, where + path, prefix + path, number, group, used))
-        gather(slots)
+        gather(slots, self._memory)
         for slot in slots:
             self._fill(slot, group, used)
         return group, slots

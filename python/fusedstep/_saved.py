@@ -105,6 +105,7 @@ class Loaded:
         self.where = where
         self.shape = slot.array.shape
         self.writes: list[Write] = []
+        self.memory = optimizer._memory
         self.added: list[tuple[State, Any, Any]] = []
         needs(saved, Mapping, where, "a dict")
         saved = _from_torch(saved, {state.name for state in about.states})
@@ -132,7 +133,7 @@ class Loaded:
         """The states that the loaded options call for and that there were not."""
         found = {}
         for state, format_, stored in self.added:
-            found[state.name] = like(format_)
+            found[state.name] = like(format_, self.memory)
             convert(found[state.name], stored, state.kind)
         return found
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from . import formats
 from ._core import Model
 from ._floats import default_floats
+from ._memory import Memory, allocated
 from ._pieces import BLOCK_8BIT, blocks, flat, pieces
 
 __all__ = [
@@ -126,7 +127,7 @@ class Slot:
             yield "ema", self.ema
 
 
-def gather(slots: Iterable[Slot]) -> None:
+def gather(slots: Iterable[Slot], memory: Memory) -> None:
     """Move every array to the start of a cache line, the small ones of one kind into one block of memory.
 
     A vector that crosses from one cache line to the next costs two accesses. A thousand small arrays lie on thousands
@@ -141,7 +142,7 @@ def gather(slots: Iterable[Slot]) -> None:
         for kind, (_, array) in enumerate(slot.items()):
             sizes[kind] += _whole_lines(array.nbytes) * (array.nbytes < LARGE)
     starts = [(kind + 1) * PAGE // (kinds + 1) // LINE * LINE for kind in range(kinds)]
-    blocks = [_memory(size, start) for size, start in zip(sizes, starts, strict=True)]
+    blocks = [_aligned(memory, size, start) for size, start in zip(sizes, starts, strict=True)]
     for slot in slots:
         kind = -1
 
@@ -150,10 +151,10 @@ def gather(slots: Iterable[Slot]) -> None:
             kind += 1
             size = _whole_lines(array.nbytes)
             if array.nbytes < LARGE:
-                memory, blocks[kind] = blocks[kind][:size], blocks[kind][size:]
+                place, blocks[kind] = blocks[kind][:size], blocks[kind][size:]
             else:
-                memory = _memory(size, starts[kind])
-            moved: Array = memory[: array.nbytes].view(array.dtype).reshape(array.shape)
+                place = _aligned(memory, size, starts[kind])
+            moved: Array = place[: array.nbytes].view(array.dtype).reshape(array.shape)
             moved[...] = array
             return moved
 
@@ -164,10 +165,12 @@ def _whole_lines(size: int) -> int:
     return -(-size // LINE) * LINE
 
 
-def _memory(size: int, start: int) -> NDArray[np.uint8]:
+def _aligned(memory: Memory, size: int, start: int) -> NDArray[np.uint8]:
     """New memory that begins `start` bytes after a page does."""
-    memory = np.empty(size + PAGE, dtype=np.uint8)
-    return memory[(start - memory.ctypes.data) % PAGE :][:size]
+    if size == 0:
+        return np.empty(0, np.uint8)
+    place = allocated(memory, size + PAGE)
+    return place[(start - place.ctypes.data) % PAGE :][:size]
 
 
 def constant(value: float, slot: Slot, kind: str, state_format: str, small: bool) -> Any:
@@ -207,11 +210,13 @@ def spread(number: Array, shape: tuple[int, ...]) -> Array:
     return np.ndarray(shape, number.dtype, number.tobytes(), strides=(0,) * len(shape))
 
 
-def like(stored: Any) -> Any:
+def like(stored: Any, memory: Memory = None) -> Any:
     """New memory of the same format, not set to anything."""
     if isinstance(stored, tuple):
-        return tuple(map(like, stored))
-    return np.empty(stored.shape, stored.dtype)
+        return tuple(like(part, memory) for part in stored)
+    if memory is None:
+        return np.empty(stored.shape, stored.dtype)
+    return _aligned(memory, stored.nbytes, 0).view(stored.dtype).reshape(stored.shape)
 
 
 @default_floats()

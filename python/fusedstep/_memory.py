@@ -1,0 +1,98 @@
+"""Where the arrays of an optimizer live: ordinary memory, files that are mapped, or memory of the caller's."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Memory", "allocated", "check_memory"]
+
+Bytes = NDArray[np.uint8]
+Memory: TypeAlias = str | os.PathLike[str] | Callable[[int], Any] | None
+PIECE = 1 << 22  # bytes written at a time where the system cannot reserve the space of a file
+
+
+def check_memory(memory: Memory) -> Memory:
+    """Check the option; return a folder as a string.
+
+    Raises
+    ------
+    TypeError
+        It is neither None, a path nor a function.
+    NotADirectoryError
+        There is no such folder.
+    """
+    if memory is None or callable(memory):
+        return memory
+    try:
+        folder = os.fsdecode(memory)
+    except TypeError:
+        raise TypeError(
+            f"memory: got {type(memory).__name__}, needs None, the path of a folder, or a function that takes a number "
+            "of bytes and returns a buffer of them"
+        ) from None
+    if not os.path.isdir(folder):
+        raise NotADirectoryError(f"memory: got {folder!r}, needs the path of a folder that exists")
+    return folder
+
+
+def allocated(memory: Memory, size: int) -> Bytes:
+    """New memory of `size` bytes, writeable and with nobody else.
+
+    Parameters
+    ----------
+    memory
+        As `check_memory` returns it.
+    size
+        Bytes.
+
+    Raises
+    ------
+    OSError
+        The file system has no room.
+    TypeError, ValueError
+        What the caller's function returned is no writeable buffer of enough bytes.
+    """
+    if memory is None or size == 0:
+        return np.empty(size, np.uint8)
+    if callable(memory):
+        return _given(memory(size), size)
+    assert isinstance(memory, str)
+    # A file without a name: it is gone when the last array is, also after a crash, so that a half-made step is never
+    # taken for a checkpoint. Its space is reserved now: a full disk would end the process when a page is written.
+    with tempfile.TemporaryFile(dir=memory) as file:
+        _reserve(file, size)
+        mapped = mmap.mmap(file.fileno(), size)
+    if hasattr(mmap, "MADV_SEQUENTIAL"):  # a step goes through it in order: read ahead, and let go behind
+        mapped.madvise(mmap.MADV_SEQUENTIAL)
+    return np.frombuffer(mapped, np.uint8)
+
+
+def _given(buffer: Any, size: int) -> Bytes:
+    try:
+        view = memoryview(buffer)
+    except TypeError:
+        raise TypeError(f"memory: its function returned {type(buffer).__name__}, needs a buffer of bytes") from None
+    if view.readonly or not view.c_contiguous or view.nbytes < size:
+        kind = "read-only " if view.readonly else "" if view.c_contiguous else "strided "
+        raise ValueError(
+            f"memory: its function returned a {kind}buffer of {view.nbytes} bytes, needs a writeable one of {size}"
+        )
+    return np.frombuffer(buffer, np.uint8, size)
+
+
+def _reserve(file: Any, size: int) -> None:
+    reserve = getattr(os, "posix_fallocate", None)  # not on macOS and Windows
+    if reserve is not None:
+        reserve(file.fileno(), 0, size)
+        return
+    zeros = bytes(min(size, PIECE))
+    for start in range(0, size, PIECE):
+        file.write(zeros[: size - start])
+    file.flush()

@@ -1,0 +1,159 @@
+"""``memory=``: states in files that are mapped, and in memory of the caller's own."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import mmap
+import os
+import pathlib
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import BFLOAT16, CLASSES, ROWS, assert_same, copied, label
+from isolated import linux, python
+
+import fusedstep as fs
+
+FORMATS: list[dict[str, Any]] = [{}, {"state_format": "8bit", "min_quantized_size": 0, "ema_decay": 0.9}]
+
+
+def arrays(dtype: Any = np.float32) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    return {"w": rng.standard_normal((30, 50)).astype(dtype), "b": rng.standard_normal(7).astype(dtype)}
+
+
+def mapped_from(folder: pathlib.Path) -> int:
+    """How many mappings of files in a folder the process has."""
+    gc.collect()
+    return sum(str(folder) in line for line in pathlib.Path("/proc/self/maps").read_text().splitlines())
+
+
+def kept(optimizer: Any) -> list[Any]:
+    return [array for state in optimizer.state for array in state.values() if isinstance(array, np.ndarray)]
+
+
+def lies_in(array: Any, kind: type) -> bool:
+    """Whether an array is a view of memory of this kind."""
+    base = array
+    while isinstance(base, np.ndarray) and base.base is not None:
+        base = base.base
+    return isinstance(base.obj if isinstance(base, memoryview) else base, kind)
+
+
+@pytest.mark.parametrize("rule", CLASSES.values(), ids=label)
+def test_the_same_bytes_in_files(rule: Any, tmp_path: pathlib.Path) -> None:
+    options = ROWS[rule.rule].options[-1]
+    made = []
+    for memory in (None, tmp_path):
+        params = arrays()
+        optimizer = rule(params, memory=memory, **options)
+        for _ in range(3):
+            optimizer.step(arrays())
+        assert all(lies_in(array, mmap.mmap) for array in kept(optimizer)) or memory is None
+        made.append([params, [dict(state) for state in optimizer.state]])
+    assert_same(made[1], made[0])
+
+
+@pytest.mark.parametrize("options", [*FORMATS, {"master": "split"}, {"master": "float32", "state_format": "bfloat16"}])
+@pytest.mark.parametrize("way", ["folder", "function"])
+def test_every_array_is_there(way: str, options: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    dtype = BFLOAT16 if "master" in options else np.float32
+    memory: Any = tmp_path if way == "folder" else bytearray
+    kind = mmap.mmap if way == "folder" else bytearray
+    optimizer = fs.AdamW({"w": arrays(dtype)["w"]}, memory=memory, **options)
+    optimizer.add_param_group({"params": arrays(dtype)["b"]})
+    optimizer.step([{"w": arrays(dtype)["w"]}, arrays(dtype)["b"]])
+    assert kept(optimizer)
+    assert all(lies_in(array, kind) for array in kept(optimizer))
+    assert list(tmp_path.iterdir()) == []
+
+
+@linux
+def test_files_end_with_their_optimizer(tmp_path: pathlib.Path) -> None:
+    optimizer = fs.Adam(arrays(), memory=str(tmp_path))
+    number = mapped_from(tmp_path)
+    assert number > 0
+    other = copy.deepcopy(optimizer)
+    assert mapped_from(tmp_path) == 2 * number
+    del other
+    assert mapped_from(tmp_path) == number
+    state = optimizer.state[0]["exp_avg"]
+    del optimizer
+    assert mapped_from(tmp_path) > 0, "somebody holds a state"
+    assert state[0, 0] == 0
+    del state
+    assert mapped_from(tmp_path) == 0
+
+
+def test_loading_stays_in_the_files(tmp_path: pathlib.Path) -> None:
+    first = fs.Adam(arrays())
+    first.step(arrays())
+    optimizer = fs.Adam(arrays(), memory=tmp_path)
+    optimizer.load_state_dict(first.state_dict())
+    assert all(lies_in(array, mmap.mmap) for array in kept(optimizer))
+    assert_same(copied(kept(optimizer)), copied(kept(first)))
+    saved = fs.Adam(arrays(), amsgrad=True).state_dict()
+    optimizer.load_state_dict(saved)  # has a state that there was not
+    assert len(kept(optimizer)) == 6
+    assert all(lies_in(array, mmap.mmap) for array in kept(optimizer))
+
+
+def test_pickled_copies_live_in_ordinary_memory(tmp_path: pathlib.Path) -> None:
+    optimizer = fs.Adam(arrays(), memory=lambda size: bytearray(size))
+    optimizer.step(arrays())
+    other = pickle.loads(pickle.dumps(optimizer))
+    assert not any(lies_in(array, bytearray) for array in kept(other))
+    assert_same([dict(state) for state in other.state], [dict(state) for state in optimizer.state])
+
+
+SHARED = bytearray(1 << 20)
+
+
+@pytest.mark.parametrize(
+    ("memory", "error", "message"),
+    [
+        (3.5, TypeError, "^memory: got float, needs None, the path of a folder, or a function"),
+        ("no such folder", NotADirectoryError, "^memory: got 'no such folder', needs the path of a folder that exists"),
+        (__file__, NotADirectoryError, "^memory: got "),
+        (lambda size: None, TypeError, "^memory: its function returned NoneType, needs a buffer of bytes"),
+        (lambda size: bytearray(size - 1), ValueError, "^memory: its function returned a buffer of"),
+        (lambda size: bytes(size), ValueError, "^memory: its function returned a read-only buffer"),
+        (lambda size: memoryview(bytearray(2 * size))[::2], ValueError, "a strided buffer"),
+        (lambda size: SHARED, ValueError, "overlap in memory"),
+    ],
+    ids=lambda value: None if callable(value) else str(value)[:20],
+)
+def test_bad_memory(memory: Any, error: type[Exception], message: str) -> None:
+    params = arrays()
+    with pytest.raises(error, match=message):
+        fs.Adam(params, memory=memory)
+    assert_same(params, arrays())
+
+
+def test_errors_of_the_function_are_its_own() -> None:
+    def none_left(size: int) -> Any:
+        raise MemoryError(f"no {size} bytes left")
+
+    with pytest.raises(MemoryError, match="bytes left"):
+        fs.Adam(arrays(), memory=none_left)
+
+
+@linux
+def test_a_full_disk_is_an_error_at_once(tmp_path: pathlib.Path) -> None:
+    """Without the space reserved, the process would end when a page that has no place is written."""
+    code = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+param = np.ones(100_000, np.float32)
+try:
+    fs.Adam(param, memory=sys.argv[1] if len(sys.argv) > 1 else FOLDER)
+except OSError as error:
+    print(type(error).__name__, param.min())
+""".replace("FOLDER", repr(str(tmp_path)))
+    done = python(code)
+    assert (done.returncode, done.stdout) == (0, "OSError 1.0\n"), done.stderr
+    assert os.listdir(tmp_path) == []
