@@ -134,7 +134,9 @@ def test_wheel_contains_only_the_package(wheel: zipfile.ZipFile) -> None:
     needed = [line for line in metadata.splitlines() if line.startswith("Requires-Dist") and "extra ==" not in line]
     assert needed == ["Requires-Dist: numpy>=1.23"]
     extras = re.findall(r"^Provides-Extra: (.*)$", metadata, re.M)
-    assert sorted(extras) == ["bench", "bfloat16", "demo", "keras", "lessons", "torch"], "groups are for development"
+    assert sorted(extras) == ["bench", "bfloat16", "demo", "jax", "keras", "lessons", "torch"], (
+        "groups are for development"
+    )
     assert not re.search(r"^Requires-Dist: [^;]*==", metadata, re.M), "an extra that pins a version downgrades it"
     assert any("licenses/LICENSE" in n for n in names)
     # On a package index a link has no file beside it.
@@ -242,7 +244,8 @@ import fusedstep
 taken = time.perf_counter() - start
 new = set(sys.modules) - before
 wrong = sorted(new & set({OPTIONAL.split()!r}))
-wrong += [m for m in new if m.startswith("fusedstep.") and m.split(".")[1] in ("demo", "bench", "torch", "keras")]
+parts = ("demo", "bench", "jax", "torch", "keras")
+wrong += [m for m in new if m.startswith("fusedstep.") and m.split(".")[1] in parts]
 print(taken, wrong)
 """
     path = os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])

@@ -22,7 +22,7 @@ LAYERS: dict[str, str] = {
     " _schedule_free functional",
     "optimizers": "optimizers optimizers.*",
     "the package": "fusedstep",
-    "faces": "keras keras.* torch torch.*",
+    "faces": "jax jax.* keras keras.* torch torch.*",
     "commands": "__main__ _info bench bench.* demo demo.* threadpoolctl",
 }
 # Each folder of the core, and those whose headers it may include.
@@ -30,7 +30,8 @@ FOLDERS = {
     "kernels": {"kernels"},
     "threads": {"threads"},
     "engine": {"engine", "kernels", "threads"},
-    "bindings": {"bindings", "engine", "kernels", "threads"},
+    "xla": {"engine", "kernels", "threads", "xla"},
+    "bindings": {"bindings", "engine", "kernels", "threads", "xla"},
 }
 
 FILES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}

@@ -11,6 +11,7 @@
 #include "../threads/count.hpp"
 #include "../threads/float_environment.hpp"
 #include "../threads/parallel.hpp"
+#include "../xla/step.hpp"
 #include "model.hpp"
 #include "streaming.hpp"
 #include "tensors.hpp"
@@ -143,6 +144,9 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
           "it.");
     m.def("pretend_cpus", &pretend_cpus, py::arg("n"), "Make teams as on a machine with so many CPUs: for tests.");
     m.def("noise_key", &noise_key, py::arg("seed"), py::arg("tensor"), py::arg("step"));
+    m.def(
+        "xla_step", [] { return py::capsule(reinterpret_cast<void*>(&xla::step)); },
+        "The step as a handler of XLA's foreign functions, for jax.ffi.register_ffi_target.");
     m.def("stream", &stream, py::arg("read_write"), py::arg("read"),
           "One pass that reads all arrays and writes the first list's: the memory traffic of a step.");
 

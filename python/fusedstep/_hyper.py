@@ -15,7 +15,18 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["check_hyper", "check_hypers", "check_step", "did_you_mean", "unexpected"]
+__all__ = [
+    "FLAGS",
+    "TUPLES",
+    "Interval",
+    "check_hyper",
+    "check_hypers",
+    "check_number",
+    "check_step",
+    "did_you_mean",
+    "interval_of",
+    "unexpected",
+]
 
 
 @dataclass(frozen=True)
@@ -144,7 +155,23 @@ def unexpected(function: str, name: str, known: Iterable[str]) -> TypeError:
     return TypeError(f"{function}() got an unexpected keyword argument {name!r}{did_you_mean(name, known)}")
 
 
-def _number(value: Any, interval: Interval, where: str) -> float:
+def interval_of(rule: str, name: str, part: int | None = None) -> Interval:
+    """The allowed values of a number, or of one part of a tuple of them."""
+    if part is not None:
+        return TUPLES.get(f"{rule}.{name}", TUPLES[name])[part]
+    return NUMBERS.get(f"{rule}.{name}", NUMBERS[name])
+
+
+def check_number(value: Any, interval: Interval, where: str) -> float:
+    """Check one number and return it as a plain float.
+
+    Raises
+    ------
+    TypeError
+        Not a real number.
+    ValueError
+        Outside the interval; NaN is outside of every one.
+    """
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
@@ -200,12 +227,12 @@ def check_hyper(name: str, value: Any, where: str | None = None, *, rule: str = 
             raise TypeError(f"{where}: got {value!r} ({type(value).__name__}), needs {needed}")
         if len(value) != len(intervals):
             raise ValueError(f"{where}: got {len(value)} numbers, needs {needed}")
-        return tuple(_number(value[i], interval, f"{where}[{i}]") for i, interval in enumerate(intervals))
+        return tuple(check_number(value[i], interval, f"{where}[{i}]") for i, interval in enumerate(intervals))
     if name in OPTIONAL and value is None:
         return None
     if name not in NUMBERS:
         raise TypeError(f"unknown hyper-parameter {name!r}")
-    return _number(value, NUMBERS.get(f"{rule}.{name}", NUMBERS[name]), where)
+    return check_number(value, interval_of(rule, name), where)
 
 
 def check_hypers(rule: str, values: Mapping[str, Any], where: str = "{}") -> dict[str, Any]:
