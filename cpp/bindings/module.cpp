@@ -156,7 +156,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         .def("__exit__", [](FloatScope& scope, const py::args&) { restore_floats(scope.before); });
 
     py::class_<Tree>(m, "Tree", py::custom_type_setup(take_part_in_collection<Tree>))
-        .def(py::init<py::handle, std::string>(), py::arg("object"), py::arg("name"))
+        .def(py::init<py::handle, std::string, py::object>(), py::arg("object"), py::arg("name"),
+             py::arg("expand") = py::none())
         .def_property_readonly("paths", &Tree::paths)
         .def_property_readonly("leaves", &Tree::leaves)
         .def(

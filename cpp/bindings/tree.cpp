@@ -8,31 +8,56 @@ namespace {
 
 constexpr int kDeepest = 200;
 
+// Text may hold what has no UTF-8: lone surrogates, as of the names of files.
+std::string utf8(py::handle text) {
+    const auto bytes =
+        py::reinterpret_steal<py::bytes>(PyUnicode_AsEncodedString(text.ptr(), "utf-8", "backslashreplace"));
+    if (!bytes) throw py::error_already_set();
+    return bytes;
+}
+
 // ["W1"] or [0]: as Python would print the key, but with double quotes.
 std::string step_into(py::handle key) {
-    const bool plain = py::isinstance<py::str>(key);
-    const py::object written = plain ? py::reinterpret_borrow<py::object>(key) : py::repr(key);
-    // Text may hold what has no UTF-8: lone surrogates, as of the names of files.
-    const auto bytes =
-        py::reinterpret_steal<py::bytes>(PyUnicode_AsEncodedString(written.ptr(), "utf-8", "backslashreplace"));
-    if (!bytes) throw py::error_already_set();
-    const std::string text = bytes;
-    return plain ? "[\"" + text + "\"]" : "[" + text + "]";
+    if (py::isinstance<py::str>(key)) return "[\"" + utf8(key) + "\"]";
+    return "[" + utf8(py::repr(key)) + "]";
+}
+
+// W, b
+std::string fields_text(const std::vector<py::object>& names) {
+    std::string text;
+    for (const py::object& name : names) text += (text.empty() ? "" : ", ") + utf8(name);
+    return text;
 }
 
 bool is_sequence(PyObject* object) { return PyList_Check(object) || PyTuple_Check(object); }
 
 }  // namespace
 
-Tree::Tree(py::handle object, std::string name) : name_(std::move(name)) { root_ = grow(object, "", 0); }
+Tree::Tree(py::handle object, std::string name, py::object expand)
+    : name_(std::move(name)), expand_(std::move(expand)) {
+    root_ = grow(object, "", 0);
+}
+
+// A mapping as a dict, another container as a pair of tuples, None for anything else.
+py::object Tree::expanded(PyObject* object) const {
+    if (expand_.is_none() || object == Py_None || is_array(object)) return py::none();
+    return expand_(py::handle(object));
+}
 
 Tree::Node Tree::grow(py::handle object, const std::string& path, int depth) {
     if (depth > kDeepest) throw py::value_error(name_ + path + ": nested more than 200 deep");
     Node node;
-    if (PyDict_Check(object.ptr())) {
+    if (object.is_none() && depth > 0) {
+        node.kind = Kind::none;
+        node.path = path;
+        return node;
+    }
+    py::object inside = py::none();
+    if (!PyDict_Check(object.ptr()) && !is_sequence(object.ptr())) inside = expanded(object.ptr());
+    if (PyDict_Check(object.ptr()) || PyDict_Check(inside.ptr())) {
         node.kind = Kind::dict;
         // A copy: the names of keys are asked of Python code.
-        const auto items = py::reinterpret_steal<py::list>(PyDict_Items(object.ptr()));
+        const auto items = py::reinterpret_steal<py::list>(PyDict_Items(inside.is_none() ? object.ptr() : inside.ptr()));
         if (!items) throw py::error_already_set();
         for (const py::handle item : items) {
             const py::handle key = PyTuple_GET_ITEM(item.ptr(), 0), value = PyTuple_GET_ITEM(item.ptr(), 1);
@@ -46,6 +71,13 @@ Tree::Node Tree::grow(py::handle object, const std::string& path, int depth) {
         std::size_t i = 0;
         for (const py::handle item : items)
             node.children.push_back(grow(item, path + "[" + std::to_string(i++) + "]", depth + 1));
+    } else if (!inside.is_none()) {
+        node.kind = Kind::object;
+        const auto [names, entries] = inside.cast<std::pair<py::tuple, py::tuple>>();
+        for (std::size_t i = 0; i < names.size(); ++i) {
+            node.keys.push_back(names[i]);
+            node.children.push_back(grow(entries[i], path + "." + utf8(names[i]), depth + 1));
+        }
     } else {
         leaves_.push_back(py::reinterpret_borrow<py::object>(object));
         paths_.push_back(path);
@@ -80,9 +112,27 @@ void Tree::walk(const Node& node, PyObject* object, const char* name, std::size_
         next = skip(node, next, out);
         return;
     }
+    if (node.kind == Kind::none)
+        throw py::type_error(name + node.path + ": got " + kind_text(object) + ", needs None, as " + name_ + node.path +
+                             " is");
     const std::size_t n = node.children.size();
+    if (node.kind == Kind::object) {
+        const py::object inside = expanded(object);
+        if (!PyTuple_Check(inside.ptr())) mismatch(object, name, next, "an object with fields");
+        const auto [names, entries] = inside.cast<std::pair<py::tuple, py::tuple>>();
+        bool same = names.size() == n;
+        for (std::size_t i = 0; same && i < n; ++i) same = node.keys[i].equal(py::object(names[i]));
+        if (!same) mismatch(object, name, next, "an object with the fields " + fields_text(node.keys));
+        for (std::size_t i = 0; i < n; ++i) walk(node.children[i], py::object(entries[i]).ptr(), name, next, out);
+        return;
+    }
     if (node.kind == Kind::dict) {
-        if (!PyDict_Check(object)) mismatch(object, name, next, "a dict");
+        py::object mapping;
+        if (!PyDict_Check(object)) {
+            mapping = expanded(object);
+            if (!PyDict_Check(mapping.ptr())) mismatch(object, name, next, "a dict");
+            object = mapping.ptr();
+        }
         for (std::size_t i = 0; i < n; ++i) {
             const py::object child = dict_item(object, node.keys[i].ptr());
             if (!child)
@@ -126,7 +176,7 @@ void Tree::clear() {
 
 void Tree::mismatch(PyObject* object, const char* name, std::size_t leaf, const std::string& needs) const {
     const std::string near = leaf < paths_.size() ? " at or above " + std::string(name) + paths_[leaf] : "";
-    const std::string text = std::string(name) + ": got " + kind_text(object) + near + ", needs the structure of " +
+    const std::string text = name + std::string(": got ") + kind_text(object) + near + ", needs the structure of " +
                              name_ + ", there " + needs;
     if (is_sequence(object) || PyDict_Check(object)) throw py::value_error(text);
     throw py::type_error(text);

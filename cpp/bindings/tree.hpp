@@ -1,4 +1,4 @@
-// Arrays in any nesting of dict, list and tuple, flattened in a fixed order.
+// Arrays in any nesting of containers, flattened in a fixed order.
 #pragma once
 #include <pybind11/pybind11.h>
 
@@ -12,8 +12,10 @@ namespace py = pybind11;
 // The shape of a nesting: made from the parameters, then laid over gradients that must have the same one.
 class Tree {
 public:
-    // Every object that is not a dict, list or tuple is a leaf. `name` stands in messages: "params".
-    Tree(py::handle object, std::string name);
+    // Containers are dicts, lists and tuples, and what `expand` knows: it returns a dict of a mapping, a pair of tuples
+    // (names and entries) of any other container, and None of everything else. Without it, everything else is a leaf.
+    // None within a container is an entry without arrays. `name` stands in messages: "params".
+    Tree(py::handle object, std::string name, py::object expand);
 
     // The leaves in order: dicts in the order of their keys, lists and tuples in theirs.
     const std::vector<py::object>& leaves() const { return leaves_; }
@@ -30,10 +32,11 @@ public:
     void clear();
 
 private:
-    enum class Kind { leaf, dict, sequence };
+    enum class Kind { leaf, none, dict, sequence, object };
     struct Node {
         Kind kind = Kind::leaf;
-        std::vector<py::object> keys;  // of a dict
+        std::string path;              // of an entry without arrays
+        std::vector<py::object> keys;  // of a dict; the names of an object's entries
         std::vector<Node> children;
     };
 
@@ -43,7 +46,10 @@ private:
     std::size_t skip(const Node& node, std::size_t next, std::vector<py::object>& out) const;
     [[noreturn]] void mismatch(PyObject* object, const char* name, std::size_t leaf, const std::string& needs) const;
 
+    py::object expanded(PyObject* object) const;
+
     std::string name_;
+    py::object expand_;
     std::vector<py::object> leaves_;
     std::vector<std::string> paths_;
     Node root_;

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from . import _interpreter as _interpreter  # first, as it may refuse
 from . import optimizers, reference
 from ._core import available_isas, get_num_threads, get_threading, isa, set_isa, set_num_threads, set_threading
+from ._structures import register_structure
 from ._version import __version__
 from .averages import ExponentialAverage
 from .minibatch import minibatches
@@ -38,6 +39,7 @@ __all__ = [
     "isa",
     "minibatches",
     "reference",
+    "register_structure",
     "schedules",
     "set_isa",
     "set_num_threads",

@@ -11,12 +11,13 @@ from . import _loading, _saving
 from ._attributes import shared_option
 from ._core import Model
 from ._group_options import GROUP_OPTIONS, Number, Options, Structure, check_choice, check_group
-from ._groups import Group, Groups, rebuilt
+from ._groups import Group, Groups
 from ._hyper import check_hyper, unexpected
 from ._making import AwaitedModel, Making
 from ._memory import check_memory
 from ._settings import MODEL_OPTIONS, check_settings
 from ._slots import STATE_FORMATS, Progress, Slot, StateView, StateViews, gather
+from ._structures import rebuilt
 from .reference import RULES
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ class Optimizer(Making):
     ----------
     params
         The parameters, changed in place by every step: a C-contiguous array of float32, float64, float16 or
-        bfloat16 (``ml_dtypes``), or any nesting of dict, list and tuple of them; or a list of parameter groups,
+        bfloat16 (``ml_dtypes``), or any nesting of them in dicts and other mappings, lists, tuples, dataclasses and
+        what `register_structure` knows, None where there is no array; or a list of parameter groups,
         ``[{"params": ..., "lr": 1e-4}, {"params": ...}]``, each with options of its own.
     defaults
         Hyper-parameters of the rule, for groups that do not give theirs.

@@ -7,21 +7,20 @@ of its options, and refuses what would be shown and not used: unknown options, o
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ._core import Tree
 from ._hyper import did_you_mean
 from ._settings import MODEL_OPTIONS
+from ._structures import rebuilt, tree
 
 if TYPE_CHECKING:
     from ._base import Optimizer
 
-__all__ = ["STORAGE", "Group", "Groups", "rebuilt", "unknown_option"]
+__all__ = ["STORAGE", "Group", "Groups", "unknown_option"]
 
 # Options that say how a group's arrays were made: they cannot be changed afterwards, and loading leaves them.
 STORAGE = ("state_format", "min_quantized_size", "master", "rounding")
-DEEPEST = 200
 
 
 class FixedDict(dict[Any, Any]):
@@ -59,41 +58,6 @@ class FixedList(list[Any]):
         return list, (), None, iter(self)
 
 
-def rebuilt(structure: Any, leaf: Callable[[Any], Any], kinds: Any = (dict, list), depth: int = 0) -> Any:
-    """The same nesting with other leaves.
-
-    Parameters
-    ----------
-    structure
-        A leaf, or any nesting of dict, list and tuple. A subclass of one becomes a plain one, as its constructor may
-        take anything; a named tuple stays one.
-    leaf
-        Called with every leaf, in order.
-    kinds
-        The classes of the new dicts and lists.
-
-    Raises
-    ------
-    ValueError
-        Nested too deeply, or in itself.
-    """
-    if depth > DEEPEST:
-        raise ValueError(f"params: nested more than {DEEPEST} deep")
-    if isinstance(structure, dict):
-        return kinds[0]({k: rebuilt(value, leaf, kinds, depth + 1) for k, value in dict.items(structure)})
-    if isinstance(structure, list):
-        return kinds[1]([rebuilt(value, leaf, kinds, depth + 1) for value in list.__iter__(structure)])
-    if isinstance(structure, tuple):
-        entries = [rebuilt(value, leaf, kinds, depth + 1) for value in tuple.__iter__(structure)]
-        return tuple.__new__(type(structure), entries) if _is_named(type(structure)) else tuple(entries)
-    return leaf(structure)
-
-
-def _is_named(kind: type) -> bool:
-    """Whether this is a class of named tuples with the constructor that Python gave it."""
-    return any("_fields" in vars(base) and base.__new__ is kind.__new__ for base in kind.__mro__)
-
-
 def fixed(structure: Any) -> Any:
     """The nesting of the parameters in containers of its own, which nobody changes."""
     return rebuilt(structure, lambda leaf: leaf, (FixedDict, FixedList))
@@ -102,10 +66,11 @@ def fixed(structure: Any) -> Any:
 def same_arrays(structure: Any, other: Any) -> bool:
     """Whether both hold the same array objects in the same places."""
     try:
-        leaves = Tree(other, "params").flatten(structure, "params")
+        known = tree(other, "params")
+        leaves = known.flatten(structure, "params")
     except (TypeError, ValueError):
         return False
-    return all(a is b for a, b in zip(leaves, Tree(other, "params").leaves, strict=True))
+    return all(a is b for a, b in zip(leaves, known.leaves, strict=True))
 
 
 def unknown_option(where: str, name: Any, known: Iterable[str]) -> ValueError:

@@ -22,6 +22,7 @@ from ._memory import Memory
 from ._rows import check_row_gradient
 from ._settings import Settings
 from ._slots import Progress, Slot, constant, convert, gather, spread
+from ._structures import tree
 from .reference import RULES, State
 from .reference._about import PARAM
 from .sparse import SparseRows
@@ -65,13 +66,13 @@ class Making(Attributes, Settings):
         check_group(self.rule, options, f'param_groups[{number}]["{{}}"]')
         group = Group(options, number)
         where = f'params[{number}]["params"]' if grouped else "params"
-        tree = Tree(group["params"], where)
-        if not tree.leaves:
+        structure = tree(group["params"], where)
+        if not structure.leaves:
             raise ValueError(f"{where}: holds no arrays, needs at least one")
         prefix = f"[{number}]" * grouped
         used = self._used(group)
         slots = []
-        for leaf, path in zip(tree.leaves, tree.paths, strict=True):
+        for leaf, path in zip(structure.leaves, structure.paths, strict=True):
             slots.append(self._make_slot(leaf, where + path, prefix + path, number, group, used))
         gather(slots, self._memory)
         for slot in slots:
@@ -199,18 +200,18 @@ class Making(Attributes, Settings):
         before = getattr(self, "_model", None)
         model = self._native(self._groups, self._slots, steps, scalars)
         structures = [group["params"] for group in self._groups]
-        tree = Tree(structures if self._grouped else structures[0], "params")
+        structure = tree(structures if self._grouped else structures[0], "params")
         model.steps_taken = taken
         if before is not None:
             model.share_claim(before.real if isinstance(before, AwaitedModel) else before)
         casts = Casts(self._slots) if self._cast_grads else None
         if self._grads is not None:
             self._configure(model)
-            grads = tree.flatten(self._grads, "grads")
+            grads = structure.flatten(self._grads, "grads")
             if casts is not None:
                 grads = casts.readable(grads, self._settings["zero_grads"])
             model.bind(Tree(list(range(len(grads))), "params"), grads)
-        self._tree, self._casts = tree, casts
+        self._tree, self._casts = structure, casts
         self._model = self._progress.model = model
         self._configure()
         return model

@@ -66,7 +66,7 @@ def _are_paths(names: Any, where: str) -> bool:
     needs(names, (list, tuple), where, "a list of names")
     for name in names:
         needs(name, str, where, "a list of names")
-    return all(name == "" or name.startswith("[") for name in names)
+    return all(name == "" or name.startswith(("[", ".")) for name in names)
 
 
 def _positions(saved: Sequence[str], names: Sequence[str], where: str) -> list[int]:
