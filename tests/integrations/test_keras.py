@@ -327,6 +327,24 @@ def test_memory_may_move_between_steps() -> None:
     assert torch.equal(before, kept)  # what was there before is written no more
 
 
+def test_gradients_that_are_views_of_their_negatives() -> None:
+    mine, yours = variables(), variables()
+    ours, theirs = fk.Adam(0.1), keras.optimizers.Adam(0.1)
+    for optimizer, weights in ((ours, mine), (theirs, yours)):
+        for _ in range(2):
+            optimizer.apply([gradient._neg_view() for gradient in gradients()], weights)
+    agree(ours, theirs, mine, yours, 1e-6)
+
+
+def test_masked_gradients_are_refused() -> None:
+    weights = variables()
+    before = values(weights)
+    masked = [np.ma.masked_less(value, 0.5) for value in before]
+    with pytest.raises(TypeError, match="masked"):
+        fk.Adam(0.1).apply(masked, weights)
+    assert all((one == other).all() for one, other in zip(before, values(weights), strict=True))
+
+
 def test_gradients_of_other_layouts_and_dtypes_are_converted() -> None:
     ours, theirs = pair("Adam", {})
     mine, yours = variables("float32"), variables("float32")

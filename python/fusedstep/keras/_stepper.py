@@ -189,6 +189,11 @@ class Stepper:
     def _fitting(self, i: int, grad: Any) -> Tensor:
         param = self._params[i]
         if not isinstance(grad, Tensor):
+            if hasattr(grad, "mask"):
+                raise TypeError(
+                    f'grads["{self._paths[i]}"]: got a masked array, whose mask would be lost, needs a plain one; '
+                    "array.filled(value) is"
+                )
             grad = ops.convert_to_tensor(grad)
         if grad.shape != param.shape:
             raise ValueError(
@@ -201,4 +206,6 @@ class Stepper:
             )
         if grad.dtype is not param.dtype and not (grad.dtype is torch.float32 and NAMES[param.dtype] in NARROW):
             grad = grad.to(param.dtype)
+        if grad.is_neg():  # a view of the negatives of what is in memory
+            grad = grad.resolve_neg()
         return grad if grad.is_contiguous() else grad.contiguous()
