@@ -42,6 +42,8 @@ def test_good_values(name: str, value: Any, result: Any) -> None:
         ("lr", math.nan, r"^lr: got nan, needs >= 0 and finite$"),
         ("lr", math.inf, r"^lr: got .*, needs"),
         ("lr", 10**400, r"^lr: got .*, needs"),
+        ("clip_value", -(10**400), r"^clip_value: got .*, needs > 0"),
+        ("max_grad_norm", -(10**400), r"^max_grad_norm: got .*, needs > 0"),
         ("betas", (0.9, 1.0), r"^betas\[1\]: got 1.0, needs >= 0 and < 1$"),
         ("betas", (-0.1, 0.9), r"^betas\[0\]: got .*, needs"),
         ("betas", (0.9,), r"^betas: got 1 numbers, needs a pair of real numbers$"),

@@ -179,7 +179,7 @@ def check_number(value: Any, interval: Interval, where: str) -> float:
     try:
         number = float(value)
     except OverflowError:
-        number = math.inf
+        number = -math.inf if value < 0 else math.inf
     if not interval.holds(number):
         raise ValueError(f"{where}: got {value!r}, needs {interval}")
     return number + 0.0  # -0 becomes +0: equal values must leave equal bytes
