@@ -727,7 +727,7 @@ def test_older_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before torch 2.10 there is no exchange table: the same result."""
     from fusedstep._core import TensorReader
 
-    capsules = TensorReader(None, torch.utils.dlpack.to_dlpack)
+    capsules = TensorReader(None, torch.utils.dlpack.to_dlpack, torch.Tensor)
     results = []
     for older in (False, True):
         if older:

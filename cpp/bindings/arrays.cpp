@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <string_view>
 
 namespace fusedstep {
 namespace {
@@ -11,13 +12,16 @@ const py::detail::PyArray_Proxy* fields(PyObject* array) { return py::detail::ar
 
 std::string text(py::handle object) { return py::str(object).cast<std::string>(); }
 
-// NumPy gives the dtypes of other packages their numbers at run time: remember bfloat16's once it was seen.
+// NumPy gives the dtypes of other packages their numbers at run time: remember bfloat16's once it was seen. The name is
+// that of the type of its elements, as dtype.name runs Python code.
 std::atomic<int> bfloat16_number{-1};
 
-bool is_bfloat16(py::handle dtype, int number) {
-    if (number == bfloat16_number) return true;
-    if (number < 256 || text(dtype.attr("name")) != "bfloat16") return false;
-    bfloat16_number = number;
+bool is_bfloat16(const py::detail::PyArrayDescr1_Proxy* dtype) {
+    if (dtype->type_num == bfloat16_number) return true;
+    if (dtype->type_num < 256 || !PyType_Check(dtype->typeobj)) return false;
+    const std::string_view name = reinterpret_cast<PyTypeObject*>(dtype->typeobj)->tp_name;
+    if (name.substr(name.rfind('.') + 1) != "bfloat16") return false;
+    bfloat16_number = dtype->type_num;
     return true;
 }
 
@@ -49,9 +53,10 @@ const Memory* as_memory(PyObject* object) {
 
 }  // namespace
 
+bool is_plain_array(PyObject* object) { return Py_TYPE(object) == py::detail::npy_api::get().PyArray_Type_; }
+
 bool is_array(PyObject* object) {
-    const bool plain = Py_TYPE(object) == py::detail::npy_api::get().PyArray_Type_;
-    return plain || (py::isinstance<py::array>(py::handle(object)) && !PyObject_HasAttrString(object, "mask"));
+    return is_plain_array(object) || (py::isinstance<py::array>(py::handle(object)) && !PyObject_HasAttrString(object, "mask"));
 }
 
 std::size_t item_size(Format format) { return kFormatSizes[static_cast<int>(format)].item; }
@@ -85,8 +90,7 @@ std::string kind_text(PyObject* object) {
 }
 
 std::optional<Format> known_format(PyObject* object) {
-    PyObject* descr = fields(object)->descr;
-    const auto* dtype = py::detail::array_descriptor1_proxy(descr);
+    const auto* dtype = py::detail::array_descriptor1_proxy(fields(object)->descr);
     const char order = dtype->byteorder;
     const bool native = order == '=' || order == '|' || order == (PY_BIG_ENDIAN ? '>' : '<');
     if (native) {
@@ -100,7 +104,7 @@ std::optional<Format> known_format(PyObject* object) {
             default:
                 break;
         }
-        if (is_bfloat16(descr, dtype->type_num)) return Format::bfloat16;
+        if (is_bfloat16(dtype)) return Format::bfloat16;
     }
     return std::nullopt;
 }

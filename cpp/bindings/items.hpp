@@ -36,6 +36,25 @@ inline py::object sequence_item(PyObject* sequence, std::size_t i) {
     return py::reinterpret_borrow<py::object>(PySequence_Fast_GET_ITEM(sequence, index));
 }
 
+// A weak reference; none where an object allows none.
+inline py::object reference_to(PyObject* object) {
+    PyObject* made = PyWeakref_NewRef(object, nullptr);
+    if (made == nullptr) PyErr_Clear();
+    return py::reinterpret_steal<py::object>(made);
+}
+
+// Whether a weak reference is to this object.
+inline bool refers_to(const py::object& reference, PyObject* object) {
+    if (!reference) return false;
+#if PY_VERSION_HEX >= 0x030D0000
+    PyObject* found = nullptr;
+    const bool there = PyWeakref_GetRef(reference.ptr(), &found) > 0;
+    return there && py::reinterpret_steal<py::object>(found).is(py::handle(object));
+#else
+    return PyWeakref_GET_OBJECT(reference.ptr()) == object;
+#endif
+}
+
 // Empties it, and keeps its memory. Letting go of an object may run the garbage collector, which must not find one that
 // is gone already.
 inline void let_go(std::vector<py::object>& objects) {

@@ -97,7 +97,11 @@ void Model::keep(const py::object& object, const Array& array, const std::string
     const char* begin = static_cast<const char*>(array.data);
     extents_.push_back({begin, begin + array.size * item_size(array.format), name});
     owned_.push_back(object);
-    if (py::isinstance<py::array>(object)) written_.push_back({object.ptr(), Seen(object.ptr())});
+    if (!py::isinstance<py::array>(object)) return;
+    const Seen seen(object.ptr());
+    if (!seen.is(array.data, array.size))
+        throw py::value_error(name + ": was changed in place while it was looked at");
+    written_.push_back({object.ptr(), seen});
 }
 
 Stream Model::state_stream(PyObject* object, const State& state, const Tensor& x, PyObject* param,
@@ -385,13 +389,13 @@ void Model::check_still_there() const {
                 "place, since the optimizer was made; make a new one");
 }
 
-// Python code that is asked about a gradient of rows may have changed the arrays that were taken before.
-void Model::check_gradients_still_there() const {
-    for (std::size_t i = 0; i < flat_.size(); ++i) {
+// Python code that is asked about a gradient may have changed the arrays that were taken before.
+void Model::check_gradients_still_there(const std::vector<py::object>& grads) const {
+    for (std::size_t i = 0; i < grads.size(); ++i) {
         const Tensor& x = engine_.tensors[i];
-        if (x.grad.data == nullptr || x.rows != nullptr || x.size == 0 || !is_array(flat_[i].ptr())) continue;
-        const Seen seen(flat_[i].ptr());
-        if (!seen.is(x.grad.data, x.size))
+        if (x.grad.data == nullptr || x.rows != nullptr || x.size == 0 || !py::isinstance<py::array>(grads[i]))
+            continue;
+        if (!Seen(grads[i].ptr()).is(x.grad.data, x.size))
             throw py::value_error(grad_name(i) + ": was changed in place while the gradients were looked at");
     }
     for (std::size_t k = 0; k < rows_used_; ++k) {
@@ -484,8 +488,10 @@ void Model::bind(const Tree& tree, py::object grads) {
 
 // The engine's gradients are the bound ones: notes what they look like now.
 void Model::note_bound() {
+    check_gradients_still_there(bound_);
     bound_seen_.clear();
-    for (const py::object& grad : bound_) bound_seen_.emplace_back(is_array(grad.ptr()) ? Seen(grad.ptr()) : Seen());
+    for (const py::object& grad : bound_)
+        bound_seen_.emplace_back(py::isinstance<py::array>(grad) ? Seen(grad.ptr()) : Seen());
     bound_current_ = true;
 }
 
@@ -502,7 +508,7 @@ bool Model::step_bound(double grad_scale) {
     }
     for (std::size_t i = 0; i < bound_.size(); ++i) {
         PyObject* grad = bound_[i].ptr();
-        if (is_array(grad) && engine_.tensors[i].size != 0 && !bound_seen_[i].holds(grad, now_.zero_grads))
+        if (py::isinstance<py::array>(bound_[i]) && engine_.tensors[i].size != 0 && !bound_seen_[i].holds(grad, now_.zero_grads))
             throw py::value_error(
                 grad_name(i) +
                 ": its memory, size or dtype was changed in place, or it was made read-only, since it "
@@ -551,8 +557,12 @@ bool Model::step_flat() {
     } release{*this};
     check_count();
     bound_current_ = false;
-    for (std::size_t i = 0; i < flat_.size(); ++i) set_gradient(i, flat_[i].ptr());
-    if (rows_used_ != 0) check_gradients_still_there();
+    bool plain = true;
+    for (std::size_t i = 0; i < flat_.size(); ++i) {
+        plain = plain && (flat_[i].is_none() || is_plain_array(flat_[i].ptr()));
+        set_gradient(i, flat_[i].ptr());
+    }
+    if (!plain) check_gradients_still_there(flat_);
     const bool taken = run();
     if (taken && now_.zero_grads) zero_rows();
     return taken;

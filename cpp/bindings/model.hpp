@@ -138,7 +138,7 @@ protected:
     void zero_rows();
     void check_gradient_overlap();
     void check_still_there() const;
-    void check_gradients_still_there() const;
+    void check_gradients_still_there(const std::vector<py::object>& grads) const;
     void check_count() const;
     void check_finished(const char* what) const;
     void note_bound();

@@ -177,7 +177,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
                        py::custom_type_setup(take_part_in_collection<Memory>));
 
     py::class_<TensorReader>(m, "TensorReader")
-        .def(py::init<py::object, py::object>(), py::arg("exchange"), py::arg("to_dlpack"))
+        .def(py::init<py::object, py::object, py::object>(), py::arg("exchange"), py::arg("to_dlpack"), py::arg("type"))
         .def("memory", &TensorReader::memory, py::arg("tensor"), py::arg("name"));
 
     py::class_<Model>(m, "Model", py::custom_type_setup(take_part_in_collection<Model>))

@@ -78,9 +78,9 @@ bool in_storage(PyObject* tensor, const void* data, std::size_t bytes) {
     return begin != 0 && from >= begin && from - begin <= size && bytes <= size - (from - begin);
 }
 
-bool is_conjugate(PyObject* tensor) {
+bool holds_others(PyObject* tensor) {
     static PyObject* const method = interned("is_conj");
-    return is_flag_set(tensor, method);
+    return is_flag_set(tensor, method) || is_negative(tensor);
 }
 
 bool is_negative(PyObject* tensor) {
@@ -88,7 +88,8 @@ bool is_negative(PyObject* tensor) {
     return is_flag_set(tensor, method);
 }
 
-TensorReader::TensorReader(py::object exchange, py::object to_dlpack) : to_dlpack_(std::move(to_dlpack)) {
+TensorReader::TensorReader(py::object exchange, py::object to_dlpack, py::object type)
+    : to_dlpack_(std::move(to_dlpack)), type_(std::move(type)) {
     if (exchange.is_none()) return;
     const auto* api =
         static_cast<const dlpack::ExchangeApi*>(PyCapsule_GetPointer(exchange.ptr(), "dlpack_exchange_api"));
@@ -139,7 +140,7 @@ Memory TensorReader::memory(py::object tensor, const std::string& name) {
     if (!is_dense(seen)) throw py::value_error(name + ": has gaps between its elements, needs a dense tensor");
     if (reinterpret_cast<std::uintptr_t>(data) % width != 0)
         throw py::value_error(name + ": is not aligned to its dtype, needs an aligned tensor; tensor.clone() is");
-    if (is_negative(tensor.ptr()) || (is_complex(seen.dtype) && is_conjugate(tensor.ptr())))
+    if (is_complex(seen.dtype) ? holds_others(tensor.ptr()) : is_negative(tensor.ptr()))
         throw py::value_error(name +
                               ": holds the conjugates or negatives of what is in its memory, needs a tensor of "
                               "its own; tensor.resolve_conj().resolve_neg() is");

@@ -28,7 +28,10 @@ struct View {
 class TensorReader {
 public:
     // `exchange`: the type's __dlpack_c_exchange_api__ or None. ValueError where it is no such table.
-    TensorReader(py::object exchange, py::object to_dlpack);
+    TensorReader(py::object exchange, py::object to_dlpack, py::object type);
+
+    // Whether it is a tensor of this type and of no subclass: its methods are the library's and run no Python code.
+    bool is_plain(PyObject* tensor) const { return reinterpret_cast<PyObject*>(Py_TYPE(tensor)) == type_.ptr(); }
 
     // False, without an error set, for what cannot be described so (a sparse tensor). `out` is valid until the next
     // call.
@@ -41,7 +44,7 @@ public:
 
 private:
     int (*from_object_)(void*, dlpack::Tensor*) = nullptr;
-    py::object to_dlpack_;
+    py::object to_dlpack_, type_;
     py::object capsule_;  // of the tensor read last
 };
 
@@ -55,8 +58,8 @@ bool to_format(dlpack::DataType dtype, Format& out);
 // Whether a tensor's storage, which may have been resized or freed under it, has all of these bytes.
 bool in_storage(PyObject* tensor, const void* data, std::size_t bytes);
 
-// Whether a tensor's numbers are the conjugates, or the negatives, of what its memory holds.
-bool is_conjugate(PyObject* tensor);
+// Whether a tensor's numbers are the negatives, or the conjugates or negatives, of what its memory holds.
 bool is_negative(PyObject* tensor);
+bool holds_others(PyObject* tensor);
 
 }  // namespace fusedstep

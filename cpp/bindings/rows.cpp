@@ -86,6 +86,7 @@ bool Model::take_parts(std::size_t i, RowGradient& taken, py::object indices, py
     taken.numbers = data_of(indices.ptr());
     taken.row_size = 1;
     for (int k = 1; k < whole.axes; ++k) taken.row_size *= static_cast<std::size_t>(whole.dimensions[k]);
+    if (static_cast<std::size_t>(whole.dimensions[0]) * taken.row_size != x.size) return false;  // changed in place
     taken.given = {data_of(values.ptr()), taken.count * taken.row_size, *format};
     taken.indices = std::move(indices);
     taken.values = std::move(values);

@@ -166,19 +166,31 @@ bool TensorModel::is_at(const Place& place, PyObject* tensor) {
     return reader_.view(tensor, view) && view.data == place.data && view.kind == place.kind && lies_as(place, view);
 }
 
-// Whether the parameter and its states are the tensors they were, where they were.
-bool TensorModel::same_tensors(const Item& item) {
+// Whether the parameter and its states are the tensors they were. Sets `ran` where Python code may have run: attributes
+// of distributed tensors, methods of complex ones, and keys of a state that are no plain text.
+bool TensorModel::same_tensors(const Item& item, bool& ran) const {
+    ran = ran || item.complex || !item.inner.is_none() ||
+          (exposed_ && !item.entries.empty() &&
+           static_cast<std::size_t>(PyDict_GET_SIZE(item.state.ptr())) != item.entries.size());
     if (!item.inner.is_none() && attribute(item.param.ptr(), item.inner.ptr()).ptr() != item.local.ptr()) return false;
-    if (!is_at(item.place, item.local.ptr())) return false;
-    if (item.complex && (is_conjugate(item.local.ptr()) || is_negative(item.local.ptr()))) return false;
+    if (item.complex && holds_others(item.local.ptr())) return false;
     if (!exposed_) return true;
     for (const Entry& kept : item.entries) {
         if (!dict_item(item.state.ptr(), kept.key.ptr()).is(kept.tensor)) return false;
         if (kept.local.ptr() != kept.tensor.ptr() &&
             attribute(kept.tensor.ptr(), item.inner.ptr()).ptr() != kept.local.ptr())
             return false;
-        if (!is_at(kept.place, kept.local.ptr())) return false;
+        if (item.complex && holds_others(kept.local.ptr())) return false;
     }
+    return true;
+}
+
+// Whether they lie where they lay.
+bool TensorModel::same_places(const Item& item) {
+    if (!is_at(item.place, item.local.ptr())) return false;
+    if (exposed_)
+        for (const Entry& kept : item.entries)
+            if (!is_at(kept.place, kept.local.ptr())) return false;
     return true;
 }
 
@@ -197,11 +209,9 @@ bool TensorModel::fits(const Item& item, Format& format) {
            is_complex(seen.dtype) == item.complex && (format != Format::float64 || item.format == Format::float64);
 }
 
-// Takes up the gradient of tensor i, if it lies as its parameter does.
-TensorModel::Found TensorModel::gradient(std::size_t i, PyObject* substitute) {
-    Item& item = items_[i];
-    ::fusedstep::Tensor& x = engine_.tensors[i];
-    x.grad.data = nullptr;
+// Takes the gradient of a tensor, held from here on.
+TensorModel::Found TensorModel::take_gradient(Item& item, PyObject* substitute, bool& ran) {
+    ran = ran || item.grad_getter == nullptr;
     item.grad = substitute != nullptr ? py::reinterpret_borrow<py::object>(substitute) : grad_of(item);
     if (item.grad.is_none()) return Found::none;
     if (!item.inner.is_none() && substitute == nullptr) {
@@ -217,19 +227,28 @@ TensorModel::Found TensorModel::gradient(std::size_t i, PyObject* substitute) {
         }
         item.grad = py::reinterpret_steal<py::object>(inner);
     }
+    if (item.complex && holds_others(item.grad.ptr())) return Found::other;
+    return Found::usable;
+}
+
+// Gives the engine the gradient of tensor i, if it lies as its parameter does.
+TensorModel::Found TensorModel::place_gradient(std::size_t i, bool& ran) {
+    Item& item = items_[i];
+    ::fusedstep::Tensor& x = engine_.tensors[i];
     View view;
     if (!reader_.view(item.grad.ptr(), view) || !lies_as(item.place, view)) return Found::other;
     Format format = item.format;
     if (view.kind != item.place.kind && !fits(item, format)) return Found::other;
     // A call into the library costs as much as all the rest: only for another gradient, or one that lies elsewhere, as
     // storage that is resized does.
-    if (item.asked != item.grad.ptr() || item.asked_at != view.data) {
-        item.asked = nullptr;
-        if (is_negative(item.grad.ptr()) || (item.complex && is_conjugate(item.grad.ptr()))) return Found::other;
+    if (!refers_to(item.asked, item.grad.ptr()) || item.asked_at != view.data) {
+        ran = ran || !reader_.is_plain(item.grad.ptr());
+        item.asked = py::object();
+        if (is_negative(item.grad.ptr())) return Found::other;
         if (x.size != 0 && !in_storage(item.grad.ptr(), view.data, x.size * item_size(format)))
             throw py::value_error(grad_name(i) +
                                   ": its memory was freed or resized, and holds fewer bytes than its elements need");
-        item.asked = item.grad.ptr();
+        item.asked = reference_to(item.grad.ptr());
         item.asked_at = view.data;
     }
     x.grad = {x.size == 0 ? static_cast<void*>(item.grad.ptr()) : view.data, nullptr, format};
@@ -259,22 +278,33 @@ py::object TensorModel::step(py::list groups, double grad_scale, py::dict substi
     for (std::size_t g = 0; g < used_.size(); ++g)
         if (states_in_use(engine_.groups[g]) != used_[g]) return py::none();
 
+    // Where Python code may have run, it may have freed or moved what was looked at before: then all is looked at again.
+    for (::fusedstep::Tensor& x : engine_.tensors) x.grad.data = nullptr;
     const bool some = !substitutes.empty();
     py::list others;
-    if (only >= 0)
-        for (::fusedstep::Tensor& x : engine_.tensors) x.grad.data = nullptr;
-    for (std::size_t i = first; i < last_one; ++i) {
-        const py::object substitute = some ? dict_item(substitutes.ptr(), py::int_(i).ptr()) : py::object();
-        if (!same_tensors(items_[i])) return py::none();
-        const Found found = gradient(i, substitute.ptr());
-        if (found == Found::none) continue;
-        if (items_[i].state.is_none()) return py::none();
-        if (found == Found::other)
-            others.append(i);
-        else if (!items_[i].progress.read(engine_.tensors[i], exposed_))
-            throw py::value_error(param_name(paths_[i]) + " step: got " +
-                                  py::str(py::float_(items_[i].progress.seen())).cast<std::string>() +
-                                  ", needs a whole number of at least 0");
+    bool ran = true;
+    for (int look = 0; ran; ++look) {
+        if (look == 4) throw std::runtime_error("step(): tensors are being moved while a step is taken");
+        ran = false;
+        if (!others.empty()) others = py::list();
+        for (std::size_t i = first; i < last_one; ++i) {
+            Item& item = items_[i];
+            if (look == 0) {
+                const py::object substitute = some ? dict_item(substitutes.ptr(), py::int_(i).ptr()) : py::object();
+                if (!same_tensors(item, ran)) return py::none();
+                item.found = take_gradient(item, substitute.ptr(), ran);
+            }
+            if (item.found == Found::usable) item.found = place_gradient(i, ran);
+            if (!same_places(item)) return py::none();
+            if (item.found == Found::none) continue;
+            if (item.state.is_none()) return py::none();
+            if (item.found == Found::other)
+                others.append(i);
+            else if (!item.progress.read(engine_.tensors[i], exposed_))
+                throw py::value_error(param_name(paths_[i]) + " step: got " +
+                                      py::str(py::float_(item.progress.seen())).cast<std::string>() +
+                                      ", needs a whole number of at least 0");
+        }
     }
     if (!others.empty()) return std::move(others);
 

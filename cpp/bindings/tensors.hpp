@@ -68,12 +68,15 @@ private:
         py::object tensor, local;
         Place place;
     };
+    enum class Found { none, usable, other };
     struct Item {
         py::object param, local, inner, state;
         PyGetSetDef* grad_getter = nullptr;  // what the attribute `grad` of the parameter's type calls, if it is C
         py::object grad;                     // held during the step
-        // The last gradient of which more was asked than where it lies. Only compared, never used: it may be gone.
-        const PyObject* asked = nullptr;
+        Found found = Found::none;           // what it is
+        // A weak reference to the last gradient of which more was asked than where it lies: another tensor may have its
+        // address once it is gone.
+        py::object asked;
         const void* asked_at = nullptr;
         Place place;
         Format format = Format::float32;
@@ -81,18 +84,18 @@ private:
         Progress progress;
         std::vector<Entry> entries;
     };
-    enum class Found { none, usable, other };
-
     void settle(std::size_t group) override;
     static unsigned states_in_use(const Group& group);
     bool same_groups(py::list groups) const;
-    bool same_tensors(const Item& item);
+    bool same_tensors(const Item& item, bool& ran) const;
+    bool same_places(const Item& item);
     Place place_of(const View& view);
     bool lies_as(const Place& place, const View& view) const;
     bool is_at(const Place& place, PyObject* tensor);
     static py::object grad_of(const Item& item);
     bool fits(const Item& item, Format& format);
-    Found gradient(std::size_t i, PyObject* substitute);
+    static Found take_gradient(Item& item, PyObject* substitute, bool& ran);
+    Found place_gradient(std::size_t i, bool& ran);
     void report_changes();
 
     TensorReader reader_;

@@ -80,6 +80,7 @@ def load(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None:
             undo.callback(setattr, entry.slot, "states", entry.slot.states)
             entry.slot.states = entry.slot.states | entry.new_states()
         if extended:
+            optimizer._taken = None
             undo.callback(setattr, optimizer._progress, "model", model)
             model = optimizer._build([entry.step for entry in loaded], [entry.scalars for entry in loaded], taken)
         undo.pop_all()

@@ -49,6 +49,7 @@ class Making(Attributes, Settings):
     _grouped: bool
     _next_number: int
     _starting = 0  # steps taken before there is a model
+    _taken: list[Extent] | None = None  # where arrays are, once groups were added
 
     @property
     def steps_taken(self) -> int:
@@ -242,30 +243,37 @@ class Making(Attributes, Settings):
         check_hypers(self.rule, values, f'param_groups[{number}]["{{}}"]')
 
     def _check_apart(self, slots: list[Slot]) -> None:
-        """Check that further parameters do not overlap those there are, and remember where they are."""
-        taken: list[tuple[int, int, Slot]] | None = getattr(self, "_taken", None)
+        """Check that further parameters overlap no array that there is, and remember where all of them are."""
+        taken = self._taken
         if taken is None:
-            taken = sorted(
-                map(_extent, [slot for slot in self._slots if slot.param.size]), key=lambda extent: extent[0]
-            )
-        added = [_extent(slot) for slot in slots if slot.param.size]
-        for begin, end, slot in added:
+            taken = sorted(_extents(self._slots), key=lambda extent: extent[0])
+        added = _extents(slots)
+        for begin, end, slot, name in added:
             after = bisect.bisect_right(taken, begin, key=lambda extent: extent[1])
             if after < len(taken) and taken[after][0] < end:
-                other = taken[after][2]
-                path = other.path if self._grouped else f"[0]{other.path}"
+                other = taken[after]
+                path = other[2].path if self._grouped else f"[0]{other[2].path}"
                 raise ValueError(
-                    f"params{path} and params{slot.path} overlap in memory; each needs memory of its own, since a step "
-                    "writes in place"
+                    f"params{path}{other[3]} and params{slot.path}{name} overlap in memory; each needs memory of its "
+                    "own, since a step writes in place"
                 )
         for extent in added:
             bisect.insort(taken, extent, key=lambda extent: extent[0])
         self._taken = taken
 
 
-def _extent(slot: Slot) -> tuple[int, int, Slot]:
-    begin = slot.param.__array_interface__["data"][0]
-    return begin, begin + slot.param.nbytes, slot
+Extent = tuple[int, int, Slot, str]
+
+
+def _extents(slots: Iterable[Slot]) -> list[Extent]:
+    """Where the arrays of parameters begin and end, whose they are, and what messages call them beside the path."""
+    extents = []
+    for slot in slots:
+        for name, array in (("", slot.param), *slot.items()):
+            if array.size:
+                begin = array.__array_interface__["data"][0]
+                extents.append((begin, begin + array.nbytes, slot, f" {name}" if name else ""))
+    return extents
 
 
 class AwaitedModel:

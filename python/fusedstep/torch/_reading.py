@@ -18,6 +18,7 @@ def reader() -> TensorReader:
     return TensorReader(
         getattr(Tensor, "__dlpack_c_exchange_api__", None),
         torch.utils.dlpack.to_dlpack,  # type: ignore[attr-defined]
+        Tensor,
     )
 
 
