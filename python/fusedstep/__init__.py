@@ -21,6 +21,7 @@ from ._core import available_isas, get_num_threads, get_threading, isa, set_isa,
 from ._structures import register_structure
 from ._version import __version__
 from .averages import ExponentialAverage
+from .grouping import groups, layer_decay
 from .minibatch import minibatches
 from .optimizers import *  # noqa: F403  (optimizers.__all__ is the list of every optimizer)
 from .sparse import SparseRows
@@ -36,7 +37,9 @@ __all__ = [
     "functional",
     "get_num_threads",
     "get_threading",
+    "groups",
     "isa",
+    "layer_decay",
     "minibatches",
     "reference",
     "register_structure",

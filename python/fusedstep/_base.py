@@ -11,13 +11,14 @@ from . import _loading, _saving
 from ._attributes import shared_option
 from ._core import Model
 from ._group_options import GROUP_OPTIONS, Number, Options, Structure, check_choice, check_group
-from ._groups import Group, Groups
+from ._groups import Group, Groups, fixed
 from ._hyper import check_hyper, unexpected
 from ._making import AwaitedModel, Making
 from ._memory import check_memory
 from ._settings import MODEL_OPTIONS, check_settings
 from ._slots import STATE_FORMATS, Progress, Slot, StateView, StateViews, gather
 from ._structures import rebuilt
+from .grouping import Grouping
 from .reference import RULES
 
 if TYPE_CHECKING:
@@ -106,14 +107,19 @@ class Optimizer(Making):
         self._cast_grads = check_hyper("cast_grads", cast_grads)
         self.skipped_steps = 0
         self._next_number = 0
+        whole = params if isinstance(params, Grouping) else None
         made = [
-            self._make_group(group, i, grouped) for i, group in enumerate(params if grouped else [{"params": params}])
+            self._make_group(group, i, grouped and whole is None, whole)
+            for i, group in enumerate(params if grouped else [{"params": params}])
         ]
         self._groups = Groups([group for group, _ in made], self)
-        self._slots: list[Slot] = []
-        for _, slots in made:
-            self._number(slots)
-            self._slots.extend(slots)
+        self._slots: list[Slot] = [slot for _, slots in made for slot in slots]
+        self._structures = [group["params"] for group in self._groups]
+        if whole is not None:
+            self._grouped, self._structures = False, [fixed(whole.structure)]
+            places = [i for members in whole.members for i in members]
+            self._slots = [slot for _, slot in sorted(zip(places, self._slots, strict=True), key=lambda pair: pair[0])]
+        self._number(self._slots)
         self._grads = grads
         self._progress = Progress()
         self._build([0] * len(self._slots), [self._initial_scalars(self._groups[s.group]) for s in self._slots], 0)
@@ -229,7 +235,7 @@ class Optimizer(Making):
                 raise ValueError(f"params{slot.path}: has no average, make the optimizer with ema_decay")
             averages.append(slot.ema)
         leaves = iter(averages)
-        structures = [rebuilt(group["params"], lambda _: next(leaves)) for group in self._groups]
+        structures = [rebuilt(structure, lambda _: next(leaves)) for structure in self._structures]
         return structures if self._grouped else structures[0]
 
     def memory(self) -> dict[str, float]:
@@ -275,6 +281,7 @@ class Optimizer(Making):
                     slot.path = "[0]" + slot.path
                 self._grouped = True
             self._groups.add(made)
+            self._structures.append(made["params"])
             self._number(slots)
             self._slots.extend(slots)
             if not isinstance(self._model, AwaitedModel):
@@ -328,6 +335,8 @@ class Optimizer(Making):
             if name not in ("_progress", "param_groups"):
                 object.__setattr__(self, name, value)
         self._groups = Groups([Group(group, i) for i, group in enumerate(state["param_groups"])], self)
+        if "_structures" not in state:  # of an older version
+            self._structures = [group["params"] for group in self._groups]
         self._progress = Progress()
         self._starting = taken
         gather(self._slots, self._memory)

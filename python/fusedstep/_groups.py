@@ -17,7 +17,7 @@ from ._structures import rebuilt, tree
 if TYPE_CHECKING:
     from ._base import Optimizer
 
-__all__ = ["STORAGE", "Group", "Groups", "unknown_option"]
+__all__ = ["STORAGE", "Group", "Groups", "fixed", "unknown_option"]
 
 # Options that say how a group's arrays were made: they cannot be changed afterwards, and loading leaves them.
 STORAGE = ("state_format", "min_quantized_size", "master", "rounding")

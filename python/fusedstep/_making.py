@@ -23,6 +23,7 @@ from ._rows import check_row_gradient
 from ._settings import Settings
 from ._slots import Progress, Slot, constant, convert, gather, spread
 from ._structures import tree
+from .grouping import Grouping
 from .reference import RULES, State
 from .reference._about import PARAM
 from .sparse import SparseRows
@@ -46,7 +47,8 @@ class Making(Attributes, Settings):
     _cast_grads: bool = False
     _casts: Casts | None = None
     _memory: Memory
-    _grouped: bool
+    _grouped: bool  # gradients are a list, with an entry for each of the structures
+    _structures: list[Any]
     _next_number: int
     _starting = 0  # steps taken before there is a model
     _taken: list[Extent] | None = None  # where arrays are, once groups were added
@@ -58,8 +60,10 @@ class Making(Attributes, Settings):
         return self._starting if model is None else int(model.steps_taken)
 
     @default_floats()
-    def _make_group(self, given: Mapping[str, Any], number: int, grouped: bool) -> tuple[Group, list[Slot]]:
-        """A group and what belongs to its parameters, checked one by one."""
+    def _make_group(
+        self, given: Mapping[str, Any], number: int, grouped: bool, whole: Grouping | None = None
+    ) -> tuple[Group, list[Slot]]:
+        """A group, or one of the groups of a whole, and what belongs to its parameters, checked one by one."""
         unknown = sorted(given.keys() - self.defaults.keys() - {"params"}, key=str)
         if unknown:
             raise unknown_option(f"param_groups[{number}]", unknown[0], self.defaults)
@@ -71,9 +75,10 @@ class Making(Attributes, Settings):
         if not structure.leaves:
             raise ValueError(f"{where}: holds no arrays, needs at least one")
         prefix = f"[{number}]" * grouped
+        paths = structure.paths if whole is None else [whole.paths[i] for i in whole.members[number]]
         used = self._used(group)
         slots = []
-        for leaf, path in zip(structure.leaves, structure.paths, strict=True):
+        for leaf, path in zip(structure.leaves, paths, strict=True):
             slots.append(self._make_slot(leaf, where + path, prefix + path, number, group, used))
         gather(slots, self._memory)
         for slot in slots:
@@ -200,8 +205,7 @@ class Making(Attributes, Settings):
         """Make the native model from the groups and slots, in the place of the one before."""
         before = getattr(self, "_model", None)
         model = self._native(self._groups, self._slots, steps, scalars)
-        structures = [group["params"] for group in self._groups]
-        structure = tree(structures if self._grouped else structures[0], "params")
+        structure = tree(self._structures if self._grouped else self._structures[0], "params")
         model.steps_taken = taken
         if before is not None:
             model.share_claim(before.real if isinstance(before, AwaitedModel) else before)

@@ -24,7 +24,7 @@ def param_names(optimizer: Optimizer) -> list[list[str]]:
     """The parameters' names, their paths in the caller's structure, group by group."""
     names: list[list[str]] = [[] for _ in optimizer.param_groups]
     for slot in optimizer._slots:
-        names[slot.group].append(slot.path.removeprefix(f"[{slot.group}]" * optimizer._grouped))
+        names[slot.group].append(slot.path.partition("]")[2] if optimizer._grouped else slot.path)
     return names
 
 
@@ -58,7 +58,9 @@ def match(optimizer: Optimizer, saved: Any, own: bool) -> list[Any]:
     twice = [number for number, count in Counter(order).items() if count > 1]
     if twice:
         raise ValueError(f'state_dict["param_groups"]: has parameter {twice[0]!r} twice, needs every number once')
-    return order
+    places = sorted(range(len(order)), key=lambda i: optimizer._slots[i].group)  # group by group, as `order` is
+    by_place = dict(zip(places, order, strict=True))
+    return [by_place[i] for i in range(len(order))]
 
 
 def _are_paths(names: Any, where: str) -> bool:
