@@ -495,6 +495,12 @@ void Model::note_bound() {
     bound_current_ = true;
 }
 
+void Model::prepare(double grad_scale) {
+    const Claim::Guard claimed(*claim_, "step()", true);
+    begin(grad_scale);
+    check_still_there();
+}
+
 bool Model::step_bound(double grad_scale) {
     const Claim::Guard claimed(*claim_, "step()", true);
     if (bound_.size() != engine_.tensors.size() || bound_.empty())

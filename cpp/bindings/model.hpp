@@ -65,6 +65,8 @@ public:
 
     // One step with the bound gradients, or with the given ones (flattened by `tree`, or a flat list without it).
     // Returns whether it was taken.
+    // `prepare` does all of it that may fail before a gradient is looked at, and nothing else.
+    void prepare(double grad_scale);
     bool step_bound(double grad_scale);
     bool step_tree(const Tree& tree, py::object grads, double grad_scale);
     bool step_list(py::list grads, double grad_scale);

@@ -199,6 +199,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         .def("share_claim", &Model::share_claim, py::arg("other"))
         .def("finish", &Model::finish)
         .def("bind", &Model::bind, py::arg("tree"), py::arg("grads"))
+        .def("prepare", &Model::prepare, py::arg("grad_scale"))
         .def("step_bound", &Model::step_bound, py::arg("grad_scale"))
         .def("step_tree", &Model::step_tree, py::arg("tree"), py::arg("grads"), py::arg("grad_scale"))
         .def("step_list", &Model::step_list, py::arg("grads"), py::arg("grad_scale"))

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from . import _loading, _saving
+from ._accumulating import check_accumulate_steps
 from ._attributes import shared_option
 from ._core import Model
 from ._group_options import GROUP_OPTIONS, Number, Options, Structure, check_choice, check_group
@@ -46,6 +47,9 @@ class Optimizer(Making):
         Take gradients of any real dtype and layout, and of any object that NumPy can read in the CPU's memory
         (``__dlpack__``, ``__array__``, ``__array_interface__``): what a step cannot read as it is, is copied into a
         buffer that is reused.
+    accumulate_steps
+        Average the gradients of so many calls of `step` for one step: they are summed in the compute type, and the
+        last call steps with their mean and clears the sum.
     maximize
         Ascend instead of descend.
     state_format
@@ -93,10 +97,11 @@ class Optimizer(Making):
     def __init__(self, params: Structure, defaults: dict[str, Any], options: Options) -> None:
         given: dict[str, Any] = dict(options)
         grads, cast_grads = given.pop("grads", None), given.pop("cast_grads", False)
+        self._accumulate_steps = check_accumulate_steps(given.pop("accumulate_steps", 1))
         self._memory = check_memory(given.pop("memory", None))
         unknown = sorted(given.keys() - GROUP_OPTIONS.keys() - MODEL_OPTIONS.keys())
         if unknown:
-            known = {*defaults, *GROUP_OPTIONS, *MODEL_OPTIONS, "grads", "cast_grads", "memory"}
+            known = {*defaults, *GROUP_OPTIONS, *MODEL_OPTIONS, "grads", "cast_grads", "accumulate_steps", "memory"}
             raise unexpected(type(self).__name__, unknown[0], known)
         self.defaults = defaults | {name: given.get(name, value) for name, value in GROUP_OPTIONS.items()}
         check_group(self.rule, self.defaults, "{}")
@@ -141,7 +146,8 @@ class Optimizer(Making):
         Returns
         -------
         bool
-            True when the step was taken, False when `skip_nonfinite` skipped it.
+            True when the step was taken or, with `accumulate_steps`, a gradient added; False when `skip_nonfinite`
+            skipped the step.
 
         Raises
         ------
@@ -154,24 +160,12 @@ class Optimizer(Making):
         model = self._model
         if type(grad_scale) is not float:
             grad_scale = check_hyper("grad_scale", grad_scale)
-        if self._casts is not None:
-            taken = self._step_cast(grads, grad_scale)
+        if self._casts is not None or self._adder is not None:
+            taken = self._step_copied(grads, grad_scale)
         else:
             taken = model.step_bound(grad_scale) if grads is None else model.step_tree(self._tree, grads, grad_scale)
         if not taken:
             self.skipped_steps += 1
-        return taken
-
-    def _step_cast(self, grads: Structure, grad_scale: float) -> bool:
-        model = self._made_model()
-        with model.exclusive("step()"):
-            given = self._grads if grads is None else grads
-            if given is None:
-                return model.step_bound(grad_scale)  # which says that there are none
-            leaves = self._tree.flatten(given, "grads")
-            assert self._casts is not None
-            taken = self._casts.run(leaves, self.zero_grads, lambda flat: model.step_list(flat, grad_scale))
-            model.warn_of_nonfinite()
         return taken
 
     @property
@@ -324,7 +318,7 @@ class Optimizer(Making):
 
     def __getstate__(self) -> dict[str, Any]:
         with self._model.exclusive("pickle"):
-            left_out = ("_model", "_memory", "_tree", "_casts", "_taken", "_progress", "_groups")
+            left_out = ("_model", "_memory", "_tree", "_casts", "_adder", "_taken", "_progress", "_groups")
             kept = {k: v for k, v in self.__dict__.items() if k not in left_out}
             return kept | {"_progress": _saving.progress(self._model), "param_groups": [dict(g) for g in self._groups]}
 

@@ -14,7 +14,7 @@ from ._floats import default_floats
 from ._slots import FLOAT32, FLOAT64, Slot
 from .sparse import SparseRows
 
-__all__ = ["ADVICE", "Casts"]
+__all__ = ["ADVICE", "Casts", "check_cleared"]
 
 Array = NDArray[Any]
 
@@ -75,7 +75,7 @@ class Casts:
         """The gradients, or copies of them in the compute type."""
         if len(grads) != len(self._slots):
             raise ValueError(f"grads: got {len(grads)} gradients, needs {len(self._slots)}")
-        written = self._written() if zero_grads else []
+        written = _written(self._slots) if zero_grads else []
         return [
             grad if grad is None or self._is_plain(slot, grad) else self._copy(i, slot, grad, written, zero_grads)
             for i, (slot, grad) in enumerate(zip(self._slots, grads, strict=True))
@@ -120,15 +120,24 @@ class Casts:
             buffer = self._buffers[index] = np.empty(size, dtype)
         return buffer
 
-    def _written(self) -> list[tuple[int, int, str]]:
-        """Where the arrays that a step writes begin and end."""
-        found = []
-        for slot in self._slots:
-            for name, array in (("", slot.array), *slot.items()):
-                if array.size:
-                    begin = array.__array_interface__["data"][0]
-                    found.append((begin, begin + array.nbytes, f"params{slot.path}" + f" {name}" * bool(name)))
-        return sorted(found)
+
+def check_cleared(slots: Sequence[Slot], grads: Sequence[Any]) -> None:
+    """Check that gradients can be set to zero, and nothing that a step writes by that."""
+    written = _written(slots)
+    for slot, grad in zip(slots, grads, strict=False):
+        if isinstance(grad, np.ndarray):
+            _check_writeable(np.asarray(grad), "grads" + slot.path, written)
+
+
+def _written(slots: Sequence[Slot]) -> list[tuple[int, int, str]]:
+    """Where the arrays that a step writes begin and end."""
+    found = []
+    for slot in slots:
+        for name, array in (("", slot.array), *slot.items()):
+            if array.size:
+                begin = array.__array_interface__["data"][0]
+                found.append((begin, begin + array.nbytes, f"params{slot.path}" + f" {name}" * bool(name)))
+    return sorted(found)
 
 
 def _read(grad: Any, where: str) -> Array:

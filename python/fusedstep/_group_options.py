@@ -24,6 +24,7 @@ class Options(TypedDict, total=False):
 
     grads: Structure
     cast_grads: bool
+    accumulate_steps: int
     maximize: bool
     state_format: Literal["float32", "bfloat16", "8bit"]
     min_quantized_size: int

@@ -56,6 +56,12 @@ def load(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None:
     oldest = max((entry.step for entry in loaded), default=0)
     taken = count(own.get("steps_taken", oldest), 'state_dict["fusedstep"]["steps_taken"]')
     skipped = count(own.get("skipped_steps", 0), 'state_dict["fusedstep"]["skipped_steps"]')
+    accumulated = count(own.get("accumulated", 0), 'state_dict["fusedstep"]["accumulated"]')
+    if accumulated >= optimizer.accumulate_steps:
+        raise ValueError(
+            f'state_dict["fusedstep"]["accumulated"]: got {accumulated} gradients that are summed, needs fewer than '
+            f"accumulate_steps={optimizer.accumulate_steps} of this optimizer"
+        )
     writes = [write for entry in loaded for write in entry.writes]
     _check_targets(writes)
     copies = _copied_where_shared(writes)
@@ -89,6 +95,8 @@ def load(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None:
     for write in writes:
         write.run(*copies.get(id(write), write.sources))
     optimizer._configure()
+    optimizer._accumulated = accumulated
+    optimizer._received = frozenset(i for i, entry in enumerate(loaded) if entry.received and accumulated)
     for i, entry in enumerate(loaded):
         model.set_index(i, entry.slot.number)
         model.set_step(i, entry.step)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _saving, formats
-from ._attributes import Attributes
+from ._accumulating import Accumulating
 from ._casting import ADVICE, Casts
 from ._core import Model, Tree
 from ._floats import default_floats
@@ -20,7 +20,6 @@ from ._groups import Group, Groups, unknown_option
 from ._hyper import check_hyper, check_hypers
 from ._memory import Memory
 from ._rows import check_row_gradient
-from ._settings import Settings
 from ._slots import Progress, Slot, constant, convert, gather, spread
 from ._structures import tree
 from .grouping import Grouping
@@ -35,7 +34,7 @@ Array = NDArray[Any]
 PARAM_DTYPES = frozenset(map(np.dtype, (np.float32, np.float64, np.float16)))  # and bfloat16
 
 
-class Making(Attributes, Settings):
+class Making(Accumulating):
     """What an optimizer is made of, and how it is made."""
 
     _model: Model
@@ -44,8 +43,6 @@ class Making(Attributes, Settings):
     _slots: list[Slot]
     _progress: Progress
     _grads: Any
-    _cast_grads: bool = False
-    _casts: Casts | None = None
     _memory: Memory
     _grouped: bool  # gradients are a list, with an entry for each of the structures
     _structures: list[Any]
@@ -104,6 +101,8 @@ class Making(Attributes, Settings):
             slot.master = spread(np.zeros(1, np.int16 if master == "split" else np.float32), param.shape)
         if group["ema_decay"] is not None:
             slot.ema = spread(np.zeros(1, slot.compute), param.shape)
+        if self._accumulate_steps > 1:
+            slot.grad_sum = spread(np.zeros(1, slot.compute), param.shape)
         for state in used:
             slot.states[state.name] = self._first_state(state, slot, group)
         return slot
@@ -210,15 +209,15 @@ class Making(Attributes, Settings):
         if before is not None:
             model.share_claim(before.real if isinstance(before, AwaitedModel) else before)
         casts = Casts(self._slots) if self._cast_grads else None
+        self._adder = self._make_adder()
+        self._configure(model)
         if self._grads is not None:
-            self._configure(model)
             grads = structure.flatten(self._grads, "grads")
             if casts is not None:
                 grads = casts.readable(grads, self._settings["zero_grads"])
-            model.bind(Tree(list(range(len(grads))), "params"), grads)
+            (self._adder or model).bind(Tree(list(range(len(grads))), "params"), grads)
         self._tree, self._casts = structure, casts
         self._model = self._progress.model = model
-        self._configure()
         return model
 
     def _number(self, slots: Iterable[Slot]) -> None:

@@ -128,6 +128,7 @@ class Loaded:
             elif state in group.used:
                 self.added.append((state, optimizer._first_state(state, slot, group.options), stored))
         self._rest(saved)
+        self.received = saved.get("grad_sum") is not None
 
     def new_states(self) -> dict[str, Any]:
         """The states that the loaded options call for and that there were not."""
@@ -140,7 +141,7 @@ class Loaded:
     def _check_names(self, saved: Mapping[str, Any], rule: str) -> None:
         about = RULES[rule]
         own = {state.name for state in about.states}
-        known = {"step", "master", "remainder", "ema", *own, *about.scalars}
+        known = {"step", "master", "remainder", "ema", "grad_sum", *own, *about.scalars}
         for name in saved:
             if name not in known and not (str(name).endswith("_scales") and name.removesuffix("_scales") in own):
                 raise ValueError(f'{self.where}: has an entry "{name}", which {rule} does not have')
@@ -184,6 +185,9 @@ class Loaded:
         slot, param = self.slot, self.slot.array
         if slot.ema is not None:
             self._take("ema", slot.ema, self._exact(saved, "ema", slot.ema.dtype, param), "exact")
+        if slot.grad_sum is not None:
+            none = spread(np.zeros(1, slot.compute), self.shape)
+            self._take("grad_sum", slot.grad_sum, self._exact(saved, "grad_sum", slot.compute, none), "exact")
         if slot.master is None:
             return
         low = self._exact(saved, "remainder", np.dtype(np.int16), None)

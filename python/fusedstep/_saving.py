@@ -39,6 +39,9 @@ def save(optimizer: Optimizer, state_format: str | None) -> dict[str, Any]:
         for name, array in slot.items():
             if entries.get(name) is array:
                 entries[name] = array.copy()
+        if i in optimizer._received:
+            assert slot.grad_sum is not None
+            entries["grad_sum"] = slot.grad_sum.copy()
         states[slot.number] = entries
 
     groups, schedules = [], []
@@ -53,6 +56,7 @@ def save(optimizer: Optimizer, state_format: str | None) -> dict[str, Any]:
         "rule": optimizer.rule,
         "steps_taken": taken,
         "skipped_steps": optimizer.skipped_steps,
+        **({"accumulated": optimizer.accumulated} if optimizer.accumulated else {}),
         "schedules": schedules,
         **optimizer._settings,
     }

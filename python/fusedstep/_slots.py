@@ -61,6 +61,8 @@ class Slot:
         float32 copy (``master="float32"``) or int16 remainders (``master="split"``) of a 16-bit parameter.
     ema
         Moving average of the parameter, in the compute type.
+    grad_sum
+        Sum of the gradients of the next step, in the compute type.
     number
         By which it is saved and has its noise: its place in the run's first optimizer.
     """
@@ -71,6 +73,7 @@ class Slot:
     states: dict[str, Any] = field(default_factory=dict)
     master: Array | None = None
     ema: Array | None = None
+    grad_sum: Array | None = None
     number: int = 0
 
     @property
@@ -112,6 +115,8 @@ class Slot:
             self.master = to(self.master)
         if self.ema is not None:
             self.ema = to(self.ema)
+        if self.grad_sum is not None:
+            self.grad_sum = to(self.grad_sum)
 
     def items(self) -> Iterator[tuple[str, Array]]:
         """Every array under its key in `Optimizer.state`, the parameter excepted."""
@@ -125,6 +130,8 @@ class Slot:
             yield ("remainder" if self.split else "master"), self.master
         if self.ema is not None:
             yield "ema", self.ema
+        if self.grad_sum is not None:
+            yield "grad_sum", self.grad_sum
 
 
 def gather(slots: Iterable[Slot], memory: Memory) -> None:

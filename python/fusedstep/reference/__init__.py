@@ -7,6 +7,7 @@ written to be read, not to be fast: `fusedstep.functional` has the same function
 from __future__ import annotations
 
 from ._frame import RULES, Around, Rule, State
+from .accumulation import accumulate
 from .adabelief import adabelief
 from .adagrad import adadelta, adagrad
 from .adam import adam, adamw
@@ -32,6 +33,7 @@ __all__ = [
     "Around",
     "Rule",
     "State",
+    "accumulate",
     "adabelief",
     "adadelta",
     "adagrad",

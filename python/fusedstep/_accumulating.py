@@ -1,0 +1,162 @@
+"""Steps whose gradients are copied first: converted, or summed up over several calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+
+from ._arguments import whole
+from ._attributes import Attributes
+from ._casting import ADVICE, Casts, check_cleared
+from ._core import Model, Tree
+from ._settings import Settings
+from ._slots import Slot
+from .sparse import SparseRows
+
+__all__ = ["Accumulating", "check_accumulate_steps"]
+
+# The rule that adds (`fusedstep.reference.accumulate`): p - 1 * (-g) has the bits of p + g.
+ADD = {
+    "lr": 1.0,
+    "momentum": 0.0,
+    "dampening": 0.0,
+    "weight_decay": 0.0,
+    "nesterov": False,
+    "lr_in_momentum": False,
+    "maximize": True,
+    "clip_value": None,
+    "ema_decay": None,
+}
+
+
+def check_accumulate_steps(value: Any) -> int:
+    return whole("accumulate_steps", value, low=1)
+
+
+class Accumulating(Attributes, Settings):
+    """How an optimizer takes gradients that its native step does not read where they are."""
+
+    _tree: Tree
+    _slots: list[Slot]
+    _grads: Any
+    _cast_grads: bool = False
+    _casts: Casts | None = None
+    _accumulate_steps: int = 1
+    _accumulated: int = 0
+    _received: frozenset[int] = frozenset()  # the parameters that have a gradient in the sums
+    _adder: Model | None = None  # writes the sums, `Slot.grad_sum`
+
+    @property
+    def accumulate_steps(self) -> int:
+        """How many gradients are averaged for one step."""
+        return self._accumulate_steps
+
+    @accumulate_steps.setter
+    def accumulate_steps(self, value: int) -> None:
+        number = check_accumulate_steps(value)
+        if self._adder is None and number > 1:
+            raise ValueError(
+                f"accumulate_steps: got {number}, needs 1, as this optimizer was made without sums of gradients; make "
+                "a new one and load this one's state_dict()"
+            )
+        if number <= self._accumulated:
+            raise ValueError(
+                f"accumulate_steps: got {number}, needs more than the {self._accumulated} gradients that are summed"
+            )
+        self._accumulate_steps = number
+
+    @property
+    def accumulated(self) -> int:
+        """How many gradients are summed for the next step: 0 right after one."""
+        return self._accumulated
+
+    def _made_model(self) -> Model:
+        raise NotImplementedError
+
+    def _configure(self, model: Model | None = None) -> None:
+        super()._configure(model)
+        if self._adder is not None:
+            kept, main = self._settings, self._model if model is None else model
+            assert main is not None
+            # A step clears the sums; what clears the caller's gradients is adding them.
+            main.configure(kept["max_grad_norm"] or 0.0, kept["skip_nonfinite"], True, kept["seed"])
+            self._adder.configure(0.0, False, kept["zero_grads"], 0)
+
+    def _make_adder(self) -> Model | None:
+        """The native model whose parameters are the sums."""
+        if not self._slots or self._slots[0].grad_sum is None:
+            return None
+        adder = Model("sgd", None, None)
+        if not self._cast_grads:
+            adder.advise(ADVICE)
+        adder.add_group(dict(ADD))
+        for slot in self._slots:
+            adder.add(0, slot.grad_sum, [None], path=slot.path)
+        adder.finish()
+        return adder
+
+    def _step_copied(self, grads: Any, grad_scale: float) -> bool:
+        """A step with gradients that are converted, summed, or both."""
+        with self._made_model().exclusive("step()"):
+            given = self._grads if grads is None else grads
+            if given is None:
+                return self._made_model().step_bound(grad_scale)  # which says that there are none
+            leaves = self._tree.flatten(given, "grads")
+            taken = True
+
+            def step(flat: list[Any]) -> bool:
+                nonlocal taken
+                if self._adder is not None:
+                    taken = self._step_summed(self._adder, flat, grad_scale)
+                    return True  # they are in the sum, whatever becomes of that
+                taken = self._made_model().step_list(flat, grad_scale)
+                return taken
+
+            if self._casts is None:
+                step(leaves)
+            else:
+                self._casts.run(leaves, self.zero_grads, step)
+            self._made_model().warn_of_nonfinite()
+        return taken
+
+    def _step_summed(self, adder: Model, flat: Sequence[Any], grad_scale: float) -> bool:
+        """Add gradients to the sums; with the last ones, step with the mean."""
+        model = self._made_model()
+        for slot, grad in zip(self._slots, flat, strict=False):
+            if isinstance(grad, SparseRows):
+                raise TypeError(
+                    f"grads{slot.path}: got SparseRows with accumulate_steps={self._accumulate_steps}, needs an array; "
+                    "or join the rows of several gradients, with values divided by their number, into one"
+                )
+        if self.zero_grads:
+            check_cleared(self._slots, flat)
+        last = self._accumulated + 1 >= self._accumulate_steps
+        kept: list[tuple[Any, Any]] = []
+        if last:
+            # What may be wrong with the step is found before the sums change, but for numbers beyond float16.
+            model.prepare(float(self._accumulate_steps))
+            if any(slot.param.dtype == np.float16 for slot in self._slots):
+                arrays = [slot.grad_sum for slot in self._slots]
+                arrays += [grad for grad in flat if self.zero_grads and isinstance(grad, np.ndarray)]
+                kept = [(array, cast(Any, array).copy()) for array in arrays]
+        adder.step_list(list(flat), grad_scale)
+        received = self._received | {i for i, grad in enumerate(flat) if grad is not None}
+        if not last:
+            self._accumulated += 1
+            self._received = received
+            return True
+        try:
+            sums = [slot.grad_sum if i in received else None for i, slot in enumerate(self._slots)]
+            taken = model.step_list(sums, float(self._accumulate_steps))
+        except BaseException:
+            for array, before in kept:
+                array[...] = before
+            raise
+        if not taken:
+            for slot in self._slots:
+                assert slot.grad_sum is not None
+                slot.grad_sum[...] = 0
+        self._accumulated, self._received = 0, frozenset()
+        return taken
