@@ -140,9 +140,17 @@ def spoil_array(rng: random.Random, right: Any) -> Any:
         )
     if kind == 14:
         return rng.choice(
-            [right.tolist(), right.tobytes(), memoryview(right.tobytes()), [right], {"a": right}, (right, right)]
+            [right.tolist(), _bytes(right), memoryview(_bytes(right)), [right], {"a": right}, (right, right)]
         )
     return rows_like(rng, right)
+
+
+def _bytes(array: Any) -> bytes:
+    return bytes(np.ma.getdata(array).tobytes())  # np.ma.masked itself has none
+
+
+def _copied(value: Any) -> Any:
+    return value if isinstance(value, memoryview) else copy.copy(value)
 
 
 def rows_like(rng: random.Random, right: Any) -> Any:
@@ -185,7 +193,7 @@ def mutated(rng: random.Random, value: Any, others: list[Any] | None = None) -> 
             if kind == 0:
                 del changed[key]
             elif kind == 1:
-                changed[rng.choice(["extra", 7, None, (), "step", "params", "ema", "master", 0, "0"])] = copy.copy(
+                changed[rng.choice(["extra", 7, None, (), "step", "params", "ema", "master", 0, "0"])] = _copied(
                     value[key]
                 )
             elif kind == 2:
