@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import mmap
 import os
-import tempfile
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -64,6 +62,9 @@ def allocated(memory: Memory, size: int) -> Bytes:
     if callable(memory):
         return _given(memory(size), size)
     assert isinstance(memory, str)
+    import mmap  # here, as importing the package is to cost little
+    import tempfile
+
     # A file without a name: it is gone when the last array is, also after a crash, so that a half-made step is never
     # taken for a checkpoint. Its space is reserved now: a full disk would end the process when a page is written.
     with tempfile.TemporaryFile(dir=memory) as file:
