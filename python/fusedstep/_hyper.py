@@ -6,7 +6,6 @@ mistake gives the same message everywhere.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -144,6 +143,8 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     >>> did_you_mean("learning_rate", ["lr", "betas"]), did_you_mean("beta1", ["lr", "betas"])
     (', did you mean lr?', ', did you mean betas?')
     """
+    import difflib  # here, as importing the package is to cost little
+
     names = sorted(known)
     meant = OTHER_NAMES.get(str(name).lower())
     near = [meant] if meant in names else difflib.get_close_matches(str(name), names, 1)
