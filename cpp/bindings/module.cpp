@@ -6,12 +6,14 @@
 #include <optional>
 #include <string>
 
+#include "../crc32.hpp"
 #include "../dispatch.hpp"
 #include "../engine/noise.hpp"
 #include "../threads/count.hpp"
 #include "../threads/float_environment.hpp"
 #include "../threads/parallel.hpp"
 #include "../xla/step.hpp"
+#include "gil.hpp"
 #include "model.hpp"
 #include "streaming.hpp"
 #include "tensors.hpp"
@@ -110,6 +112,17 @@ void choose_threading(py::object name) {
     set_threading(name.cast<std::string>());
 }
 
+// zlib.crc32 of contiguous memory.
+std::uint32_t crc32(const py::object& data, std::uint32_t value) {
+    Py_buffer view;
+    if (PyObject_GetBuffer(data.ptr(), &view, PyBUF_SIMPLE) != 0) throw py::error_already_set();
+    without_gil([&] {
+        value = fast_crc32(value, static_cast<const unsigned char*>(view.buf), static_cast<std::size_t>(view.len));
+    });
+    PyBuffer_Release(&view);
+    return value;
+}
+
 // The default floating-point environment as a context manager: for what Python computes with NumPy.
 struct FloatScope {
     FloatEnvironment before{};
@@ -149,6 +162,9 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         "The step as a handler of XLA's foreign functions, for jax.ffi.register_ffi_target.");
     m.def("stream", &stream, py::arg("read_write"), py::arg("read"),
           "One pass that reads all arrays and writes the first list's: the memory traffic of a step.");
+
+    if (has_fast_crc32())
+        m.def("crc32", &crc32, py::arg("data"), py::arg("value") = 0, "zlib.crc32, by carry-less multiplication.");
 
     py::class_<FloatScope>(m, "DefaultFloats")
         .def(py::init<>())

@@ -28,8 +28,10 @@ from .sparse import SparseRows
 
 if TYPE_CHECKING:
     from . import functional, schedules
+    from .checkpoint import Checkpoint, load, save
 
 __all__ = [
+    "Checkpoint",
     "ExponentialAverage",
     "SparseRows",
     "__version__",
@@ -40,9 +42,11 @@ __all__ = [
     "groups",
     "isa",
     "layer_decay",
+    "load",
     "minibatches",
     "reference",
     "register_structure",
+    "save",
     "schedules",
     "set_isa",
     "set_num_threads",
@@ -55,4 +59,6 @@ def __getattr__(name: str) -> Any:
     # Imported when they are first used: `import fusedstep` is to cost little beside NumPy's own import.
     if name in ("functional", "schedules"):
         return importlib.import_module(f".{name}", __name__)
+    if name in ("Checkpoint", "load", "save"):
+        return getattr(importlib.import_module(".checkpoint", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -23,7 +23,11 @@ from .grouping import Grouping
 from .reference import RULES
 
 if TYPE_CHECKING:
+    import os
+
     from typing_extensions import Self
+
+    from .files._writing import Saving
 
 __all__ = ["Number", "Optimizer", "Options", "Structure", "shared_option"]
 
@@ -315,6 +319,37 @@ class Optimizer(Making):
         """
         with self._model.exclusive("load_state_dict()"):
             _loading.load(self, state_dict)
+
+    def save(self, path: str | os.PathLike[str], *, keep: int = 1, background: bool = False) -> Saving | None:
+        """Save what `state_dict` holds to a file, without a copy of it in memory.
+
+        `fusedstep.save` says what the arguments mean, and saves the parameters as well.
+
+        Raises
+        ------
+        OSError
+            The folder is missing or read-only, or the disk is full. The file that was there is whole.
+        """
+        from .files._writing import save
+
+        with self._model.exclusive("save()"):
+            state, names = _saving.for_file(self)
+            return save(path, {"optimizer": state}, names, keep=keep, background=background)
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Continue from a file that `save` or `fusedstep.save` made, as `load_state_dict` does from a state dict.
+
+        Raises
+        ------
+        OSError
+            The file cannot be read.
+        TypeError, ValueError
+            It was not saved here, was cut off or changed, or does not fit. Nothing has changed.
+        """
+        from .files._reading import Opened
+
+        with Opened(path) as file, file.named(), self._model.exclusive("load()"):
+            _loading.load(self, file.tree("optimizer"))
 
     def __getstate__(self) -> dict[str, Any]:
         with self._model.exclusive("pickle"):

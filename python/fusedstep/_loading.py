@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,8 +27,8 @@ Array = NDArray[Any]
 
 
 @default_floats()
-def load(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None:
-    """What `Optimizer.load_state_dict` does."""
+def load(optimizer: Optimizer, state_dict: Mapping[str, Any], first: Callable[[], None] = lambda: None) -> None:
+    """What `Optimizer.load_state_dict` does; `first` is called when all is checked, before states are written."""
     needs(state_dict, Mapping, "state_dict", "a dict")
     for key in ("state", "param_groups"):
         if key not in state_dict:
@@ -89,6 +89,7 @@ def load(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None:
             optimizer._taken = None
             undo.callback(setattr, optimizer._progress, "model", model)
             model = optimizer._build([entry.step for entry in loaded], [entry.scalars for entry in loaded], taken)
+        first()
         undo.pop_all()
 
     # From here on nothing fails.
@@ -182,7 +183,8 @@ def _copied_where_shared(writes: Sequence[Write]) -> dict[int, list[Array]]:
     copies: dict[int, list[Array]] = {}
     for write in writes:
         # An array with memory of its own shares none with states, which lie in blocks.
-        suspects = [source for source in write.sources if source.size and (owned or not source.flags.owndata)]
+        in_memory = [source for source in write.sources if isinstance(source, np.ndarray)]
+        suspects = [source for source in in_memory if source.size and (owned or not source.flags.owndata)]
         for source in suspects:
             begin, end = _bounds(source)
             after = bisect.bisect_right(written, begin, key=lambda bounds: bounds[1])

@@ -11,7 +11,10 @@ import numpy as np
 if TYPE_CHECKING:
     from ._base import Optimizer
 
-__all__ = ["match", "needs", "param_names"]
+__all__ = ["match", "needs", "param_names", "positions"]
+
+
+BY_POSITION = 'the parameters of this optimizer. Without "param_names", states are loaded by position'
 
 
 def needs(value: Any, kind: type | tuple[type, ...], where: str, what: str) -> None:
@@ -48,7 +51,7 @@ def match(optimizer: Optimizer, saved: Any, own: bool) -> list[Any]:
                 raise TypeError(f'{where}["params"]: got {type(number).__name__}, needs a list of parameter numbers')
         given = entry.get("param_names") if own else None
         if given is not None and _are_paths(given, f'{where}["param_names"]') and len(given) == len(numbers):
-            order.extend(numbers[k] for k in _positions(given, names, where))
+            order.extend(numbers[k] for k in positions(given, names, f'{where}["param_names"]', BY_POSITION))
             continue
         if len(numbers) != len(names):
             raise ValueError(f"{where}: has {len(numbers)} parameters, needs {len(names)}")
@@ -71,8 +74,8 @@ def _are_paths(names: Any, where: str) -> bool:
     return all(name == "" or name.startswith(("[", ".")) for name in names)
 
 
-def _positions(saved: Sequence[str], names: Sequence[str], where: str) -> list[int]:
-    """Where each of the optimizer's names stands among the saved ones."""
+def positions(saved: Sequence[str], names: Sequence[str], where: str, hint: str) -> list[int]:
+    """Where each of the names stands among the saved ones; `hint` ends the message if they are not the same."""
 
     def numbered(all_names: Sequence[str]) -> list[tuple[str, int]]:
         # Keys that print alike, such as two objects of one repr, count up.
@@ -94,8 +97,5 @@ def _positions(saved: Sequence[str], names: Sequence[str], where: str) -> list[i
             for what, found in (("missing", missing), ("unexpected", unexpected))
             if found
         ]
-        raise ValueError(
-            f'{where}["param_names"]: {"; ".join(parts)}; needs the parameters of this optimizer. '
-            'Without "param_names", states are loaded by position'
-        )
+        raise ValueError(f"{where}: {'; '.join(parts)}; needs {hint}")
     return [places[name] for name in needed]

@@ -9,6 +9,8 @@ from typing import Any, Final, ParamSpec, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ._stored import Stored
+
 __all__ = ["BLOCK_8BIT", "PIECE", "blocks", "flat", "in_pieces", "pieces"]
 
 P = ParamSpec("P")
@@ -32,8 +34,10 @@ def blocks(piece: slice) -> slice:
     return slice(piece.start // BLOCK_8BIT, -(-piece.stop // BLOCK_8BIT))
 
 
-def flat(array: NDArray[Any]) -> Any:
+def flat(array: NDArray[Any] | Stored) -> Any:
     """The elements in C order, to take slices of: without a copy of the whole, whatever the layout."""
+    if isinstance(array, Stored):
+        return array
     plain = np.asarray(array)
     return plain.reshape(-1) if plain.flags.c_contiguous else plain.flat
 

@@ -13,6 +13,7 @@ from . import formats
 from ._names import needs
 from ._pieces import BLOCK_8BIT, flat, pieces
 from ._slots import convert, is_bfloat16_bits, like, spread
+from ._stored import Stored
 from .reference import RULES, State
 
 if TYPE_CHECKING:
@@ -53,8 +54,10 @@ def count(value: Any, where: str) -> int:
 # --------------------------------------------------------------------------------------------------------- arrays
 
 
-def _as_array(value: Any) -> Array:
-    """A plain array of what was saved: an array, a tensor, a number."""
+def _as_array(value: Any) -> Any:
+    """A plain array of what was saved: an array, a tensor, a number. One in a file stays there."""
+    if isinstance(value, Stored):
+        return value
     if isinstance(value, np.ndarray) and hasattr(value, "mask"):
         raise TypeError("an array with a mask")
     if hasattr(value, "detach"):  # a tensor of torch; NumPy has no bfloat16 that it could hand over

@@ -15,6 +15,7 @@ from ._core import Model
 from ._floats import default_floats
 from ._memory import Memory, allocated
 from ._pieces import BLOCK_8BIT, blocks, flat, pieces
+from ._stored import Stored
 
 __all__ = [
     "QUANT_BLOCK",
@@ -244,13 +245,20 @@ def convert(target: Any, stored: Any, kind: str) -> None:
         An array in the compute type or bfloat16, or a pair of codes and scales; C-contiguous.
     stored
         The same, or an array of any float dtype, byte order and layout; bfloat16 numbers may be two-byte voids, as
-        which ``numpy.load`` returns them. Or a function that returns the values of a slice of the elements.
+        which ``numpy.load`` returns them. Or an array in a file, or a function that returns the values of a slice of
+        the elements.
     kind
         The state's.
     """
     if isinstance(target, tuple) and isinstance(stored, tuple):
         for part, given in zip(target, stored, strict=True):
-            part[...] = given.reshape(part.shape)
+            if isinstance(given, Stored):
+                given.read_into(part)
+            else:
+                part[...] = given.reshape(part.shape)
+        return
+    if isinstance(stored, Stored) and isinstance(target, np.ndarray) and _same_format(stored, target):
+        stored.read_into(target)
         return
     if isinstance(target, np.ndarray) and isinstance(stored, np.ndarray):
         narrow = [is_bfloat16_bits(array) for array in (target, stored)]
@@ -271,6 +279,10 @@ def convert(target: Any, stored: Any, kind: str) -> None:
             flat(target)[piece] = values
 
 
+def _same_format(stored: Stored, target: Array) -> bool:
+    return stored.dtype == target.dtype or (is_bfloat16_bits(stored) and is_bfloat16_bits(target))
+
+
 def _piece_values(stored: Any, kind: str, piece: slice) -> Array:
     """The values of some elements, as float32 or float64."""
     if callable(stored):
@@ -284,7 +296,7 @@ def _piece_values(stored: Any, kind: str, piece: slice) -> Array:
     return part.astype(np.float64 if part.dtype.itemsize > 4 else np.float32)
 
 
-def is_bfloat16_bits(array: Array) -> bool:
+def is_bfloat16_bits(array: Array | Stored) -> bool:
     """Whether these are bfloat16 numbers, or what ``numpy.save`` makes of them: voids of two bytes."""
     return formats.is_bfloat16(array.dtype) or (array.dtype == np.dtype("V2") and array.dtype.names is None)
 

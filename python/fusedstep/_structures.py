@@ -12,7 +12,7 @@ import numpy as np
 
 from ._core import Tree
 
-__all__ = ["DEEPEST", "rebuilt", "register_structure", "tree"]
+__all__ = ["DEEPEST", "contents", "rebuilt", "register_structure", "tree"]
 
 DEEPEST = 200
 T = TypeVar("T")
@@ -76,6 +76,18 @@ def register_structure(
 def tree(structure: Any, name: str) -> Tree:
     """The shape of a structure; `name` stands in messages."""
     return Tree(structure, name, _entries)
+
+
+def contents(structure: Any) -> dict[Any, Any]:
+    """What a container holds, by key, position or name."""
+    if isinstance(structure, dict):
+        return dict(dict.items(structure))
+    if isinstance(structure, (list, tuple)):
+        return dict(enumerate(structure))
+    found = _entries(structure)
+    if found is None:
+        raise TypeError(f"got {type(structure).__name__}, needs a container")
+    return found if isinstance(found, dict) else dict(zip(*found, strict=True))
 
 
 def _entries(node: Any) -> dict[Any, Any] | tuple[tuple[str, ...], tuple[Any, ...]] | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from ._arguments import whole
 
-__all__ = ["minibatches"]
+__all__ = ["minibatches", "random_state", "set_random_state"]
 
 if TYPE_CHECKING:  # numpy.random takes longer to import than the rest of the package
     RandomState: TypeAlias = np.random.Generator | np.random.RandomState
@@ -103,6 +104,9 @@ class minibatches:
                     f"needs {self.examples} as arrays[0] has"
                 )
         self._rng = _generator(rng)
+        self._begun: Any = None  # the generator's state when the epoch began that is under way
+        self._given = 0  # batches of it that were given out
+        self._rest: tuple[NDArray[np.intp] | None, int] | None = None  # of a loaded one: its order, what was given out
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
@@ -112,14 +116,68 @@ class minibatches:
     def __iter__(self) -> Iterator[tuple[NDArray[Any], ...]]:
         """Start an epoch: draw its order now, take its batches one by one."""
         # the order is drawn here and not at the first batch, so epochs are in step with the calls of iter()
-        return self._batches(self._rng.permutation(self.examples) if self.shuffle else None)
+        if self._rest is None:
+            self._begun = random_state(self._rng) if self.shuffle else None
+            self._rest = self._rng.permutation(self.examples) if self.shuffle else None, 0
+        (order, self._given), self._rest = self._rest, None
+        return self._batches(order, self._given)
 
-    def _batches(self, order: NDArray[np.intp] | None) -> Iterator[tuple[NDArray[Any], ...]]:
-        for i in range(len(self)):
+    def _batches(self, order: NDArray[np.intp] | None, first: int) -> Iterator[tuple[NDArray[Any], ...]]:
+        for i in range(first, len(self)):
+            self._given = i + 1
             start = i * self.batch_size
             stop = min(start + self.batch_size, self.examples)
             chosen = np.arange(start, stop) if order is None else order[start:stop]
             yield tuple(np.take(array, chosen, axis) for array, axis in zip(self.arrays, self.axes, strict=True))
+        self._begun, self._given = None, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the epochs are: the generator's state, and how much of the epoch under way was given out.
+
+        Returns
+        -------
+        dict
+            Plain values, and arrays where the generator has some. `load_state_dict` takes it, also in the middle of an
+            epoch: the next loop gives the batches that were left.
+
+        Notes
+        -----
+        One loop at a time counts. The data is not saved.
+        """
+        return {
+            "rng": random_state(self._rng),
+            "begun": self._begun,
+            "given": self._given,
+            "examples": self.examples,
+            "batch_size": self.batch_size,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        """Continue where `state_dict` was called.
+
+        Raises
+        ------
+        TypeError, ValueError
+            It is of another generator, or of other data or another batch size in the middle of an epoch. Nothing has
+            changed.
+        """
+        if not isinstance(state, Mapping) or set(state) != {"rng", "begun", "given", "examples", "batch_size"}:
+            raise ValueError(f"state: got {type(state).__name__}, needs what minibatches.state_dict() returns")
+        given = whole('state["given"]', state["given"], high=len(self))
+        sizes = state["examples"], state["batch_size"]
+        if given and sizes != (self.examples, self.batch_size):
+            raise ValueError(
+                f"state: got an epoch of {sizes[0]} examples in batches of {sizes[1]}, needs {self.examples} in "
+                f"batches of {self.batch_size}"
+            )
+        copied = copy.deepcopy(self._rng)
+        order = None
+        if given and self.shuffle:
+            set_random_state(copied, state["begun"], 'state["begun"]')
+            order = copied.permutation(self.examples)
+        set_random_state(self._rng, state["rng"], 'state["rng"]')
+        self._begun, self._given = (state["begun"], given) if given else (None, 0)
+        self._rest = (order, given) if given else None
 
     def __repr__(self) -> str:
         return f"<minibatches: {len(self)} of {self.batch_size} out of {self.examples} examples>"
@@ -146,3 +204,47 @@ def _generator(rng: object) -> RandomState:
     if isinstance(rng, bool) or not isinstance(rng, (int, np.integer)):
         raise TypeError(f"rng: got {type(rng).__name__}, needs None, an integer seed or a NumPy generator")
     return np.random.default_rng(whole("rng", rng, high=None))
+
+
+def random_state(rng: RandomState) -> dict[str, Any]:
+    """The state of a NumPy generator.
+
+    Raises
+    ------
+    TypeError
+        It is none.
+    """
+    if isinstance(rng, np.random.RandomState):
+        state: Any = rng.get_state(legacy=False)
+    elif isinstance(rng, np.random.Generator):
+        state = rng.bit_generator.state
+    else:
+        raise TypeError(f"batches: got {type(rng).__name__}, needs fusedstep.minibatches or a NumPy generator")
+    return dict(state)
+
+
+def set_random_state(rng: RandomState, state: Any, name: str) -> None:
+    """Put a NumPy generator into a state; nothing changes when it is not accepted.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `state`, called `name`, is none of this kind of generator.
+    """
+    now = random_state(rng)
+    if not isinstance(state, Mapping) or state.get("bit_generator") != now["bit_generator"]:
+        got = state.get("bit_generator") if isinstance(state, Mapping) else type(state).__name__
+        raise ValueError(f"{name}: got a state of {got!r}, needs one of {now['bit_generator']!r}")
+    # NumPy looks up numbers at these places without a check.
+    for place, inner, high in (("pos", "state", 624), ("buffer_pos", None, 4)):
+        values = state.get(inner) if inner else state
+        if isinstance(values, Mapping) and place in values:
+            whole(f'{name}["{place}"]', values[place], high=high)
+    try:
+        for generator in (copy.deepcopy(rng), rng):
+            if isinstance(generator, np.random.Generator):
+                generator.bit_generator.state = dict(state)
+            else:
+                generator.set_state(dict(state))
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError) as error:
+        raise ValueError(f"{name}: got a state that NumPy refuses ({error}), needs one of this generator") from None
