@@ -141,7 +141,7 @@ std::uint64_t run(int rule, const Storage& storage, bool flags, const std::vecto
     engine.groups.push_back(group);
 
     const unsigned used = entry.used_states(entry.variant(group.hypers.data(), 1));
-    std::vector<std::vector<Memory>> arrays;  // by tensor: parameter, copy, average, states; then the gradient
+    std::vector<std::vector<Memory>> arrays;  // by tensor: parameter, copy, average, states; direction, gradient
     for (std::size_t t = 0; t < sizes.size(); ++t) {
         const std::size_t n = sizes[t];
         const auto first = data(n, static_cast<std::uint32_t>(t));
@@ -160,6 +160,7 @@ std::uint64_t run(int rule, const Storage& storage, bool flags, const std::vecto
             own.emplace_back(format, n);
             own.back().fill(std::vector<float>(n, kind == kExact ? 0.5f : 0.0f));
         }
+        own.emplace_back(compute, n);  // the direction of a rule with a product, which nobody changes here
         own.emplace_back(storage.grad, n);
         arrays.push_back(std::move(own));
     }
@@ -176,6 +177,7 @@ std::uint64_t run(int rule, const Storage& storage, bool flags, const std::vecto
         for (int s = 0; s < entry.n_states; ++s)
             if (used >> s & 1u)
                 x.states[static_cast<std::size_t>(s)] = arrays[t][static_cast<std::size_t>(3 + s)].stream();
+        if (entry.product) x.direction = arrays[t][arrays[t].size() - 2].stream();
         x.grad = arrays[t].back().stream();
         x.scalars.fill(1.0);
         engine.tensors.push_back(x);

@@ -67,6 +67,7 @@ struct Run {
     const void* grad;
     void* states[kMaxStates];
     std::size_t n;
+    void* direction = nullptr;  // only of a rule with a product
 };
 
 // The sum of squares of one block, and whether every element was finite.
@@ -120,13 +121,15 @@ struct RuleEntry {
     int n_states;
     const char* const* scalars;  // per-tensor values that the derivation itself advances
     int n_scalars;
-    bool norms;  // the update needs two norms of the whole tensor first
+    bool norms;    // the update needs two norms of the whole tensor first
+    bool product;  // the caller changes every tensor's direction before the update: see Engine::start
     unsigned (*variant)(const double* h, std::uint64_t step);
     unsigned (*used_states)(unsigned variant);  // bit mask over states
     void (*derive[kComputes])(const double* h, std::uint64_t step, double* scalars, void* constants);
     void (*trust[kComputes])(void* constants, const double* h, double first, double second);
     const UpdateFn* update[kComputes];        // by variant
     const DirectionFn* direction[kComputes];  // by variant; null without norms
+    const UpdateFn* aim[kComputes];           // by variant; null without a product: writes the run's direction alone
     // A step over narrow states in one pass, by the format of its moments (q8_signed: the 8-bit format of each), or
     // null. `param`: bfloat16, bfloat16_stochastic or split where the gradient is bfloat16 and nothing else is to be
     // done, and the moments may be float32 too; float32 for all else.

@@ -86,10 +86,14 @@ ROWS: dict[str, Row] = {
     "schedule_free_adamw": row({"betas": (0.5, 0.9), "warmup_steps": 3, "r": 0.5, **WD}),
 }
 
+MATRIX_RULES = tuple(rule for rule, about in RULES.items() if about.matrices)
+"""Rules that take matrices alone: tests/test_muon.py has theirs."""
+
 CLASSES: dict[str, Any] = {
     kind.rule: kind
     for kind in map(fs.optimizers.__dict__.get, fs.optimizers.__all__)
     if isinstance(kind, type) and issubclass(kind, fs.Optimizer) and kind is not fs.Optimizer
+    if kind.rule not in MATRIX_RULES
 }
 
 EVERY = [(rule, options) for rule, row in ROWS.items() for options in row.options]

@@ -18,8 +18,8 @@ LAYERS: dict[str, str] = {
     "tools": "_arguments _core _extras _interpreter _memory _names _pieces _stored _structures _table _version",
     "definitions": "_floats _hyper _settings formats reference reference.* sparse",
     "around training": "averages minibatch schedules schedules.*",
-    "one optimizer": "_accumulating _attributes _base _casting _group_options _groups _loading _making _rows"
-    " _saved _saving _slots _schedule_free checkpoint files files.* functional grouping",
+    "one optimizer": "_accumulating _attributes _base _casting _directions _group_options _groups _loading _making"
+    " _rows _saved _saving _slots _schedule_free checkpoint files files.* functional grouping",
     "optimizers": "optimizers optimizers.*",
     "the package": "fusedstep",
     "faces": "jax jax.* keras keras.* torch torch.*",

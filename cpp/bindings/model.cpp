@@ -51,7 +51,6 @@ Model::Model(const std::string& rule, py::object check, py::object cross_check, 
     : rule_(find_rule(rule)),
       plain_(plain),
       first_index_(first_index),
-      entry_(&active_kernels().rules[rule_]),
       check_(std::move(check)),
       cross_check_(std::move(cross_check)) {
     // What the environment says about threads is wrong now or never.
@@ -59,16 +58,23 @@ Model::Model(const std::string& rule, py::object check, py::object cross_check, 
     threading();
 }
 
-int Model::add_group(py::dict group) {
+const RuleEntry& Model::rule_of(int group) const {
+    return active_rules()[engine_.groups[static_cast<std::size_t>(group)].rule];
+}
+
+int Model::add_group(py::dict group, const std::string& rule) {
     const Claim::Guard claimed(*claim_, "param_groups", false);
+    Group made;
+    made.rule = rule.empty() ? rule_ : find_rule(rule);
+    const RuleEntry* entry = &active_rules()[made.rule];
     GroupSource source;
     source.dict = std::move(group);
-    for (int h = 0; h < entry_->n_hypers; ++h) {
-        const std::string name = entry_->hypers[h];
+    for (int h = 0; h < entry->n_hypers; ++h) {
+        const std::string name = entry->hypers[h];
         const std::size_t dot = name.find('.');
         int width = 1;  // "betas.0" is followed by "betas.1" and perhaps by more
-        while (dot != std::string::npos && h + width < entry_->n_hypers &&
-               name.compare(0, dot + 1, entry_->hypers[h + width], 0, dot + 1) == 0)
+        while (dot != std::string::npos && h + width < entry->n_hypers &&
+               name.compare(0, dot + 1, entry->hypers[h + width], 0, dot + 1) == 0)
             ++width;
         source.values.push_back({py::str(name.substr(0, dot)), {}, false, h, width});
         h += width - 1;
@@ -87,8 +93,6 @@ int Model::add_group(py::dict group) {
         value.key = py::reinterpret_steal<py::str>(key);
     }
     groups_.push_back(std::move(source));
-    Group made;
-    made.rule = rule_;
     engine_.groups.push_back(made);
     return static_cast<int>(groups_.size()) - 1;
 }
@@ -148,14 +152,15 @@ void Model::check_shape(PyObject* object, PyObject* param, const std::string& na
 }
 
 void Model::add(int group, py::object param, py::list states, const std::string& path, py::object copy,
-                py::object remainder, bool stochastic, py::object ema, std::uint64_t step,
+                py::object remainder, bool stochastic, py::object ema, py::object direction, std::uint64_t step,
                 std::vector<double> scalars) {
     const Claim::Guard claimed(*claim_, "params", false);
     if (group < 0 || static_cast<std::size_t>(group) >= groups_.size())
         throw py::index_error("group: got " + std::to_string(group) + ", needs the number of an added group");
-    if (states.size() != static_cast<std::size_t>(entry_->n_states))
+    const RuleEntry& rule = rule_of(group);
+    if (states.size() != static_cast<std::size_t>(rule.n_states))
         throw py::value_error("states: got " + std::to_string(states.size()) + ", needs " +
-                              std::to_string(entry_->n_states));
+                              std::to_string(rule.n_states));
     finished_ = false;
     const std::string name = param_name(path);
     const auto beside = [&](const char* what) { return plain_ ? what + path : name + " " + what; };
@@ -190,12 +195,16 @@ void Model::add(int group, py::object param, py::list states, const std::string&
         if (x.param.format == Format::bfloat16) x.param.format = Format::bfloat16_stochastic;
         if (x.param.format == Format::float16) x.param.format = Format::float16_stochastic;
     }
-    for (int s = 0; s < entry_->n_states; ++s) {
+    for (int s = 0; s < rule.n_states; ++s) {
         const py::object state = sequence_item(states.ptr(), static_cast<std::size_t>(s));
         if (!state) throw py::value_error("states: was changed while it was looked at");
         if (state.is_none()) continue;
         x.states[static_cast<std::size_t>(s)] =
-            state_stream(state.ptr(), entry_->states[s], x, param.ptr(), beside(entry_->states[s].name));
+            state_stream(state.ptr(), rule.states[s], x, param.ptr(), beside(rule.states[s].name));
+    }
+    if (rule.product) {
+        const State kept{"direction", kSigned};
+        x.direction = state_stream(direction.ptr(), kept, x, param.ptr(), beside(kept.name));
     }
     if (!ema.is_none()) {
         const Array average = as_array(ema.ptr(), true, beside("ema"));
@@ -258,9 +267,10 @@ void Model::read_value(std::size_t group, Value& value) {
         target.hypers[static_cast<std::size_t>(value.slot)] = checked.cast<double>();
     }
     // The learning rate is the one value that goes with any other.
+    const RuleEntry& rule = rule_of(static_cast<int>(group));
     for (std::size_t h = 0; h < before.size(); ++h)
         groups_[group].unsettled =
-            groups_[group].unsettled || (target.hypers[h] != before[h] && std::strcmp(entry_->hypers[h], "lr") != 0);
+            groups_[group].unsettled || (target.hypers[h] != before[h] && std::strcmp(rule.hypers[h], "lr") != 0);
     if (value.slot == kEmaDecay && checked.is_none() == groups_[group].averaged) {
         groups_[group].averaged = !checked.is_none();
         groups_[group].unsettled = true;
@@ -285,16 +295,17 @@ void Model::settle(std::size_t group) {
     const std::string where = "param_groups[" + std::to_string(group) + "]";
     if (!cross_check_.is_none()) cross_check_(group);
     const Group& g = engine_.groups[group];
-    const unsigned used = entry_->used_states(entry_->variant(g.hypers.data(), 1));
+    const RuleEntry& rule = rule_of(static_cast<int>(group));
+    const unsigned used = rule.used_states(rule.variant(g.hypers.data(), 1));
     for (const Tensor& x : engine_.tensors) {
         if (static_cast<std::size_t>(x.group) != group || x.size == 0) continue;
         if (!plain_ && (x.ema != nullptr) != groups_[group].averaged)
             throw py::value_error(where + "[\"ema_decay\"]: got " + (x.ema != nullptr ? "None" : "a number") +
                                   ", but this optimizer was made with" + (x.ema != nullptr ? "" : "out") +
                                   " averages of the parameters; make a new one");
-        for (int s = 0; s < entry_->n_states; ++s)
+        for (int s = 0; s < rule.n_states; ++s)
             if ((used >> s & 1u) && x.states[static_cast<std::size_t>(s)].data == nullptr)
-                throw py::value_error(where + ": its options now call for the state \"" + entry_->states[s].name +
+                throw py::value_error(where + ": its options now call for the state \"" + rule.states[s].name +
                                       "\", which this optimizer was made without; make a new one with them");
     }
     groups_[group].unsettled = false;
@@ -435,10 +446,17 @@ void Model::take_options() {
 bool Model::run() {
     check_still_there();
     check_gradient_overlap();
-    if (engine_.elements() < kReleaseFrom)
-        step_engine();
-    else
-        without_gil([this] { step_engine(); });
+    const auto released = [this](auto&& work) {
+        if (engine_.elements() < kReleaseFrom)
+            work();
+        else
+            without_gil(work);
+    };
+    released([this] { step_engine(); });
+    if (last_.taken && engine_.has_products()) {
+        change_directions();
+        released([this] { engine_.finish(now_, last_); });
+    }
     grad_norm = last_.grad_norm;
     nonfinite_blocks = last_.nonfinite_blocks;
     if (last_.overflowed != kNone) {
@@ -454,7 +472,25 @@ bool Model::run() {
 
 void Model::step_engine() {
     sum_rows();
-    last_ = engine_.step(now_);
+    last_ = engine_.has_products() ? engine_.start(now_) : engine_.step(now_);
+}
+
+// Between the two parts of a step. The code that is called may let other code run: the arrays are looked at again.
+void Model::change_directions() {
+    try {
+        py::list active;
+        for (std::size_t i = 0; i < engine_.tensors.size(); ++i) {
+            const Tensor& x = engine_.tensors[i];
+            if (x.grad.data != nullptr && x.size != 0 && rule_of(x).product)
+                active.append(py::make_tuple(i, x.direction_norm));
+        }
+        if (!active.empty()) product_(active);
+        check_still_there();
+        check_gradients_still_there(bound_current_ ? bound_ : flat_);
+    } catch (...) {
+        engine_.take_back();
+        throw;
+    }
 }
 
 void Model::warn_of_nonfinite() const {
@@ -584,6 +620,7 @@ void Model::configure(double max_grad_norm, bool skip_nonfinite, bool zero_grads
 int Model::traverse(visitproc visit, void* arg) const {
     Py_VISIT(check_.ptr());
     Py_VISIT(cross_check_.ptr());
+    Py_VISIT(product_.ptr());
     Py_VISIT(check_rows_.ptr());
     Py_VISIT(rows_type_.ptr());
     for (const GroupSource& group : groups_) {
@@ -611,7 +648,7 @@ void Model::clear() {
     const auto rows = std::exchange(rows_, {});
     rows_used_ = 0;
     const py::object check = std::exchange(check_, py::none()), cross_check = std::exchange(cross_check_, py::none()),
-                     check_rows = std::exchange(check_rows_, py::none()), type = std::exchange(rows_type_, py::none());
+                     product = std::exchange(product_, py::none()), check_rows = std::exchange(check_rows_, py::none()), type = std::exchange(rows_type_, py::none());
 }
 
 void Model::set_step(std::size_t i, std::uint64_t step) {
@@ -626,15 +663,15 @@ void Model::set_index(std::size_t i, std::uint64_t index) {
 
 std::vector<double> Model::get_scalars(std::size_t i) const {
     const auto& all = engine_.tensors.at(i).scalars;
-    return {all.begin(), all.begin() + entry_->n_scalars};
+    return {all.begin(), all.begin() + rule_of(engine_.tensors[i]).n_scalars};
 }
 
 void Model::set_scalars(std::size_t i, const std::vector<double>& values) {
     const Claim::Guard claimed(*claim_, "scalar states", false);
     auto& all = engine_.tensors.at(i).scalars;
-    if (values.size() != static_cast<std::size_t>(entry_->n_scalars))
-        throw py::value_error("values: got " + std::to_string(values.size()) + ", needs " +
-                              std::to_string(entry_->n_scalars));
+    const int needed = rule_of(engine_.tensors[i]).n_scalars;
+    if (values.size() != static_cast<std::size_t>(needed))
+        throw py::value_error("values: got " + std::to_string(values.size()) + ", needs " + std::to_string(needed));
     std::copy(values.begin(), values.end(), all.begin());
 }
 

@@ -35,14 +35,22 @@ public:
 
     virtual ~Model() = default;
 
-    // The dict is kept and read again at every step. Returns the group's number.
-    int add_group(py::dict group);
+    // The dict is kept and read again at every step. `rule` is the group's own, by default the model's. Returns the
+    // group's number.
+    int add_group(py::dict group, const std::string& rule);
 
     // Adds one parameter. `states` are in the order of the rule's; None for one that the group's options do not use.
     // An 8-bit state is a pair (codes, scales). `copy` is the 16-bit parameter when `param` is its float32 master,
-    // `remainder` the other half of a split one, `ema` the array of the average.
+    // `remainder` the other half of a split one, `ema` the array of the average. `direction` is memory of the
+    // parameter's size for a rule with a product, in the compute type or bfloat16.
     void add(int group, py::object param, py::list states, const std::string& path, py::object copy,
-             py::object remainder, bool stochastic, py::object ema, std::uint64_t step, std::vector<double> scalars);
+             py::object remainder, bool stochastic, py::object ema, py::object direction, std::uint64_t step,
+             std::vector<double> scalars);
+
+    // What becomes of the directions of rules with a product: called in the middle of every step with a list of
+    // (number of the parameter, norm of its direction before it was scaled), before anything else is written. If it
+    // raises, nothing has changed.
+    void take_product(py::object product) { product_ = std::move(product); }
 
     // How a gradient of rows is taken: an object of this type has `indices` and `values`. `check(index, gradient)`
     // looks at everything about it and returns these two, or None when it is no such gradient; it is only asked where
@@ -148,7 +156,10 @@ protected:
     void take_options();
     bool step_flat();
     void step_engine();
+    void change_directions();
     bool run();
+    const RuleEntry& rule_of(int group) const;
+    const RuleEntry& rule_of(const Tensor& x) const { return rule_of(x.group); }
 
     std::string grad_name(std::size_t i) const { return (plain_ ? "grad" : "grads") + paths_[i]; }
     std::string param_name(const std::string& path) const { return (plain_ ? "param" : "params") + path; }
@@ -156,9 +167,8 @@ protected:
     int rule_;
     bool plain_;
     std::uint64_t first_index_;  // of the noise: the number of the first parameter
-    const RuleEntry* entry_;
     std::string advice_;
-    py::object check_, cross_check_;
+    py::object check_, cross_check_, product_ = py::none();
     Engine engine_;
     std::vector<GroupSource> groups_;
     std::vector<std::string> paths_;

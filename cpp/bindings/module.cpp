@@ -199,11 +199,13 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     py::class_<Model>(m, "Model", py::custom_type_setup(take_part_in_collection<Model>))
         .def(py::init<const std::string&, py::object, py::object, bool, std::uint64_t>(), py::arg("rule"),
              py::arg("check"), py::arg("cross_check"), py::arg("plain") = false, py::arg("first_index") = 0)
-        .def("add_group", &Model::add_group, py::arg("group"))
+        .def("add_group", &Model::add_group, py::arg("group"), py::arg("rule") = "")
         .def("add", &Model::add, py::arg("group"), py::arg("param"), py::arg("states"), py::kw_only(),
              py::arg("path") = "", py::arg("copy") = py::none(), py::arg("remainder") = py::none(),
-             py::arg("stochastic") = false, py::arg("ema") = py::none(), py::arg("step") = 0,
+             py::arg("stochastic") = false, py::arg("ema") = py::none(),
+             py::arg("direction") = py::none(), py::arg("step") = 0,
              py::arg("scalars") = std::vector<double>{})
+        .def("take_product", &Model::take_product, py::arg("product"))
         .def("take_rows", &Model::take_rows, py::arg("check"), py::arg("type"), py::arg("without"))
         .def("advise", &Model::advise, py::arg("advice"))
         .def(
@@ -245,7 +247,6 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     py::class_<TensorModel, Model>(m, "TensorModel", py::custom_type_setup(take_part_in_collection<TensorModel>))
         .def(py::init<const std::string&, py::object, py::object, TensorReader, std::vector<std::string>>(),
              py::arg("rule"), py::arg("check"), py::arg("cross_check"), py::arg("reader"), py::arg("watched"))
-        .def("set_rule", &TensorModel::set_rule, py::arg("group"), py::arg("rule"))
         .def("watch", &TensorModel::watch, py::arg("param"), py::arg("local"), py::arg("inner"), py::arg("state"),
              py::arg("names"), py::arg("step"), py::arg("scalars"))
         .def("finish", &TensorModel::finish)

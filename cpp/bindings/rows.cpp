@@ -44,9 +44,10 @@ void Model::take_rows(py::object check, py::object type, py::object without) {
     rows_without_.clear();
     rows_possible_ = !without.is_none();
     if (!rows_possible_) return;
+    const RuleEntry& rule = active_rules()[rule_];
     for (const py::handle name : without)
-        for (int h = 0; h < entry_->n_hypers; ++h)
-            if (name.cast<std::string>() == entry_->hypers[h]) rows_without_.push_back(static_cast<std::size_t>(h));
+        for (int h = 0; h < rule.n_hypers; ++h)
+            if (name.cast<std::string>() == rule.hypers[h]) rows_without_.push_back(static_cast<std::size_t>(h));
 }
 
 // Whether a parameter, as it is stored and with its group's options, may be stepped by rows.

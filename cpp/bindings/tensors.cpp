@@ -39,14 +39,6 @@ TensorModel::TensorModel(const std::string& rule, py::object check, py::object c
       reader_(std::move(reader)),
       watched_names_(std::move(watched)) {}
 
-void TensorModel::set_rule(int group, const std::string& rule) {
-    const int number = find_rule(rule);
-    const RuleEntry& other = active_rules()[number];
-    if (other.n_hypers != entry_->n_hypers || other.n_states != entry_->n_states)
-        throw py::value_error("rule: '" + rule + "' has other hyper-parameters or states than '" + entry_->name + "'");
-    engine_.groups.at(static_cast<std::size_t>(group)).rule = number;
-}
-
 void TensorModel::watch(py::object param, py::object local, py::object inner, py::object state,
                         std::vector<std::string> names, py::object step, py::list scalars) {
     if (items_.size() >= engine_.tensors.size()) throw py::value_error("watch: needs an add() before");

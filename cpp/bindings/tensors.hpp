@@ -19,9 +19,6 @@ public:
     int traverse(visitproc visit, void* arg) const override;
     void clear() override;
 
-    // Uses another rule with the same hyper-parameters and states for this group.
-    void set_rule(int group, const std::string& rule);
-
     // After each add(): the tensors behind it.
     //
     // `param` is the entry of group["params"], whose attribute `grad` is the gradient; `local` the tensor whose

@@ -151,7 +151,7 @@ bool is_plain(const Tensor& x, const Group& group, unsigned used, const StepOpti
                  !std::isfinite(group.clip_value);
     for (std::size_t s = 0; s < x.states.size(); ++s)
         plain = plain && !((used >> s & 1u) && x.states[s].format != format);
-    return plain;
+    return plain && (x.direction.data == nullptr || x.direction.format == format);
 }
 
 // Puts the gradient of a run in place; returns the multiplier that is left for the rule to apply.
@@ -173,6 +173,7 @@ void Engine::prepare() {
     elements_ = 0;
     single_ = false;
     norms_ = false;
+    products_ = false;
     half_ = false;
     std::size_t blocks = 0;
     first_block_.clear();
@@ -182,13 +183,15 @@ void Engine::prepare() {
         elements_ += x.size;
         single_ = single_ || x.compute == kFloat;
         half_ = half_ || is_half(x.param.format);
-        norms_ = norms_ || kernels_->rules[groups[static_cast<std::size_t>(x.group)].rule].norms;
+        const RuleEntry& rule = kernels_->rules[groups[static_cast<std::size_t>(x.group)].rule];
+        norms_ = norms_ || rule.norms;
+        products_ = products_ || rule.product;
     }
     grad_sums_.assign(blocks, {});
     pair_sums_.assign(norms_ ? blocks : 0, {});
     constants_.resize(std::max<std::size_t>(1, tensors.size()));
     constants_of_.assign(tensors.size(), 0);
-    scalars_before_.resize(half_ ? tensors.size() : 0);
+    scalars_before_.resize(half_ || products_ ? tensors.size() : 0);
     cost_.assign(tensors.size() + 1, 0);
     active_.assign((tensors.size() + 63) / 64, 0);
     partition();
@@ -280,7 +283,7 @@ void Engine::derive(const StepOptions& options, double coefficient) {
     for (std::size_t t = 0; t < tensors.size(); ++t) {
         Tensor& x = tensors[t];
         if (x.grad.data == nullptr) continue;
-        if (half_) scalars_before_[t] = x.scalars;
+        if (half_ || products_) scalars_before_[t] = x.scalars;
         x.step = x.step + 1;
         const Group& group = groups[static_cast<std::size_t>(x.group)];
         const RuleEntry& rule = kernels_->rules[group.rule];
@@ -335,6 +338,7 @@ bool Engine::overflows(std::size_t t, std::size_t begin, std::size_t end, const 
         const double multiplier = load_gradient(staging, *kernels_, x, group, c.multiplier, g, n, run);
         for (int s = 0; s < rule.n_states; ++s)
             if (used >> s & 1u) run.states[s] = staging.load_copy(x.states[static_cast<std::size_t>(s)], i, n, 2 + s);
+        if (rule.product) run.direction = staging.load(x.direction, i, n, 2 + rule.n_states);
         rule.update[x.compute][c.variant](c.bytes, multiplier, run);
         g += n;
         // Up to the largest number of float16 nothing becomes infinite, whatever the rounding.
@@ -378,7 +382,7 @@ void Engine::sum_directions(std::size_t t, std::size_t begin, std::size_t end) {
 
 void Engine::trust() {
     for (std::size_t t = 0; t < tensors.size(); ++t) {
-        const Tensor& x = tensors[t];
+        Tensor& x = tensors[t];
         const Group& group = groups[static_cast<std::size_t>(x.group)];
         const RuleEntry& rule = kernels_->rules[group.rule];
         if (x.grad.data == nullptr || !rule.norms) continue;
@@ -388,6 +392,29 @@ void Engine::trust() {
             sum.second += pair_sums_[first_block_[t] + b].second;
         }
         rule.trust[x.compute](constants_[constants_of_[t]].bytes, group.hypers.data(), sum.first, sum.second);
+        if (rule.product) x.direction_norm = std::sqrt(sum.second);
+    }
+}
+
+// Second pass of a rule with a product: the directions, and nothing else is written.
+void Engine::aim(std::size_t t, std::size_t begin, std::size_t end) {
+    const Tensor& x = tensors[t];
+    const Group& group = groups[static_cast<std::size_t>(x.group)];
+    const RuleEntry& rule = kernels_->rules[group.rule];
+    if (!rule.product) return;
+    const Constants& c = constants_[constants_of_[t]];
+    const unsigned used = rule.used_states(c.variant);
+    Staging<kPiece> staging(*kernels_, x.compute);
+    for (std::size_t i = begin; i < end; i += kPiece) {
+        const std::size_t n = std::min(kPiece, end - i);
+        Run run{nullptr, nullptr, {}, n};
+        const double multiplier = load_gradient(staging, *kernels_, x, group, c.multiplier, i, n, run);
+        for (int s = 0; s < rule.n_states; ++s)
+            if (used >> s & 1u) run.states[s] = staging.load(x.states[static_cast<std::size_t>(s)], i, n, 2 + s);
+        const bool staged = staging.staged(x.direction);
+        run.direction = staged ? staging.scratch(2 + rule.n_states) : at(x.direction, i);
+        rule.aim[x.compute][c.variant](c.bytes, multiplier, run);
+        if (staged) staging.store(x.direction, i, n, run.direction, {});
     }
 }
 
@@ -451,6 +478,7 @@ std::uint64_t Engine::update_span(std::size_t t, std::size_t element, std::size_
             load_gradient(staging, *kernels_, x, group, c.multiplier, grad_element + done, n, run);
         for (int s = 0; s < rule.n_states; ++s)
             if (used >> s & 1u) run.states[s] = staging.load(x.states[static_cast<std::size_t>(s)], i, n, 2 + s);
+        if (rule.product) run.direction = staging.load(x.direction, i, n, 2 + rule.n_states);
 
         kernel(c.bytes, multiplier, run);
         if (plain) continue;
@@ -526,6 +554,13 @@ bool Engine::stays_finite(double multiplier, double norm) const {
 }
 
 StepResult Engine::step(const StepOptions& options) noexcept {
+    StepResult result = start(options);
+    if (result.taken) finish(options, result);
+    return result;
+}
+
+// All that only reads the model: whether the step is taken, its constants, and the directions of rules with a product.
+StepResult Engine::start(const StepOptions& options) noexcept {
     const DefaultFloats guard;
     kernels_ = &active_kernels();
     partition();
@@ -541,6 +576,12 @@ StepResult Engine::step(const StepOptions& options) noexcept {
         share([&](std::size_t t, std::size_t begin, std::size_t end) { sum_directions(t, begin, end); });
         trust();
     }
+    if (products_) share([&](std::size_t t, std::size_t begin, std::size_t end) { aim(t, begin, end); });
+    return result;
+}
+
+void Engine::finish(const StepOptions& options, StepResult& result) noexcept {
+    const DefaultFloats guard;
     if (half_) {
         std::atomic<std::size_t> overflowed{kNone};
         share([&](std::size_t t, std::size_t begin, std::size_t end) {
@@ -550,10 +591,7 @@ StepResult Engine::step(const StepOptions& options) noexcept {
         });
         result.overflowed = overflowed;
         result.taken = result.overflowed == kNone;
-        if (!result.taken) {
-            take_back();
-            return result;
-        }
+        if (!result.taken) return take_back();
     }
     std::atomic<std::uint64_t> nonfinite{0};
     share([&](std::size_t t, std::size_t begin, std::size_t end) {
@@ -561,7 +599,6 @@ StepResult Engine::step(const StepOptions& options) noexcept {
         if (blocks != 0) nonfinite += blocks;
     });
     result.nonfinite_blocks = nonfinite;
-    return result;
 }
 
 }  // namespace fusedstep

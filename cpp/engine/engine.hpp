@@ -36,6 +36,10 @@ struct Tensor {
     std::size_t row_count = 0, row_size = 0;
     std::array<Stream, kMaxStates> states{};
     void* ema = nullptr;  // average of the parameters, in the compute type
+    // Of a rule with a product: where start() writes the direction and finish() reads what has become of it, in any
+    // format; and the norm that the direction had.
+    Stream direction;
+    double direction_norm = 0;
     std::array<Visible<double>, kMaxScalars> scalars{};
 
     // Elements that a step goes over.
@@ -73,6 +77,13 @@ public:
     // Takes one step in place. Everything must have been checked: this neither throws nor allocates.
     StepResult step(const StepOptions& options) noexcept;
 
+    // The same in two parts. Where has_products(), the caller changes the directions of the tensors in between, and
+    // calls finish() or, as long as nothing is written, take_back(); none of it if start() has not taken the step.
+    StepResult start(const StepOptions& options) noexcept;
+    void finish(const StepOptions& options, StepResult& result) noexcept;
+    void take_back();
+    bool has_products() const { return products_; }
+
     // Whether some tensor is computed in float32.
     bool single() const { return single_; }
 
@@ -99,9 +110,9 @@ private:
     bool stays_finite(double multiplier, double norm) const;
     void derive(const StepOptions& options, double coefficient);
     bool overflows(std::size_t t, std::size_t begin, std::size_t end, const StepOptions& options);
-    void take_back();
     void sum_directions(std::size_t t, std::size_t begin, std::size_t end);
     void trust();
+    void aim(std::size_t t, std::size_t begin, std::size_t end);
     std::uint64_t update(std::size_t t, std::size_t begin, std::size_t end, const StepOptions& options);
     std::uint64_t update_span(std::size_t t, std::size_t element, std::size_t grad_element, std::size_t size,
                               const StepOptions& options);
@@ -110,8 +121,9 @@ private:
     std::size_t elements_ = 0;
     bool single_ = false;  // some tensor is computed in float32
     bool norms_ = false;   // some rule has a trust ratio
+    bool products_ = false;  // some rule has a product
     bool half_ = false;    // some parameter is stored in float16, which ends at 65504
-    std::vector<std::array<Visible<double>, kMaxScalars>> scalars_before_;  // of every tensor, only with half_
+    std::vector<std::array<Visible<double>, kMaxScalars>> scalars_before_;  // of every tensor, only with half_ or products_
     std::vector<std::uint64_t> cost_;                                       // cumulative, per tensor; size tensors + 1
     std::vector<std::uint64_t> active_;        // one bit per tensor with a gradient: what cost_ was made for
     bool rows_ = false;                        // some gradient was of rows: cost_ holds for that step alone

@@ -31,6 +31,7 @@ namespace {
 #include "rules/lion.hpp"
 #include "rules/lamb.hpp"
 #include "rules/lars.hpp"
+#include "rules/muon.hpp"
 #include "rules/schedule_free.hpp"
 #include "rules/sparse_adam.hpp"
 // clang-format on
@@ -40,7 +41,7 @@ namespace {
 template <class...>
 struct List {};
 using Rules = List<Sgd, Momentum, RmsProp, Adam, AdamW, Adagrad, Adadelta, Adamax, NAdam, RAdam, AdaBelief, Asgd, Rprop,
-                   Lion, Lamb, Lars, ScheduleFreeSgd, ScheduleFreeAdamW, SparseAdam>;
+                   Lion, Lamb, Lars, ScheduleFreeSgd, ScheduleFreeAdamW, SparseAdam, Muon>;
 
 // 0, 1, ... n - 1 as template arguments.
 template <unsigned... V>
@@ -70,7 +71,7 @@ constexpr int kStatesOf = static_cast<int>(sizeof(Rule::kStates) / sizeof(Rule::
 // One element through the rule, whatever the number of its states.
 template <class Rule, class T, unsigned V, class C>
 inline void apply(const C& c, T& p, T g, T& a, T& b, T& d, T& e) {
-    constexpr int n = kStatesOf<Rule>;
+    constexpr int n = kStatesOf<Rule> + (Rule::kProduct ? 1 : 0);  // the direction comes after the states
     if constexpr (n == 1) Rule::template update<T, V>(c, p, g, a);
     if constexpr (n == 2) Rule::template update<T, V>(c, p, g, a, b);
     if constexpr (n == 3) Rule::template update<T, V>(c, p, g, a, b, d);
@@ -97,6 +98,8 @@ void update(const void* constants, double multiplier, const Run& run) {
     T* const __restrict s1 = static_cast<T*>(run.states[1]);
     T* const __restrict s2 = static_cast<T*>(run.states[2]);
     T* const __restrict s3 = static_cast<T*>(run.states[3]);
+    [[maybe_unused]] const T* const __restrict along = static_cast<const T*>(run.direction);
+    static_assert(!Rule::kProduct || kStatesOf<Rule> == 1, "the direction takes the place of a second state");
     std::size_t first = 0;
 #if defined(FUSEDSTEP_DIVIDE_BOUND)
     if constexpr (sizeof(T) == 4 && Rule::waits_for_divider(V))
@@ -109,6 +112,7 @@ void update(const void* constants, double multiplier, const Run& run) {
         if constexpr (used & 2u) b = s1[i];
         if constexpr (used & 4u) d = s2[i];
         if constexpr (used & 8u) e = s3[i];
+        if constexpr (Rule::kProduct) b = along[i];
         apply<Rule, T, V>(c, p, scale * grad[i], a, b, d, e);
         param[i] = p;
         if constexpr (used & 1u) s0[i] = flushed(a);
@@ -116,6 +120,17 @@ void update(const void* constants, double multiplier, const Run& run) {
         if constexpr (used & 4u) s2[i] = flushed(d);
         if constexpr (used & 8u) s3[i] = flushed(e);
     }
+}
+
+template <class Rule, class T, unsigned V>
+void aim(const void* constants, double multiplier, const Run& run) {
+    const auto c = *static_cast<const typename Rule::template Constants<T>*>(constants);
+    const T scale = T(multiplier);
+    const T* const __restrict grad = static_cast<const T*>(run.grad);
+    const T* const __restrict state = static_cast<const T*>(run.states[0]);
+    T* const __restrict out = static_cast<T*>(run.direction);
+#pragma omp simd
+    for (std::size_t i = 0; i < run.n; ++i) out[i] = Rule::template aim<T, V>(c, scale * grad[i], state[i]);
 }
 
 // Sums of squares in sixteen double lanes: lane j takes elements j, j + 16, ...; then the lanes are added by halves.
@@ -236,6 +251,13 @@ struct Directions<Rule, T, Sequence<V...>> {
     static constexpr DirectionFn table[sizeof...(V) + 1] = {&direction<Rule, T, V>..., nullptr};
 };
 
+template <class Rule, class T, class = typename Count < Rule::kProduct ? Rule::kVariants : 0>
+    ::type > struct Aims;
+template <class Rule, class T, unsigned... V>
+struct Aims<Rule, T, Sequence<V...>> {
+    static constexpr UpdateFn table[sizeof...(V) + 1] = {&aim<Rule, T, V>..., nullptr};
+};
+
 #if defined(FUSEDSTEP_VEC)
 template <class Rule, unsigned... V>
 NarrowFn narrow_of(unsigned variant, Format moments, Sequence<V...>) {
@@ -247,6 +269,7 @@ NarrowFn narrow_of(unsigned variant, Format moments, Sequence<V...>) {
 template <class Rule>
 NarrowFn narrow([[maybe_unused]] unsigned variant, [[maybe_unused]] Format moments, [[maybe_unused]] Format param) {
 #if defined(FUSEDSTEP_VEC)
+    if constexpr (Rule::kProduct) return nullptr;  // most of its time is the product's
     if constexpr (Rule::kBfloat16Step)
         if (variant == 0 && param != Format::float32) return choose_pairs<Rule, 0>(moments, param);
     return narrow_of<Rule>(variant, moments, typename Count<Rule::kVariants>::type{});
@@ -268,12 +291,14 @@ constexpr RuleEntry entry() {
             Rule::kScalarNames,
             Rule::kScalars,
             Rule::kNorms,
+            Rule::kProduct,
             Rule::variant,
             used_states<Rule>,
             {derive<Rule, float>, derive<Rule, double>},
             {trust<Rule, float>, trust<Rule, double>},
             {Updates<Rule, float>::table, Updates<Rule, double>::table},
             {Directions<Rule, float>::table, Directions<Rule, double>::table},
+            {Aims<Rule, float>::table, Aims<Rule, double>::table},
             narrow<Rule>};
 }
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ._group_options import GROUP_OPTIONS
-from ._groups import STORAGE, Group
+from ._groups import FIXED, Group
 from ._hyper import check_hyper, did_you_mean
 from .reference import RULES
 
@@ -65,12 +65,14 @@ def _annotated(cls: type) -> frozenset[str]:
 
 def shared_option(optimizer: Attributes, name: str) -> Any:
     """An option that all groups agree on; ValueError where they do not."""
-    groups = optimizer._groups
-    value = groups[0][name]
-    for i, group in enumerate(groups):
+    groups = [(i, group) for i, group in enumerate(optimizer._groups) if group.knows(name)]
+    if not groups:
+        raise AttributeError(f"{name}: got no group with this option, needs at least one")
+    first, value = groups[0][0], groups[0][1][name]
+    for i, group in groups:
         if group[name] is not value and not np.array_equal(group[name], value):
             raise ValueError(
-                f"{name}: got {value!r} in param_groups[0] and {group[name]!r} in param_groups[{i}], needs one "
+                f"{name}: got {value!r} in param_groups[{first}] and {group[name]!r} in param_groups[{i}], needs one "
                 f'value for all groups; read param_groups[i]["{name}"]'
             )
     return value
@@ -83,11 +85,12 @@ def _option(name: str) -> property:
         return shared_option(optimizer, name)
 
     def put(optimizer: Attributes, value: Any) -> None:
-        if name not in STORAGE and not callable(value):
+        if name not in FIXED and not callable(value):
             check_hyper(name, value, rule=optimizer.rule)
-        for group in optimizer._groups:
+        groups = [group for group in optimizer._groups if group.knows(name)]
+        for group in groups:
             group.check(name, value)
-        for group in optimizer._groups:
+        for group in groups:
             group[name] = value
 
     return property(get, put, doc=f"`{name}` of all parameter groups; what is set holds for all of them.")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from .files._writing import Saving
 
-__all__ = ["Number", "Optimizer", "Options", "Structure", "shared_option"]
+__all__ = ["Number", "Optimizer", "Options", "Structure", "is_group", "shared_option"]
 
 
 class Optimizer(Making):
@@ -111,7 +111,7 @@ class Optimizer(Making):
         check_group(self.rule, self.defaults, "{}")
         self._settings = check_settings({name: given.get(name, value) for name, value in MODEL_OPTIONS.items()})
 
-        grouped = isinstance(params, (list, tuple)) and bool(params) and all(_is_group(p) for p in params)
+        grouped = isinstance(params, (list, tuple)) and bool(params) and all(is_group(p) for p in params)
         self._grouped = grouped
         self._cast_grads = check_hyper("cast_grads", cast_grads)
         self.skipped_steps = 0
@@ -189,7 +189,7 @@ class Optimizer(Making):
 
     @param_groups.setter
     def param_groups(self, groups: Sequence[Mapping[str, Any]]) -> None:
-        if not isinstance(groups, (list, tuple)) or not all(_is_group(group) for group in groups):
+        if not isinstance(groups, (list, tuple)) or not all(is_group(group) for group in groups):
             raise TypeError('param_groups: needs a list of dicts with an entry "params"')
         kept = len(self._groups)
         if len(groups) < kept:
@@ -199,10 +199,10 @@ class Optimizer(Making):
             )
         options = []
         for i, (group, given) in enumerate(zip(self._groups, groups[:kept], strict=True)):
-            merged = {**self.defaults, **given}
+            merged = {**self._defaults_of(group, i), **given}
             for name, value in merged.items():
                 group.check(name, value)
-            check_group(self.rule, merged, f'param_groups[{i}]["{{}}"]')
+            check_group(self._rule_of(group), merged, f'param_groups[{i}]["{{}}"]')
             options.append(merged)
         for group in groups[kept:]:
             self.add_param_group(group)
@@ -217,7 +217,8 @@ class Optimizer(Making):
     @property
     def state(self) -> Sequence[StateView]:
         """One mapping per parameter, in flattened order: ``{"step": 3, "exp_avg": array, ...}``."""
-        return StateViews(self._slots, self._progress, RULES[self.rule].scalars)
+        scalars = [RULES[self._rule_of(group)].scalars for group in self._groups]
+        return StateViews(self._slots, self._progress, scalars)
 
     def ema_params(self) -> Structure:
         """The moving averages in the structure of the parameters; the arrays are the live ones.
@@ -265,12 +266,12 @@ class Optimizer(Making):
         ValueError
             Gradients were bound: their structure would no longer fit.
         """
-        if not _is_group(group):
+        if not is_group(group):
             raise TypeError(f'group: got {type(group).__name__}, needs a dict with an entry "params"')
         if self._grads is not None:
             raise ValueError("add_param_group: gradients are bound to the old groups; make a new optimizer")
         with self._model.exclusive("add_param_group()"):
-            made, slots = self._make_group(group, len(self._groups), True)
+            made, slots = self._make_group(group, len(self._groups), True, place=len(self._structures))
             first = self._initial_scalars(made)
             self._native([made], slots, [0] * len(slots), [first] * len(slots), len(self._groups))
             self._check_apart(slots)
@@ -400,5 +401,5 @@ class Optimizer(Making):
         return "\n".join([*lines, ")"])
 
 
-def _is_group(value: Any) -> bool:
+def is_group(value: Any) -> bool:
     return isinstance(value, Mapping) and "params" in value

@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, TypedDict, type_check_only
 
@@ -55,7 +55,7 @@ class Model:
     def __init__(
         self, rule: str, check: object, cross_check: object, plain: bool = False, first_index: int = 0
     ) -> None: ...
-    def add_group(self, group: dict[str, Any]) -> int: ...
+    def add_group(self, group: dict[str, Any], rule: str = "") -> int: ...
     def add(
         self,
         group: int,
@@ -67,9 +67,11 @@ class Model:
         remainder: Any = None,
         stochastic: bool = False,
         ema: Any = None,
+        direction: Any = None,
         step: int = 0,
         scalars: list[float] = ...,
     ) -> None: ...
+    def take_product(self, product: Callable[[list[tuple[int, float]]], None]) -> None: ...
     def take_rows(self, check: object, type: type, without: tuple[str, ...] | None) -> None: ...
     def advise(self, advice: str) -> None: ...
     def exclusive(self, what: str) -> Exclusive: ...
@@ -106,7 +108,6 @@ class TensorModel(Model):
         reader: TensorReader,
         watched: Sequence[str],
     ) -> None: ...
-    def set_rule(self, group: int, rule: str) -> None: ...
     def watch(
         self,
         param: object,

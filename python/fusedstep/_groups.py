@@ -17,10 +17,11 @@ from ._structures import rebuilt, tree
 if TYPE_CHECKING:
     from ._base import Optimizer
 
-__all__ = ["STORAGE", "Group", "Groups", "fixed", "unknown_option"]
+__all__ = ["FIXED", "STORAGE", "Group", "Groups", "fixed", "unknown_option"]
 
 # Options that say how a group's arrays were made: they cannot be changed afterwards, and loading leaves them.
 STORAGE = ("state_format", "min_quantized_size", "master", "rounding")
+FIXED = (*STORAGE, "rule", "reshape")  # and those that say which parameters are stepped how
 
 
 class FixedDict(dict[Any, Any]):
@@ -97,6 +98,10 @@ class Group(dict[str, Any]):
         self._names = frozenset(options)
         self._where = f"param_groups[{number}]"
 
+    def knows(self, name: str) -> bool:
+        """Whether this is one of the group's options; which of them there are depends on its rule."""
+        return name in self._names
+
     def check(self, name: Any, value: Any) -> None:
         """Raise ValueError if this entry cannot be used."""
         if name not in self._names:
@@ -107,7 +112,7 @@ class Group(dict[str, Any]):
                 f"{where}: got other arrays, needs those that the optimizer was made with, as it holds their states; "
                 "use add_param_group, or make a new optimizer"
             )
-        if name in STORAGE and value != self[name]:
+        if name in FIXED and value != self[name]:
             raise ValueError(
                 f"{where}: got {value!r}, needs {self[name]!r} as the optimizer was made with; make a new one and "
                 "load this one's state_dict()"
@@ -136,7 +141,7 @@ class Group(dict[str, Any]):
         return self[name]
 
     def __delitem__(self, name: str) -> None:
-        if name in STORAGE or name == "params":
+        if name in FIXED or name == "params":
             raise ValueError(f'{self._where}["{name}"]: cannot be removed')
         super().__delitem__(name)
 

@@ -80,6 +80,8 @@ NUMBERS: dict[str, Interval] = {
     "r": NON_NEGATIVE,
     "weight_lr_power": NON_NEGATIVE,
     "warmup_steps": NON_NEGATIVE,
+    "muon.momentum": WEIGHT,  # of an average
+    "muon.eps": POSITIVE,  # a norm is divided by it
     "schedule_free_sgd.momentum": INNER_WEIGHT,  # the average is recovered by dividing by it
     # around the rule
     "grad_scale": POSITIVE,
@@ -92,6 +94,12 @@ TUPLES: dict[str, tuple[Interval, ...]] = {
     "schedule_free_adamw.betas": (INNER_WEIGHT, WEIGHT),
     "etas": (INNER_WEIGHT, Interval(1.0)),
     "step_sizes": (NON_NEGATIVE, NON_NEGATIVE),
+    "ns_coefficients": (FINITE, FINITE, FINITE),
+}
+COUNTS = {"ns_steps": Interval(1, 99, open=())}
+CHOICES: dict[str, tuple[str | None, ...]] = {
+    "adjust_lr_fn": (None, "original", "match_rms_adamw"),
+    "reshape": (None, "flatten", "batch"),
 }
 FLAGS = frozenset(
     (
@@ -187,7 +195,7 @@ def check_number(value: Any, interval: Interval, where: str) -> float:
 
 
 def check_hyper(name: str, value: Any, where: str | None = None, *, rule: str = "") -> Any:
-    """Check one hyper-parameter and return it as a plain float, bool or tuple of floats.
+    """Check one hyper-parameter and return it as a plain float, int, bool, string or tuple of floats.
 
     Parameters
     ----------
@@ -231,6 +239,14 @@ def check_hyper(name: str, value: Any, where: str | None = None, *, rule: str = 
         return tuple(check_number(value[i], interval, f"{where}[{i}]") for i, interval in enumerate(intervals))
     if name in OPTIONAL and value is None:
         return None
+    if name in CHOICES:
+        if value not in CHOICES[name]:
+            raise ValueError(f"{where}: got {value!r}, needs one of {', '.join(map(repr, CHOICES[name]))}")
+        return value
+    if name in COUNTS:
+        if isinstance(value, (bool, np.bool_)) or not isinstance(value, Integral):
+            raise TypeError(f"{where}: got {value!r} ({type(value).__name__}), needs an integer")
+        return int(check_number(value, COUNTS[name], where))
     if name not in NUMBERS:
         raise TypeError(f"unknown hyper-parameter {name!r}")
     return check_number(value, interval_of(rule, name), where)
@@ -255,7 +271,8 @@ def check_hypers(rule: str, values: Mapping[str, Any], where: str = "{}") -> dic
         The same names with plain floats, bools and tuples.
     """
     checked = {name: check_hyper(name, value, where.format(name), rule=rule) for name, value in values.items()}
-    if checked.get("nesterov") and (checked.get("momentum", 1) == 0 or (rule == "sgd" and checked.get("dampening"))):
+    alone = checked.get("momentum", 1) == 0 and rule != "muon"  # where the momentum is an average, 0 is one
+    if checked.get("nesterov") and (alone or (rule == "sgd" and checked.get("dampening"))):
         shown = [f"{name}={checked[name]}" for name in ("momentum", "dampening") if name in checked]
         needed = "a momentum above 0" + " and dampening of 0" * (rule == "sgd")
         raise ValueError(f"{where.format('nesterov')} needs {needed}, got {', '.join(shown)}")

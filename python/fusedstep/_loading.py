@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from . import _hyper
 from ._floats import default_floats
-from ._groups import STORAGE
+from ._groups import FIXED
 from ._names import match, needs
 from ._saved import Loaded, Write, count
 from ._settings import check_settings
@@ -126,17 +126,20 @@ class LoadedGroup:
     def __init__(self, optimizer: Optimizer, number: int, saved: Mapping[str, Any]) -> None:
         group = optimizer.param_groups[number]
         where = f'state_dict["param_groups"][{number}]["{{}}"]'
+        rule = optimizer._rule_of(group)
+        if saved.get("rule", rule) != rule:
+            raise ValueError(f"{where.format('rule')}: got {saved['rule']!r}, needs {rule!r}")
         self.taken: dict[str, Any] = {}
         for name, value in saved.items():
-            if name == "params" or name in STORAGE or name not in group or callable(group[name]):
+            if name == "params" or name in FIXED or name not in group or callable(group[name]):
                 continue
             if name == "ema_decay" and (value is None) != (group[name] is None):
                 continue  # whether there is an average is settled when an optimizer is made
-            self.taken[name] = _hyper.check_hyper(name, _plain(value), where.format(name), rule=optimizer.rule)
+            self.taken[name] = _hyper.check_hyper(name, _plain(value), where.format(name), rule=rule)
         self.options = {**group, **self.taken}
-        about = RULES[optimizer.rule]
+        about = RULES[rule]
         known = {name: self.options[name] for name in about.hypers if not callable(self.options[name])}
-        _hyper.check_hypers(optimizer.rule, known, where)
+        _hyper.check_hypers(rule, known, where)
         self.used = optimizer._used(self.options)
         self.scalars = optimizer._initial_scalars(self.options)
 

@@ -14,6 +14,7 @@ from . import _saving, formats
 from ._accumulating import Accumulating
 from ._casting import ADVICE, Casts
 from ._core import Model, Tree
+from ._directions import NumPyDirections
 from ._floats import default_floats
 from ._group_options import check_group
 from ._groups import Group, Groups, unknown_option
@@ -58,20 +59,30 @@ class Making(Accumulating):
 
     @default_floats()
     def _make_group(
-        self, given: Mapping[str, Any], number: int, grouped: bool, whole: Grouping | None = None
+        self,
+        given: Mapping[str, Any],
+        number: int,
+        grouped: bool,
+        whole: Grouping | None = None,
+        place: int | None = None,
     ) -> tuple[Group, list[Slot]]:
-        """A group, or one of the groups of a whole, and what belongs to its parameters, checked one by one."""
-        unknown = sorted(given.keys() - self.defaults.keys() - {"params"}, key=str)
+        """A group, or one of the groups of a whole, and what belongs to its parameters, checked one by one.
+
+        `place` is where its parameters are among the structures, by default the group's number.
+        """
+        place = number if place is None else place
+        defaults = self._defaults_of(given, number)
+        unknown = sorted(given.keys() - defaults.keys() - {"params"}, key=str)
         if unknown:
-            raise unknown_option(f"param_groups[{number}]", unknown[0], self.defaults)
-        options = {"params": given["params"]} | self.defaults | {k: v for k, v in given.items() if k != "params"}
-        check_group(self.rule, options, f'param_groups[{number}]["{{}}"]')
+            raise unknown_option(f"param_groups[{number}]", unknown[0], defaults)
+        options = {"params": given["params"]} | defaults | {k: v for k, v in given.items() if k != "params"}
+        check_group(self._rule_of(options), options, f'param_groups[{number}]["{{}}"]')
         group = Group(options, number)
-        where = f'params[{number}]["params"]' if grouped else "params"
+        where = f'params[{place}]["params"]' if grouped else "params"
         structure = tree(group["params"], where)
         if not structure.leaves:
             raise ValueError(f"{where}: holds no arrays, needs at least one")
-        prefix = f"[{number}]" * grouped
+        prefix = f"[{place}]" * grouped
         paths = structure.paths if whole is None else [whole.paths[i] for i in whole.members[number]]
         used = self._used(group)
         slots = []
@@ -81,6 +92,20 @@ class Making(Accumulating):
         for slot in slots:
             self._fill(slot, group, used)
         return group, slots
+
+    def _defaults_of(self, group: Mapping[str, Any], number: int) -> dict[str, Any]:
+        """The options of a group that does not give its own."""
+        return self.defaults
+
+    def _rule_of(self, group: Mapping[str, Any]) -> str:
+        """The update rule of a group."""
+        return self.rule
+
+    def _directions(
+        self, groups: Sequence[Mapping[str, Any]], slots: Sequence[Slot], first: int
+    ) -> NumPyDirections | None:
+        """Memory for the directions of matrices; None for rules that have none."""
+        return None
 
     def _make_slot(
         self, param: Any, where: str, path: str, number: int, group: dict[str, Any], used: tuple[State, ...]
@@ -109,7 +134,7 @@ class Making(Accumulating):
 
     def _used(self, group: Mapping[str, Any]) -> tuple[State, ...]:
         """The states that a group's options call for."""
-        about = RULES[self.rule]
+        about = RULES[self._rule_of(group)]
         return about.used({name: group[name] for name in about.hypers})
 
     def _first_state(self, state: State, slot: Slot, group: Mapping[str, Any]) -> Any:
@@ -131,18 +156,18 @@ class Making(Accumulating):
 
     def _initial_state(self, name: str, slot: Slot, group: Mapping[str, Any]) -> float | Callable[[slice], Array]:
         """The first value of a state, or a function that returns those of a slice of the flattened parameter."""
-        first = RULES[self.rule].initial(name)
+        first = RULES[self._rule_of(group)].initial(name)
         return slot.piece if first == PARAM else self._first_number(first, group)
 
     def _initial_scalars(self, group: Mapping[str, Any]) -> list[float]:
         """The first values of the rule's scalar states."""
-        return [self._first_number(first, group) for first in RULES[self.rule].initial_scalars.values()]
+        return [self._first_number(first, group) for first in RULES[self._rule_of(group)].initial_scalars.values()]
 
     def _first_number(self, first: float | str, group: Mapping[str, Any]) -> float:
         """A number, or the hyper-parameter of that name as it is now."""
         if not isinstance(first, str):
             return first
-        number: float = check_hyper(first, self._now(group[first]), rule=self.rule)
+        number: float = check_hyper(first, self._now(group[first]), rule=self._rule_of(group))
         return number
 
     def _native(
@@ -160,7 +185,7 @@ class Making(Accumulating):
             optimizer = this()
             assert optimizer is not None
             where = f'param_groups[{first + number}]["{name}"]'
-            return check_hyper(name, optimizer._now(value), where, rule=optimizer.rule)
+            return check_hyper(name, optimizer._now(value), where, rule=optimizer._rule_of(groups[number]))
 
         def cross_check(number: int) -> None:
             optimizer = this()
@@ -172,15 +197,18 @@ class Making(Accumulating):
             assert optimizer is not None
             return optimizer._check_rows(index, grad)
 
-        about = RULES[self.rule]
         model = Model(self.rule, check, cross_check)
-        model.take_rows(rows, SparseRows, about.rows_without)
+        model.take_rows(rows, SparseRows, RULES[self.rule].rows_without)
+        directions = self._directions(groups, slots, first)
+        if directions is not None:
+            model.take_product(directions)
         if not self._cast_grads:
             model.advise(ADVICE)
         for group in groups:
-            model.add_group(group)
-        for slot, step, values in zip(slots, steps, scalars, strict=True):
+            model.add_group(group, self._rule_of(group))
+        for i, (slot, step, values) in enumerate(zip(slots, steps, scalars, strict=True)):
             group = groups[slot.group - first]
+            about = RULES[self._rule_of(group)]
             whole = slot.master is not None and not slot.split
             model.add(
                 slot.group - first,
@@ -191,6 +219,7 @@ class Making(Accumulating):
                 remainder=slot.master if slot.split else None,
                 stochastic=group["rounding"] == "stochastic" and slot.master is None,
                 ema=slot.ema,
+                direction=None if directions is None else directions.of(i, slot.array.shape),
                 step=step,
                 scalars=values,
             )
@@ -232,7 +261,7 @@ class Making(Accumulating):
     def _check_rows(self, index: int, grad: Any) -> Any:
         slot = self._slots[index]
         group = self.param_groups[slot.group]
-        about = RULES[self.rule]
+        about = RULES[self._rule_of(group)]
         options = {n: self._now(group[n]) for n in about.hypers} | {n: group[n] for n in ("rounding", "ema_decay")}
         kept = [("params" + slot.path, slot.param), *slot.items()]
         zero = self._settings["zero_grads"]
@@ -242,8 +271,9 @@ class Making(Accumulating):
         return value(self.steps_taken) if callable(value) else value
 
     def _check_together(self, group: Mapping[str, Any], number: int) -> None:
-        values = {name: self._now(group[name]) for name in RULES[self.rule].hypers}
-        check_hypers(self.rule, values, f'param_groups[{number}]["{{}}"]')
+        rule = self._rule_of(group)
+        values = {name: self._now(group[name]) for name in RULES[rule].hypers}
+        check_hypers(rule, values, f'param_groups[{number}]["{{}}"]')
 
     def _check_apart(self, slots: list[Slot]) -> None:
         """Check that further parameters overlap no array that there is, and remember where all of them are."""

@@ -103,8 +103,8 @@ class Loaded:
     """The saved state of one parameter, checked, and where it goes."""
 
     def __init__(self, optimizer: Optimizer, index: int, group: LoadedGroup, saved: Any, where: str) -> None:
-        about = RULES[optimizer.rule]
         self.slot = slot = optimizer._slots[index]
+        about = RULES[optimizer._rule_of(group.options)]
         self.where = where
         self.shape = slot.array.shape
         self.writes: list[Write] = []
@@ -112,7 +112,7 @@ class Loaded:
         self.added: list[tuple[State, Any, Any]] = []
         needs(saved, Mapping, where, "a dict")
         saved = _from_torch(saved, {state.name for state in about.states})
-        self._check_names(saved, optimizer.rule)
+        self._check_names(saved, about.name)
         self.step = self._step(saved)
         self.scalars = [
             float(_number(saved[name], f'{where}["{name}"]')) if name in saved else value

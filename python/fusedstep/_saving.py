@@ -43,10 +43,10 @@ def progress(model: Model) -> tuple[list[int], list[list[float]], int]:
 @default_floats()
 def save(optimizer: Optimizer, state_format: str | None, copies: bool = True) -> dict[str, Any]:
     """What `Optimizer.state_dict` returns; without `copies`, with the live arrays."""
-    about = RULES[optimizer.rule]
     steps, scalars, taken = progress(optimizer._model)
     states: dict[int, dict[str, Any]] = {}
     for i, slot in enumerate(optimizer._slots):
+        about = RULES[optimizer._rule_of(optimizer.param_groups[slot.group])]
         arrays = Slot(slot.param, slot.path, slot.group, dict(slot.states), slot.master, slot.ema)
         for state in about.states:
             if state_format is not None and state.name in slot.states:

@@ -344,10 +344,10 @@ class StateView(Mapping[str, Any]):
 class StateViews(Sequence[StateView]):
     """The states of all parameters; each view is made when it is asked for."""
 
-    def __init__(self, slots: list[Slot], progress: Progress, scalars: tuple[str, ...]) -> None:
+    def __init__(self, slots: list[Slot], progress: Progress, scalars: Sequence[tuple[str, ...]]) -> None:
         self._slots = slots
         self._progress = progress
-        self._scalars = scalars
+        self._scalars = scalars  # by group
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -362,7 +362,8 @@ class StateViews(Sequence[StateView]):
         place = range(len(self))[index]
         if isinstance(place, range):
             return [self[i] for i in place]
-        return StateView(self._slots[place], self._progress, place, self._scalars)
+        slot = self._slots[place]
+        return StateView(slot, self._progress, place, self._scalars[slot.group])
 
     def __repr__(self) -> str:
         return repr(list(self))

@@ -23,6 +23,7 @@ import numpy as np
 
 from . import reference
 from ._core import Model
+from ._directions import Matrices, NumPyDirections
 from ._hyper import check_hypers, check_step, unexpected
 from ._rows import check_row_gradient
 from .reference import RULES, Rule
@@ -117,9 +118,13 @@ def _native(about: Rule, definition: Callable[..., bool]) -> Callable[..., bool]
         steps = step if many and isinstance(step, (list, tuple)) else [step] * count
         stochastic = around["rounding"] == "stochastic"
 
+        params = param if many else [param]
+        directions = _directions(about, params, group, many)
         model = Model(about.name, None, None, True, around["first"])
+        if directions is not None:
+            model.take_product(directions)
         model.add_group(group)
-        for i, (array, master) in enumerate(zip(param if many else [param], masters, strict=True)):
+        for i, (array, master) in enumerate(zip(params, masters, strict=True)):
             at = f"[{i}]" if many else ""
             split = master is not None and getattr(master, "dtype", None) == np.int16
             whole = master is not None and not split
@@ -134,10 +139,10 @@ def _native(about: Rule, definition: Callable[..., bool]) -> Callable[..., bool]
                 remainder=master if split else None,
                 stochastic=stochastic and master is None,
                 ema=averages[i],
+                direction=None if directions is None else directions.of(i, array.shape),
                 step=check_step(steps[i], "step" + at) - 1,
                 scalars=[_number(values[i], name + at) for name, values in zip(about.scalars, numbers, strict=True)],
             )
-        params = param if many else [param]
 
         def rows(i: int, grad: Any) -> Any:
             at = f"[{i}]" if many else ""
@@ -162,6 +167,19 @@ def _native(about: Rule, definition: Callable[..., bool]) -> Callable[..., bool]
         return done
 
     return take_step
+
+
+def _directions(about: Rule, params: Any, group: dict[str, Any], many: bool) -> NumPyDirections | None:
+    """The directions of a rule of matrices; None for other rules."""
+    if not about.matrices:
+        return None
+    matrices = []
+    for i, param in enumerate(params):
+        where = "param" + f"[{i}]" * many
+        if not isinstance(param, np.ndarray):
+            raise TypeError(f"{where}: got {type(param).__name__}, needs a NumPy array")
+        matrices.append(Matrices.of(i, 0, param, group["reshape"], where))
+    return NumPyDirections(matrices, lambda _: {name: group[name] for name in (*about.outside, "eps")})
 
 
 def _check_master(param: Any, master: Any, at: str) -> None:

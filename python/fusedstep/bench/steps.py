@@ -89,8 +89,9 @@ def _class(rule: str) -> tuple[type[Any], dict[str, Any]]:
 def names() -> list[str]:
     """Return every name that ``--rules`` takes: the optimizers' in lower case, and those with other
     options."""
-    found = [cls.lower() for cls in fs.optimizers.__all__ if hasattr(getattr(fs, cls), "rule")]
-    return found + list(EXTRA)
+    rules = {cls: getattr(getattr(fs, cls), "rule", "") for cls in fs.optimizers.__all__}
+    flat = [cls.lower() for cls, rule in rules.items() if rule and not fs.reference.RULES[rule].matrices]
+    return flat + list(EXTRA)
 
 
 def _optimizer(case: Case, params: list[Array], grads: list[Array] | None) -> Any:

@@ -22,7 +22,7 @@ class ChoiceError(ValueError):
 
 
 def rules() -> dict[str, type[fusedstep.Optimizer]]:
-    """Every optimizer of the package by its lower-case name.
+    """Every optimizer of the package that takes any parameters, by its lower-case name.
 
     Examples
     --------
@@ -31,7 +31,10 @@ def rules() -> dict[str, type[fusedstep.Optimizer]]:
     """
     public = (getattr(fusedstep, name) for name in fusedstep.__all__)
     classes = [value for value in public if isinstance(value, type) and issubclass(value, fusedstep.Optimizer)]
-    return {cls.__name__.lower(): cls for cls in classes if cls is not fusedstep.Optimizer}
+    about = fusedstep.reference.RULES  # those of matrices need another rule beside them
+    return {
+        cls.__name__.lower(): cls for cls in classes if cls is not fusedstep.Optimizer and not about[cls.rule].matrices
+    }
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from .adam import adam, adamw
 from .adamax import adamax
 from .asgd import asgd
 from .lion import lion
+from .muon import muon
 from .nadam import nadam
 from .radam import radam
 from .rmsprop import rmsprop
@@ -45,6 +46,7 @@ __all__ = [
     "lars",
     "lion",
     "momentum",
+    "muon",
     "nadam",
     "radam",
     "rmsprop",

@@ -61,6 +61,9 @@ class Rule:
         Options that must be off for a gradient of some rows alone; None where there is no such form.
     norms
         Arrays that are read a first time for two sums over the whole tensor; empty for element-wise rules.
+    outside
+        Hyper-parameters that the native step does not read: how a rule of matrices makes its directions orthogonal.
+        Empty for all other rules.
     """
 
     name: str
@@ -69,6 +72,12 @@ class Rule:
     initial_scalars: dict[str, Initial] = field(compare=False)
     rows_without: tuple[str, ...] | None = None
     norms: tuple[str, ...] = ()
+    outside: tuple[str, ...] = ()
+
+    @property
+    def matrices(self) -> bool:
+        """Whether parameters must be matrices."""
+        return bool(self.outside)
 
     @property
     def scalars(self) -> tuple[str, ...]:
@@ -80,7 +89,8 @@ class Rule:
         """The numbers that the native rule reads, one by one: ``["lr", "betas.0", "betas.1"]``."""
         found = []
         for name, value in self.hypers.items():
-            found += [f"{name}.{i}" for i in range(len(value))] if isinstance(value, tuple) else [name]
+            if name not in self.outside:
+                found += [f"{name}.{i}" for i in range(len(value))] if isinstance(value, tuple) else [name]
         return found
 
     def initial(self, name: str) -> Initial:

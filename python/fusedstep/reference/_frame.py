@@ -35,6 +35,7 @@ from .._floats import default_floats
 from .._hyper import check_hypers, unexpected
 from ._about import AROUND, AROUND_DOC, RULES, Around, Rule, State, Steps, Tensors, check_around
 from ._arithmetic import clamp, flush, sum_of_squares
+from ._newton_schulz import check_matrices
 from ._tensors import Tensor, check_tensors
 
 __all__ = ["AROUND", "RULES", "Around", "Rule", "State", "Steps", "Tensors", "check_around", "rule"]
@@ -48,6 +49,7 @@ def rule(
     scalars: Mapping[str, float | str] | None = None,
     rows_without: Sequence[str] | None = None,
     norms: Sequence[str] = (),
+    outside: Sequence[str] = (),
 ) -> Callable[[Callable[P, None]], Callable[P, bool]]:
     """Make the public function of a rule out of its maths (see the module).
 
@@ -62,12 +64,16 @@ def rule(
         Options that must be off for a gradient of some rows alone; None where there is no such form.
     norms
         Arrays that are read a first time for two sums over the whole tensor; empty for element-wise rules.
+    outside
+        Of a rule of matrices, the hyper-parameters that the native step does not read. Its maths has an argument
+        ``shape``, the parameter's.
     """
     initial_scalars = dict(scalars or {})
 
     def decorate(maths: Callable[P, None]) -> Callable[P, bool]:
         shown = inspect.signature(maths)
-        plain = shown.replace(parameters=[p for p in shown.parameters.values() if p.kind is not p.VAR_KEYWORD])
+        public = [p for p in shown.parameters.values() if p.kind is not p.VAR_KEYWORD and p.name != "shape"]
+        plain = shown.replace(parameters=public)
         arrays = ("param", "grad", *(state.name for state in states), *initial_scalars)
         hypers = {p.name: p.default for p in plain.parameters.values() if p.name not in (*arrays, "step")}
         about = Rule(
@@ -77,6 +83,7 @@ def rule(
             initial_scalars,
             None if rows_without is None else tuple(rows_without),
             tuple(norms),
+            tuple(outside),
         )
 
         @functools.wraps(maths)
@@ -93,6 +100,8 @@ def rule(
             if (around["ema"] is None) != (around["ema_decay"] is None):
                 raise ValueError("ema: got one of ema and ema_decay, needs both or neither")
             tensors = check_tensors(about, values, bound.arguments, around)
+            for tensor in tensors if about.matrices else ():
+                check_matrices(tensor.param.array.shape, values["reshape"], tensor.param.memory[0][0])
             with default_floats():
                 _check_scale(tensors, around["grad_scale"])
                 multiplier = _multiplier(tensors, around)
@@ -193,7 +202,8 @@ def _step_one(
     if around["clip_value"] is not None:
         grad = clamp(grad, T(-around["clip_value"]), T(around["clip_value"]))
     states = [None if state is None else state.decode() for state in tensor.states]
-    maths(param, grad, *states, *tensor.scalars, step=tensor.step, **hypers)
+    shape = {"shape": tensor.param.array.shape} if RULES[maths.__name__].matrices else {}
+    maths(param, grad, *states, *tensor.scalars, step=tensor.step, **shape, **hypers)
     for stored, state in zip(tensor.states, states, strict=True):
         if stored is not None and state is not None:
             flush(state)

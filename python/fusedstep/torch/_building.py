@@ -103,8 +103,7 @@ def build(
     slots = []
     for number, group in enumerate(groups):
         check_group(rule, group, f'param_groups[{number}]["{{}}"]')
-        model.add_group(group)
-        model.set_rule(number, optimizer._rule_of(group))
+        model.add_group(group, optimizer._rule_of(group))
         used = RULES[rule].used({name: plain(group[name]) for name in RULES[rule].hypers})
         kept = [state.name for state in used]
         names = group.get("param_names") or ()

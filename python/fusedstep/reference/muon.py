@@ -1,0 +1,115 @@
+"""Muon: momentum whose matrices are made orthogonal."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ._arithmetic import sum_of_squares
+from ._frame import Around, State, Steps, Tensors, rule
+from ._newton_schulz import as_matrices, lr_factor, newton_schulz
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["muon"]
+
+
+@rule(
+    State("momentum_buffer", "signed"),
+    norms=("grad", "momentum_buffer"),
+    outside=("ns_coefficients", "ns_steps", "adjust_lr_fn", "reshape"),
+)
+def muon(
+    param: Tensors,
+    grad: Tensors,
+    momentum_buffer: Tensors,
+    *,
+    step: Steps,
+    shape: tuple[int, ...],
+    lr: float = 1e-3,
+    weight_decay: float = 0.1,
+    momentum: float = 0.95,
+    nesterov: bool = True,
+    ns_coefficients: tuple[float, float, float] = (3.4445, -4.7750, 2.0315),
+    eps: float = 1e-7,
+    ns_steps: int = 5,
+    adjust_lr_fn: str | None = None,
+    reshape: str | None = None,
+    **around: Unpack[Around],
+) -> None:
+    r"""One step of Muon on matrices, in place, as ``torch.optim.Muon``.
+
+    .. math::
+        m &\leftarrow \mu m + (1 - \mu) g \\
+        u &= m \quad ((1 - \mu) g + \mu m \text{ with nesterov}) \\
+        O &= \mathrm{NewtonSchulz}(u / \max(\|u\|, \epsilon)) \\
+        p &\leftarrow (1 - \eta \lambda) p - \eta f O
+
+    Jordan et al. (2024), "Muon: an optimizer for hidden layers in neural networks", with the decay and the factor
+    :math:`f` of Liu et al. (2025), "Muon is scalable for LLM training", equation 4.
+
+    Parameters
+    ----------
+    param, grad
+        Parameter and gradient of two axes or more (see `reshape`), or lists of them.
+    momentum_buffer
+        Average :math:`m` of the gradients, of the parameter's shape.
+    step
+        Number of this step, from 1; a list for a list of parameters of different ages.
+    lr
+        Learning rate :math:`\eta`.
+    weight_decay
+        Decay :math:`\lambda` of the parameter, decoupled from the gradient.
+    momentum
+        Weight :math:`\mu` of the old average, in [0, 1).
+    nesterov
+        Look ahead along the average.
+    ns_coefficients, ns_steps
+        Coefficients and number, 1 to 99, of the Newton-Schulz iterations.
+    eps
+        Least norm by which the direction is divided.
+    adjust_lr_fn
+        Factor :math:`f`: ``"original"`` or None is :math:`\sqrt{\max(1, rows / columns)}`, ``"match_rms_adamw"``
+        :math:`0.2 \sqrt{\max(rows, columns)}`, with which rate and decay of AdamW fit.
+    reshape
+        How more than two axes are taken: None takes four and five, a convolution's, as a matrix with the first axis as
+        its rows. ``"flatten"`` does so from three axes on, ``"batch"`` takes those before the last two as a batch.
+
+    Notes
+    -----
+    The matrix product is NumPy's, and its bits depend on the machine. Given the same product, the native step leaves
+    the same bytes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fusedstep.reference import muon
+    >>> p, g, m = np.eye(2), np.array([[1.0, 0.0], [0.0, 4.0]]), np.zeros((2, 2))
+    >>> muon(p, g, m, step=1, lr=0.1)
+    True
+    >>> p.round(4)
+    array([[0.9157, 0.    ],
+           [0.    , 0.9163]])
+    """
+    T = param.dtype.type
+    part = T(1.0 - momentum) * grad
+    momentum_buffer[...] = T(momentum) * momentum_buffer + part
+    direction = part + T(momentum) * momentum_buffer if nesterov else momentum_buffer.copy()
+    found = as_matrices(shape, reshape)
+    assert found is not None  # checked before
+    count, rows, columns = found
+    if direction.size:
+        norm = math.sqrt(sum_of_squares(direction))
+        divisor = T(max(norm, eps))
+        direction = direction / (divisor if divisor else T(1))
+        newton_schulz(
+            direction.reshape(found),
+            steps=ns_steps,
+            coefficients=ns_coefficients,
+            factor=lr_factor(adjust_lr_fn, rows, columns),
+            lowest=np.full(count, eps / max(norm, eps)) if count > 1 else None,
+        )
+    param[...] = param * T(1.0 - lr * weight_decay) - T(lr) * direction
