@@ -103,6 +103,7 @@ def save(
             arrays, places = _plain(params)
             held["params"] = {"names": shape.paths, "arrays": arrays}
             names = {place: f"params{where}" for place, where in zip(places, shape.paths, strict=True)}
+            names.setdefault(("params", "arrays"), "params")  # in messages
         if optimizer is not None:
             claim.enter_context(_checked(optimizer)._model.exclusive("save()"))
             held["optimizer"], more = _saving.for_file(optimizer)
