@@ -219,9 +219,9 @@ def mutated_state_dict(rng: random.Random, saved: Any, change: Callable[[Any], A
     """A copy of a state dict with one or two things wrong, most of them in the states."""
     for _ in range(rng.choice([1, 1, 2])):
         part = rng.choice([None, "state", "state", "param_groups", "fusedstep"])
-        if part is None or not isinstance(saved, dict) or part not in saved:
+        if part is None or type(saved) is not dict or part not in saved:
             saved = change(saved)
-        elif part == "state" and isinstance(saved[part], dict) and saved[part]:
+        elif part == "state" and type(saved[part]) is dict and saved[part]:
             number = rng.choice(list(saved[part]))
             saved = {**saved, part: {**saved[part], number: change(saved[part][number])}}
         else:
