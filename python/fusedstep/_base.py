@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+
 from . import _loading, _saving
 from ._accumulating import check_accumulate_steps
 from ._attributes import shared_option
@@ -16,6 +18,8 @@ from ._groups import Group, Groups, fixed
 from ._hyper import check_hyper, unexpected
 from ._making import AwaitedModel, Making
 from ._memory import check_memory
+from ._metrics import metrics
+from ._option_trees import by_trees, is_tree
 from ._settings import MODEL_OPTIONS, check_settings
 from ._slots import STATE_FORMATS, Progress, Slot, StateView, StateViews, gather
 from ._structures import rebuilt
@@ -108,10 +112,11 @@ class Optimizer(Making):
             known = {*defaults, *GROUP_OPTIONS, *MODEL_OPTIONS, "grads", "cast_grads", "accumulate_steps", "memory"}
             raise unexpected(type(self).__name__, unknown[0], known)
         self.defaults = defaults | {name: given.get(name, value) for name, value in GROUP_OPTIONS.items()}
+        params = self._split_by_trees(params)
         check_group(self.rule, self.defaults, "{}")
         self._settings = check_settings({name: given.get(name, value) for name, value in MODEL_OPTIONS.items()})
 
-        grouped = isinstance(params, (list, tuple)) and bool(params) and all(is_group(p) for p in params)
+        grouped = _are_groups(params)
         self._grouped = grouped
         self._cast_grads = check_hyper("cast_grads", cast_grads)
         self.skipped_steps = 0
@@ -132,6 +137,21 @@ class Optimizer(Making):
         self._grads = grads
         self._progress = Progress()
         self._build([0] * len(self._slots), [self._initial_scalars(self._groups[s.group]) for s in self._slots], 0)
+
+    def _split_by_trees(self, params: Structure) -> Structure:
+        """Groups of the parameters where options are trees; of these, the rule's own defaults take the place."""
+        if isinstance(params, np.ndarray):
+            return params
+        trees = {name: value for name, value in self.defaults.items() if is_tree(name, value)}
+        if not trees:
+            return params
+        if not isinstance(params, Grouping) and _are_groups(params):
+            name, value = next(iter(trees.items()))
+            raise TypeError(f"{name}: got {type(value).__name__}, needs one value; or give each group its own")
+        hypers = RULES[self.rule].hypers
+        split = by_trees(self.rule, hypers, params, trees)
+        self.defaults |= {name: (hypers | GROUP_OPTIONS)[name] for name in trees}
+        return split
 
     # ---- what a user does ----
 
@@ -255,6 +275,30 @@ class Optimizer(Making):
                 held[kind] = held.get(kind, 0) + array.nbytes
         held["total"] = sum(held.values())
         return {kind: size / elements for kind, size in held.items()}
+
+    def metrics(self) -> dict[str, float]:
+        """What a training log wants to know, as a flat dict of floats: for TensorBoard, Weights & Biases or a CSV file.
+
+        Returns
+        -------
+        dict
+            ``"steps_taken"``, ``"skipped_steps"``, ``"nonfinite_blocks"``, ``"grad_norm"`` where it was computed,
+            ``"accumulated"`` with `accumulate_steps`, and the hyper-parameters that are numbers, as the next step uses
+            them: ``"lr"``, or ``"lr/0"``, ``"lr/1"`` of several groups; ``"betas[0]"`` of a pair. The keys stay the
+            same from step to step, but for ``"grad_norm"`` before the first.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fusedstep as fs
+        >>> opt = fs.SGD(np.zeros(2), lr=lambda t: 0.1 / (t + 1), max_grad_norm=1.0)
+        >>> opt.step(np.array([3.0, 4.0]))
+        True
+        >>> found = opt.metrics()
+        >>> found["grad_norm"], found["lr"], found["steps_taken"]
+        (5.0, 0.05, 1.0)
+        """
+        return metrics(self)
 
     def add_param_group(self, group: Mapping[str, Any]) -> None:
         """Add parameters with options of their own, as ``torch.optim.Optimizer.add_param_group``.
@@ -399,6 +443,10 @@ class Optimizer(Making):
             shown = {k: v for k, v in group.items() if k != "params" and v != GROUP_OPTIONS.get(k, ...)}
             lines.append(f"  {size} parameters: " + ", ".join(f"{k}={v!r}" for k, v in shown.items()))
         return "\n".join([*lines, ")"])
+
+
+def _are_groups(params: Structure) -> bool:
+    return isinstance(params, (list, tuple)) and bool(params) and all(is_group(p) for p in params)
 
 
 def is_group(value: Any) -> bool:

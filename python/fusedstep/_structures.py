@@ -12,7 +12,7 @@ import numpy as np
 
 from ._core import Tree
 
-__all__ = ["DEEPEST", "contents", "rebuilt", "register_structure", "tree"]
+__all__ = ["DEEPEST", "contents", "inside", "rebuilt", "register_structure", "tree"]
 
 DEEPEST = 200
 T = TypeVar("T")
@@ -80,14 +80,10 @@ def tree(structure: Any, name: str) -> Tree:
 
 def contents(structure: Any) -> dict[Any, Any]:
     """What a container holds, by key, position or name."""
-    if isinstance(structure, dict):
-        return dict(dict.items(structure))
-    if isinstance(structure, (list, tuple)):
-        return dict(enumerate(structure))
-    found = _entries(structure)
+    found = inside(structure)
     if found is None:
         raise TypeError(f"got {type(structure).__name__}, needs a container")
-    return found if isinstance(found, dict) else dict(zip(*found, strict=True))
+    return {key: entry for key, (_, entry) in found.items()}
 
 
 def _entries(node: Any) -> dict[Any, Any] | tuple[tuple[str, ...], tuple[Any, ...]] | None:
@@ -105,6 +101,21 @@ def _entries(node: Any) -> dict[Any, Any] | tuple[tuple[str, ...], tuple[Any, ..
     kind: Any = type(node)
     names = _fields(kind)
     return None if names is None else (names, tuple(getattr(node, name) for name in names))
+
+
+def inside(node: Any) -> dict[Any, tuple[str, Any]] | None:
+    """The entries of any container by key, index or field, each with how a path steps into it; None of a leaf."""
+    if isinstance(node, np.ndarray):
+        return None
+    if isinstance(node, (list, tuple)):
+        return {i: (f"[{i}]", entry) for i, entry in enumerate(node)}
+    found = dict(dict.items(node)) if isinstance(node, dict) else _entries(node)
+    if found is None:
+        return None
+    if isinstance(found, dict):
+        shown = {key: f'["{key}"]' if isinstance(key, str) else f"[{key!r}]" for key in found}
+        return {key: (shown[key], entry) for key, entry in found.items()}
+    return {name: (f".{name}", entry) for name, entry in zip(*found, strict=True)}
 
 
 def _functions(kind: type) -> Any:

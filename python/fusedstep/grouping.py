@@ -9,7 +9,7 @@ from ._arguments import real, whole
 from ._group_options import Structure
 from ._structures import tree
 
-__all__ = ["Grouping", "groups", "layer_decay"]
+__all__ = ["Grouping", "as_grouping", "groups", "layer_decay"]
 
 
 class Grouping(list[dict[str, Any]]):
@@ -33,7 +33,8 @@ class Grouping(list[dict[str, Any]]):
         super().__init__({"params": [found.leaves[i] for i in places], **given} for places, given in chosen)
 
 
-def _as_grouping(params: Structure) -> Grouping:
+def as_grouping(params: Structure) -> Grouping:
+    """A structure as one group of all its leaves; groups as they are."""
     if isinstance(params, Grouping):
         return params
     count = len(tree(params, "params").leaves)
@@ -80,7 +81,7 @@ def groups(params: Structure, *, where: Callable[[str, Any], Any], **options: An
     >>> params["W"][0, 0] < 1, params["b"][0]
     (np.True_, np.float32(1.0))
     """
-    given = _as_grouping(params)
+    given = as_grouping(params)
     members, of_each = split(given.paths, given.leaves, given.members, given.options, where, options)
     return Grouping(given.structure, members, of_each)
 
@@ -118,7 +119,7 @@ def layer_decay(params: Structure, *, lr: float, decay: float, layer: Callable[[
     >>> [group["lr"] for group in layers]
     [0.25, 0.5, 1.0]
     """
-    given = _as_grouping(params)
+    given = as_grouping(params)
     members, of_each = by_layer(given.paths, given.leaves, given.members, given.options, lr, decay, layer)
     return Grouping(given.structure, members, of_each)
 
