@@ -26,7 +26,11 @@ from ._options import GROUP_OPTIONS, check_group, check_implementation, likely_m
 from ._saved import packed, without
 
 if TYPE_CHECKING:
+    import os
+
     from typing_extensions import Self
+
+    from ..files._writing import Saving
 
 __all__ = ["FusedOptimizer"]
 
@@ -523,6 +527,47 @@ class FusedOptimizer(Settings, torch.optim.Optimizer):
         """
         with self._claim.exclusive("load_state_dict()"):
             load(self._itself(), state_dict)
+
+    def save(self, path: str | os.PathLike[str], *, keep: int = 1, background: bool = False) -> Saving | None:
+        """Save what `state_dict` holds to a ``.safetensors`` or ``.npz`` file, without a copy of it in memory.
+
+        The file is there whole or not at all, under checksums, and holds no pickle; see `fusedstep.save`.
+
+        Parameters
+        ----------
+        path
+            The file. Arrays are called after ``param_names`` where the groups have them, else by number.
+        keep
+            How many files are kept, the new one among them.
+        background
+            Return once all is copied; the result's ``result()`` waits for the file.
+
+        Raises
+        ------
+        OSError
+            The folder is missing or read-only, or the disk is full. The file that was there is whole.
+        TypeError
+            States are parts of tensors, as of FSDP, or of a dtype that files do not have.
+        """
+        from ._files import save
+
+        with self._claim.exclusive("save()"):
+            return save(self._itself(), path, keep, background)
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Continue from a file that `save` made, as `load_state_dict` does from a state dict.
+
+        Raises
+        ------
+        OSError
+            The file cannot be read.
+        TypeError, ValueError
+            It was not saved here, was cut off or changed, or does not fit. Nothing has changed.
+        """
+        from ._files import load
+
+        with self._claim.exclusive("load()"):
+            load(self._itself(), path)
 
     def __getstate__(self) -> dict[str, Any]:
         with self._claim.exclusive("pickle"):

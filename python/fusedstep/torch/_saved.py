@@ -13,6 +13,7 @@ from torch import Tensor
 from .. import formats
 from .._names import needs
 from .._slots import QUANT_BLOCK
+from .._stored import Stored
 from ..reference import RULES
 from ._building import complete
 from ._states import convert, is_small, local, new_step
@@ -108,7 +109,7 @@ def converted(
         elif name == "remainder":
             state[name] = _remainder(param, value, place)
         else:  # nothing of this rule's
-            state[name] = value.detach().clone() if isinstance(value, Tensor) else deepcopy(value)
+            state[name] = _tensor(value, place).clone() if isinstance(value, (Tensor, Stored)) else deepcopy(value)
     if any(isinstance(value, Tensor) for value in state.values()):
         try:
             like = optimizer._make_slot(param, where).like
@@ -140,7 +141,9 @@ def whole_number(value: Any, where: str) -> int:
 
 
 def _tensor(value: Any, where: str) -> Tensor:
-    """A tensor, or an array as one."""
+    """A tensor, or an array as one, read if it is in a file."""
+    if isinstance(value, Stored):
+        value = value.read()
     if isinstance(value, Tensor):
         if value.layout is not torch.strided:
             raise TypeError(f"{where}: got a tensor of {value.layout}, needs a dense one")
