@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import pathlib
 import re
@@ -101,6 +102,46 @@ def test_clang_cl_contracts_unless_told_otherwise(
     assert off in clang_cl["avx512"]
     command = clang_cl["avx512"] if flag == "off" else [part for part in clang_cl["avx512"] if part != off]
     assert len(rounded_once(compiled(command, probe, tmp_path))) == (0 if flag == "off" else 1)
+
+
+# -------------------------------------------------------------------------------------------------------------- Apple
+
+
+def apple(target: str, source: str) -> subprocess.CompletedProcess[str]:
+    """Clang's opinion of a source for macOS: LLVM's C++ headers, and Apple's C headers from the package ziglang."""
+    needs("clang++")
+    libcxx = pathlib.Path(str(shutil.which("clang++"))).resolve().parents[1] / "include" / "c++" / "v1"
+    spec = importlib.util.find_spec("ziglang")
+    if spec is None or not libcxx.exists():
+        pytest.skip("needs Apple's and LLVM's headers: pip install ziglang, apt-get install libc++-dev")
+    libc = pathlib.Path(str(spec.origin)).parent / "lib" / "libc" / "include" / "any-darwin-any"
+    command = ["clang++", "-target", target, "-std=c++17", "-fsyntax-only", "-Wall", "-Wextra", "-Wconversion"]
+    command += ["-Wshadow", "-Werror", "-ffp-contract=off", "-fno-math-errno", "-fopenmp-simd", "-nostdinc++"]
+    command += ["-D_Float16=float"]  # in Apple's math.h alone; older Clangs have none on x86
+    command += ["-isystem", str(libcxx), "-isystem", str(libc)]
+    command += ['-DFUSEDSTEP_ISA_NAME="baseline"', "-DFUSEDSTEP_TABLE=table_baseline"]
+    return subprocess.run([*command, str(ROOT / source)], capture_output=True, text=True, timeout=600)
+
+
+APPLE = [
+    str(path.relative_to(ROOT))
+    for folder in ("cpp", "cpp/engine", "cpp/kernels", "cpp/threads")
+    for path in sorted((ROOT / folder).glob("*.cpp"))
+    if path.name != "openmp.cpp"  # not built there
+]
+
+
+@pytest.mark.parametrize("source", APPLE)
+@pytest.mark.parametrize("target", ["arm64-apple-macos11", "x86_64-apple-macos11"])
+def test_core_compiles_for_macos(target: str, source: str) -> None:
+    done = apple(target, source)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_deployment_target_has_aligned_new() -> None:
+    """What pyproject.toml asks for is needed: before macOS 10.14 there is no operator new with an alignment."""
+    assert 'MACOSX_DEPLOYMENT_TARGET = "11.0"' in (ROOT / "pyproject.toml").read_text()
+    assert "aligned allocation function" in apple("x86_64-apple-macos10.12", "cpp/engine/scratch.cpp").stderr
 
 
 # ------------------------------------------------------------------------------------------------------ other compilers

@@ -5,6 +5,7 @@ The program (cpp/digest.cpp) knows nothing of Python; here the same data go thro
 
 from __future__ import annotations
 
+import os
 import pathlib
 import re
 import shutil
@@ -39,9 +40,9 @@ def build(folder: pathlib.Path, *options: str) -> pathlib.Path:
     return folder / "fusedstep_digest"
 
 
-def read(*command: str) -> dict[str, dict[str, str]]:
+def read(*command: str, **variables: str) -> dict[str, dict[str, str]]:
     """The program's digests: by instruction set, by rule."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=os.environ | variables)
     assert done.returncode == 0, done.stdout + done.stderr
     found: dict[str, dict[str, str]] = {}
     for line in done.stdout.splitlines():
@@ -119,6 +120,28 @@ def test_other_machines(machine: str, digests: dict[str, str], tmp_path_factory:
     if shutil.which(emulator) is None:
         pytest.skip(f"{emulator} is not installed: apt-get install qemu-user-static")
     assert read(emulator, str(program)) == {"baseline": digests}
+
+
+def test_windows(digests: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Cross-compiled with MinGW-w64, warnings as errors, and run under Wine: every instruction set, and the pool."""
+    compiler = "x86_64-w64-mingw32-g++-posix"  # the variant with std::thread
+    if shutil.which(compiler) is None:
+        pytest.skip(f"{compiler} is not installed: apt-get install g++-mingw-w64-x86-64")
+    wine = shutil.which("wine64") or shutil.which("/usr/lib/wine/wine64")
+    where = folder(tmp_path_factory, "windows")
+    program = build(
+        where,
+        f"-DCMAKE_CXX_COMPILER={compiler}",
+        "-DCMAKE_SYSTEM_NAME=Windows",
+        "-DCMAKE_SYSTEM_PROCESSOR=AMD64",
+        "-DCMAKE_EXE_LINKER_FLAGS=-static",
+        "-DFUSEDSTEP_WERROR=ON",
+    )
+    if wine is None:
+        pytest.skip("wine64 is not installed: apt-get install wine64")
+    variables = {"WINEPREFIX": str(where / "wine"), "WINEDEBUG": "-all"}
+    for isa, mine in read(wine, f"{program}.exe", **variables).items():
+        assert mine == digests, isa
 
 
 # ------------------------------------------------------------------------------------------- the same through Python
