@@ -28,11 +28,12 @@ from .sparse import SparseRows
 
 if TYPE_CHECKING:
     from . import functional, schedules
-    from .checkpoint import Checkpoint, load, save
+    from .checkpoint import Checkpoint, Saving, load, save
 
 __all__ = [
     "Checkpoint",
     "ExponentialAverage",
+    "Saving",
     "SparseRows",
     "__version__",
     "available_isas",
@@ -59,6 +60,6 @@ def __getattr__(name: str) -> Any:
     # Imported when they are first used: `import fusedstep` is to cost little beside NumPy's own import.
     if name in ("functional", "schedules"):
         return importlib.import_module(f".{name}", __name__)
-    if name in ("Checkpoint", "load", "save"):
+    if name in ("Checkpoint", "Saving", "load", "save"):
         return getattr(importlib.import_module(".checkpoint", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
