@@ -19,7 +19,8 @@ LAYERS: dict[str, str] = {
     "definitions": "_floats _hyper _settings formats reference reference.* sparse",
     "around training": "averages minibatch schedules schedules.*",
     "one optimizer": "_accumulating _attributes _base _casting _directions _group_options _groups _loading _making"
-    " _metrics _option_trees _rows _saved _saving _slots _schedule_free checkpoint files files.* functional grouping",
+    " _metrics _numpy_model _option_trees _rows _saved _saving _slots _schedule_free checkpoint files files.*"
+    " functional grouping",
     "optimizers": "optimizers optimizers.*",
     "the package": "fusedstep",
     "faces": "jax jax.* keras keras.* torch torch.*",

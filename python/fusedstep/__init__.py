@@ -24,6 +24,7 @@ from .averages import ExponentialAverage
 from .grouping import groups, layer_decay
 from .minibatch import minibatches
 from .optimizers import *  # noqa: F403  (optimizers.__all__ is the list of every optimizer)
+from .optimizers.numpy_rule import NumPyOptimizer
 from .sparse import SparseRows
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ __all__ = [
     "Checkpoint",
     "ExponentialAverage",
     "Saving",
+    "NumPyOptimizer",
     "SparseRows",
     "__version__",
     "available_isas",

@@ -12,6 +12,7 @@ from ._group_options import GROUP_OPTIONS
 from ._groups import FIXED, Group
 from ._hyper import check_hyper, did_you_mean
 from .reference import RULES
+from .reference._about import OWN_RULES
 
 __all__ = ["Attributes", "shared_option"]
 
@@ -34,7 +35,8 @@ class Attributes:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls._attributes = cls._attributes | _annotated(cls)
-        about = RULES.get(getattr(cls, "rule", ""))
+        name = getattr(cls, "rule", "")
+        about = RULES.get(name) or OWN_RULES.get(name)
         for name in (*about.hypers, *GROUP_OPTIONS) if about else ():
             if not hasattr(cls, name):
                 setattr(cls, name, _option(name))

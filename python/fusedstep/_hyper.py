@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 
 __all__ = [
+    "FINITE",
     "FLAGS",
+    "NUMBERS",
     "TUPLES",
     "Interval",
     "check_hyper",
@@ -168,7 +170,7 @@ def interval_of(rule: str, name: str, part: int | None = None) -> Interval:
     """The allowed values of a number, or of one part of a tuple of them."""
     if part is not None:
         return TUPLES.get(f"{rule}.{name}", TUPLES[name])[part]
-    return NUMBERS.get(f"{rule}.{name}", NUMBERS[name])
+    return NUMBERS[f"{rule}.{name}" if f"{rule}.{name}" in NUMBERS else name]
 
 
 def check_number(value: Any, interval: Interval, where: str) -> float:
@@ -247,7 +249,7 @@ def check_hyper(name: str, value: Any, where: str | None = None, *, rule: str = 
         if isinstance(value, (bool, np.bool_)) or not isinstance(value, Integral):
             raise TypeError(f"{where}: got {value!r} ({type(value).__name__}), needs an integer")
         return int(check_number(value, COUNTS[name], where))
-    if name not in NUMBERS:
+    if name not in NUMBERS and f"{rule}.{name}" not in NUMBERS:
         raise TypeError(f"unknown hyper-parameter {name!r}")
     return check_number(value, interval_of(rule, name), where)
 

@@ -28,7 +28,7 @@ from .reference import RULES, State
 from .reference._about import PARAM
 from .sparse import SparseRows
 
-__all__ = ["AwaitedModel", "Making"]
+__all__ = ["AwaitedModel", "Making", "check_values"]
 
 Array = NDArray[Any]
 
@@ -180,17 +180,7 @@ class Making(Accumulating):
     ) -> Model:
         """A native model of these groups, the optimizer's from number `first` on."""
         this = weakref.ref(self)  # the model must not keep its optimizer alive
-
-        def check(number: int, name: str, value: Any) -> Any:
-            optimizer = this()
-            assert optimizer is not None
-            where = f'param_groups[{first + number}]["{name}"]'
-            return check_hyper(name, optimizer._now(value), where, rule=optimizer._rule_of(groups[number]))
-
-        def cross_check(number: int) -> None:
-            optimizer = this()
-            assert optimizer is not None
-            optimizer._check_together(groups[number], first + number)
+        check, cross_check = check_values(self, groups, first)
 
         def rows(index: int, grad: Any) -> Any:
             optimizer = this()
@@ -307,6 +297,26 @@ def _extents(slots: Iterable[Slot]) -> list[Extent]:
                 begin = array.__array_interface__["data"][0]
                 extents.append((begin, begin + array.nbytes, slot, f" {name}" if name else ""))
     return extents
+
+
+def check_values(
+    optimizer: Making, groups: Sequence[Mapping[str, Any]], first: int
+) -> tuple[Callable[[int, str, Any], Any], Callable[[int], None]]:
+    """How a model of these groups has one value checked, and all of a group's together."""
+    this = weakref.ref(optimizer)
+
+    def check(number: int, name: str, value: Any) -> Any:
+        owner = this()
+        assert owner is not None
+        where = f'param_groups[{first + number}]["{name}"]'
+        return check_hyper(name, owner._now(value), where, rule=owner._rule_of(groups[number]))
+
+    def cross_check(number: int) -> None:
+        owner = this()
+        assert owner is not None
+        owner._check_together(groups[number], first + number)
+
+    return check, cross_check
 
 
 class AwaitedModel:

@@ -9,7 +9,19 @@ import numpy as np
 
 from .._hyper import check_hyper
 
-__all__ = ["AROUND", "AROUND_DOC", "PARAM", "RULES", "Around", "Rule", "State", "Steps", "Tensors", "check_around"]
+__all__ = [
+    "AROUND",
+    "AROUND_DOC",
+    "OWN_RULES",
+    "PARAM",
+    "RULES",
+    "Around",
+    "Rule",
+    "State",
+    "Steps",
+    "Tensors",
+    "check_around",
+]
 
 Tensors = Any  # an array or a list of arrays; the maths inside sees one flat array of the compute type
 Steps = Any  # an int or a list of ints; the maths inside sees an int
@@ -102,7 +114,18 @@ class Rule:
         return tuple(state for state in self.states if not state.when or hypers[state.when])
 
 
-RULES: dict[str, Rule] = {}
+OWN_RULES: dict[str, Rule] = {}
+"""Rules of `NumPyOptimizer`."""
+
+
+class Rules(dict[str, Rule]):
+    """The rules that the native core has, by name; looked up, also those that users define."""
+
+    def __missing__(self, name: str) -> Rule:
+        return OWN_RULES[name]
+
+
+RULES = Rules()
 
 
 class Around(TypedDict, total=False):

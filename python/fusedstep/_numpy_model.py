@@ -1,0 +1,242 @@
+"""A model whose rule is a NumPy function: what the native model does, in the frame of the reference."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._core import Exclusive, Model, Tree
+from ._floats import default_floats
+from ._hyper import check_hyper
+from ._slots import Slot
+from .reference import RULES
+from .reference._arithmetic import sum_of_squares
+from .reference._checks import check_overlap
+from .reference._frame import _check_scale, _is_finite, _multiplier, _step_one
+from .reference._storage import Stored, check_gradient, store_param, store_state
+from .reference._tensors import Tensor
+
+__all__ = ["NumPyModel"]
+
+Array = NDArray[Any]
+
+
+class NumPyModel:
+    """Stands in the native model's place.
+
+    Parameters
+    ----------
+    rule, maths
+        Name of the rule, and the function that changes a parameter and its states in place.
+    groups, slots
+        The optimizer's, or those that are added; `first` is the number of the first of these groups.
+    steps
+        Steps that each parameter has taken.
+    check, cross_check
+        Look at one value of a group, and at all of them together.
+    """
+
+    def __init__(
+        self,
+        rule: str,
+        maths: Callable[..., None],
+        groups: Sequence[dict[str, Any]],
+        slots: Sequence[Slot],
+        steps: Sequence[int],
+        first: int,
+        check: Callable[[int, str, Any], Any],
+        cross_check: Callable[[int], None],
+    ) -> None:
+        self._rule, self._maths = RULES[rule], maths
+        self._groups, self._slots, self._first = groups, list(slots), first
+        self._check, self._cross_check = check, cross_check
+        self._steps = list(steps)
+        self._claim = Model("sgd", None, None)  # keeps other threads out
+        self._busy = False
+        self._bound: list[Any] | None = None
+        self._copies: dict[tuple[int, int], Array] = {}
+        self.steps_taken = 0
+        self.grad_norm: float | None = None
+        self.nonfinite_blocks = 0
+        self.configure(0.0, False, False, 0)
+        self._tensors([None] * len(self._slots))
+
+    # ---- what the native model offers ----
+
+    def exclusive(self, what: str) -> Exclusive:
+        return self._claim.exclusive(what)
+
+    def share_claim(self, other: Any) -> None:
+        self._claim = other._claim
+
+    def configure(self, max_grad_norm: float, skip_nonfinite: bool, zero_grads: bool, seed: int) -> None:
+        self._max_grad_norm, self._skip_nonfinite = max_grad_norm or None, skip_nonfinite
+        self._zero_grads, self._seed = zero_grads, seed
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def get_step(self, index: int) -> int:
+        return self._steps[index]
+
+    def set_step(self, index: int, step: int) -> None:
+        self._steps[index] = step
+
+    def set_index(self, index: int, number: int) -> None:
+        """The noise is that of `Slot.number`."""
+
+    def get_scalars(self, index: int) -> list[float]:
+        return []
+
+    def set_scalars(self, index: int, values: list[float]) -> None:
+        """There are none."""
+
+    def bind(self, tree: Tree, grads: Any) -> None:
+        flat = tree.flatten(grads, "grads")
+        self._tensors(flat)
+        self._bound = flat
+
+    def prepare(self, grad_scale: float) -> None:
+        self._hypers()
+        self._tensors([None] * len(self._slots))
+
+    def step_bound(self, grad_scale: float) -> bool:
+        if self._bound is None:
+            raise ValueError(
+                "grads: got None, needs the gradients; only an optimizer that was made with grads= can step without "
+                "them"
+            )
+        return self._step(lambda: self._bound or [], grad_scale)
+
+    def step_tree(self, tree: Tree, grads: Any, grad_scale: float) -> bool:
+        taken = self._step(lambda: tree.flatten(grads, "grads"), grad_scale)
+        self.warn_of_nonfinite()
+        return taken
+
+    def step_list(self, grads: Sequence[Any], grad_scale: float) -> bool:
+        return self._step(lambda: list(grads), grad_scale)
+
+    def warn_of_nonfinite(self) -> None:
+        if self.nonfinite_blocks:
+            warnings.warn(
+                f"{self.nonfinite_blocks} block(s) of 256 8-bit state values hold an infinity or NaN and read as NaN "
+                "from now on",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+
+    # ---- a step ----
+
+    def _step(self, gradients: Callable[[], list[Any]], grad_scale: float) -> bool:
+        with self.exclusive("step()"):
+            if self._busy:
+                raise RuntimeError("step(): called during a step of this optimizer")
+            self._busy = True
+            try:
+                hypers = self._hypers()
+                tensors = self._tensors(gradients())
+                with default_floats():
+                    return self._take(hypers, tensors, check_hyper("grad_scale", grad_scale))
+            finally:
+                self._busy = False
+
+    def _hypers(self) -> list[dict[str, Any]]:
+        """The checked values of every group; schedules are called here."""
+        found = []
+        for i, group in enumerate(self._groups):
+            with default_floats():
+                names = (*self._rule.hypers, "maximize", "clip_value", "ema_decay")
+                found.append({name: self._check(i, name, group[name]) for name in names})
+                self._cross_check(i)
+        for slot in self._slots:
+            if (slot.ema is None) != (found[slot.group - self._first]["ema_decay"] is None):
+                made = "without" if slot.ema is None else "with"
+                raise ValueError(
+                    f'param_groups[{slot.group}]["ema_decay"]: got a value for an optimizer that was made {made} '
+                    "averages of the parameters; make a new one"
+                )
+        return found
+
+    def _tensors(self, grads: Sequence[Any]) -> list[tuple[int, Tensor]]:
+        """The parameters that have a gradient, checked together with all that is written."""
+        if len(grads) != len(self._slots):
+            raise ValueError(f"grads: got {len(grads)} gradients, needs {len(self._slots)}")
+        found = []
+        memory: list[tuple[str, Array, bool]] = []
+        for i, (slot, grad) in enumerate(zip(self._slots, grads, strict=True)):
+            name, step = "params" + slot.path, self._steps[i] + 1
+            rounding = self._groups[slot.group - self._first]["rounding"]
+            param = store_param(slot.param, name, slot.master, rounding, (self._seed, slot.number, step))
+            states = [store_state(slot.states[s.name], f"{name} {s.name}", s.kind, param) for s in self._rule.states]
+            memory += [*param.memory, *(item for state in states for item in state.memory)]
+            memory += [] if slot.ema is None else [(f"{name} ema", slot.ema, True)]
+            if grad is not None:
+                given = check_gradient(grad, "grads" + slot.path, param, self._zero_grads)
+                memory.append(("grads" + slot.path, given, self._zero_grads))
+                kept: list[Stored | None] = [*states]
+                found.append((i, Tensor(param, given, kept, [], slot.ema, step, given, None)))
+        check_overlap(memory)
+        return found
+
+    def _copy(self, index: int, number: int, array: Array) -> Array:
+        """A copy of an array that a step writes, in memory that is kept from step to step."""
+        kept = self._copies.get((index, number))
+        if kept is None or kept.shape != array.shape:
+            kept = self._copies[index, number] = np.empty_like(array)
+        kept[...] = array
+        return kept
+
+    def _take(self, hypers: list[dict[str, Any]], found: list[tuple[int, Tensor]], grad_scale: float) -> bool:
+        tensors = [tensor for _, tensor in found]
+        _check_scale(tensors, grad_scale)
+        options = {"grad_scale": grad_scale, "max_grad_norm": self._max_grad_norm}
+        multipliers = {way: _multiplier(tensors, options | {"maximize": way}) for way in (False, True)}
+        if self._max_grad_norm is not None or self._skip_nonfinite:
+            total = 0.0
+            for tensor in tensors:
+                total += sum_of_squares(tensor.grad)
+            self.grad_norm = math.sqrt(total) / grad_scale
+        if self._skip_nonfinite and not all(_is_finite(tensor, multipliers[False]) for tensor in tensors):
+            return False
+        before: list[tuple[Array, Array]] = []
+        try:
+            for i, tensor in found:
+                before += [(array, self._copy(i, k, array)) for k, array in enumerate(_written(tensor))]
+                own = dict(hypers[self._slots[i].group - self._first])
+                way, around = own.pop("maximize"), {name: own.pop(name) for name in ("clip_value", "ema_decay")}
+                exact = _step_one(self._maths, tensor, multipliers[way], own, around)
+                half = tensor.param.array.dtype == np.float16
+                if half and (np.isinf(tensor.param.array.reshape(-1)) & np.isfinite(exact)).any():
+                    raise OverflowError(
+                        f"params{self._slots[i].path}: the step would take an element beyond 65504, the largest "
+                        "float16; nothing was changed. Use bfloat16 or float32, or a smaller lr"
+                    )
+        except BaseException:  # the formula's own errors as well
+            for array, kept in before:
+                array[...] = kept
+            raise
+        self.nonfinite_blocks = 0
+        for i, tensor in found:
+            self._steps[i] += 1
+            if self._zero_grads:
+                tensor.given[...] = 0
+            for state in tensor.states:
+                if state is not None and state.format.startswith("8bit") and state.extra is not None:
+                    self.nonfinite_blocks += int(np.count_nonzero(~np.isfinite(state.extra)))
+        self.steps_taken += 1
+        return True
+
+
+def _written(tensor: Tensor) -> Iterator[Array]:
+    for stored in (tensor.param, *tensor.states):
+        if stored is not None:
+            yield stored.array
+            if stored.extra is not None:
+                yield stored.extra
+    if tensor.ema is not None:
+        yield tensor.ema

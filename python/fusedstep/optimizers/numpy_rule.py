@@ -1,0 +1,134 @@
+"""Optimizers whose rule is a NumPy function of one's own."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+
+from .._base import Optimizer, Options, Structure
+from .._core import Model
+from .._hyper import FINITE, FLAGS, NUMBERS, TUPLES, check_hypers
+from .._making import check_values
+from .._numpy_model import NumPyModel
+from ..reference import State
+from ..reference._about import OWN_RULES, Rule
+
+if TYPE_CHECKING:
+    from .._slots import Slot
+
+__all__ = ["NumPyOptimizer"]
+
+
+class NumPyOptimizer(Optimizer):
+    """Base of optimizers with an update rule written in NumPy: groups, formats, clipping and saving come with it.
+
+    A subclass has a function `update` and nothing else. It runs at NumPy's speed: to try a formula, not to train with
+    it for long.
+
+    Parameters
+    ----------
+    params
+        Parameters or groups of them (see `Optimizer`).
+    **options
+        The hyper-parameters of `update`, and the options of every optimizer (see `Optimizer`).
+
+    Notes
+    -----
+    ``update(param, grad, *states, step, **hypers)`` is a static method that changes `param` and the states in place and
+    returns None. All are flat arrays of the compute type: float64 for float64 parameters, float32 for all others.
+
+    - Every argument after `grad` is a state, zeros at first. `kinds` says how one may be stored: ``"signed"`` (the
+      default), ``"unsigned"`` for values that are never negative, ``"exact"`` for the compute type only.
+    - Keyword-only arguments but `step` (from 1) are hyper-parameters, and need a default. A name that other optimizers
+      have is checked as theirs, any other must be a finite number.
+
+    A step that fails, in the formula as well, changes nothing; for that, everything it writes is copied first.
+    `SparseRows` are not taken.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fusedstep as fs
+    >>> class Signum(fs.NumPyOptimizer):
+    ...     @staticmethod
+    ...     def update(param, grad, velocity, *, step, lr=1e-3, momentum=0.9):
+    ...         velocity[:] = momentum * velocity + (1 - momentum) * grad
+    ...         param -= lr * np.sign(velocity)
+    >>> w = np.array([1.0, -1.0])
+    >>> Signum(w, lr=0.5, max_grad_norm=1.0).step(np.array([3.0, 4.0]))
+    True
+    >>> w
+    array([ 0.5, -1.5])
+    """
+
+    kinds: ClassVar[Mapping[str, Literal["signed", "unsigned", "exact"]]] = {}
+    update: ClassVar[Callable[..., None]]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        if "update" in vars(cls):
+            cls.rule = f"{cls.__module__}.{cls.__qualname__}"
+            OWN_RULES[cls.rule] = _rule(cls)
+        super().__init_subclass__(**kwargs)
+
+    def __init__(self, params: Structure, **options: Any) -> None:
+        if not hasattr(self, "rule"):
+            raise TypeError(f"{type(self).__name__}: has no update(param, grad, ..., *, step, ...); define it")
+        hypers = OWN_RULES[self.rule].hypers
+        defaults = {name: options.pop(name, value) for name, value in hypers.items()}
+        super().__init__(params, defaults, cast(Options, options))
+
+    def _native(
+        self,
+        groups: Sequence[dict[str, Any]],
+        slots: Sequence[Slot],
+        steps: Sequence[int],
+        scalars: Sequence[list[float]],
+        first: int = 0,
+    ) -> Model:
+        update = type(self).update
+
+        def maths(*args: Any, **kwargs: Any) -> None:
+            found = update(*args, **kwargs)
+            if found is not None:
+                raise TypeError(
+                    f"update: got {type(found).__name__} returned, needs None; change param in place, as in param[:] ="
+                )
+
+        maths.__name__ = self.rule
+        check, cross_check = check_values(self, groups, first)
+        model = NumPyModel(self.rule, maths, groups, slots, steps, first, check, cross_check)
+        return cast(Model, model)
+
+
+def _rule(cls: type[NumPyOptimizer]) -> Rule:
+    """What the signature of `update` says."""
+    where = f"{cls.__name__}.update"
+    if not isinstance(vars(cls)["update"], staticmethod):
+        raise TypeError(f"{where}: got {type(vars(cls)['update']).__name__}, needs a @staticmethod")
+    parameters = inspect.signature(cls.update).parameters.values()
+    if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
+        raise TypeError(f"{where}: got *args or **kwargs, needs every state and hyper-parameter by name")
+    arrays = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
+    named = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    if arrays[:2] != ["param", "grad"] or "step" not in named:
+        raise TypeError(f"{where}: got {inspect.signature(cls.update)}, needs (param, grad, *states, *, step, ...)")
+    taken = {"params", "step", "ema", "master", "remainder", "grad_sum"}
+    hypers = {name: default for name, default in named.items() if name != "step"}
+    for name in (*arrays[2:], *hypers):
+        if name in taken or name.startswith("_") or (name in hypers and hasattr(Optimizer, name)):
+            raise TypeError(f"{where}: got an argument {name!r}, needs another name; this one has a meaning already")
+    rule = f"{cls.__module__}.{cls.__qualname__}"
+    for name, default in hypers.items():
+        if default is inspect.Parameter.empty:
+            raise TypeError(f"{where}: got {name!r} without a default, needs one")
+        if name not in NUMBERS and name not in TUPLES and name not in FLAGS:
+            NUMBERS[f"{rule}.{name}"] = FINITE
+    strange = sorted(cls.kinds.keys() - set(arrays[2:]))
+    if strange:
+        raise TypeError(f"{cls.__name__}.kinds: has {strange[0]!r}, which is no state of {where}")
+    wrong = [kind for kind in cls.kinds.values() if kind not in ("signed", "unsigned", "exact")]
+    if wrong:
+        raise ValueError(f"{cls.__name__}.kinds: got {wrong[0]!r}, needs 'signed', 'unsigned' or 'exact'")
+    check_hypers(rule, hypers, f"{where}: {{}}")
+    return Rule(rule, tuple(State(name, cls.kinds.get(name, "signed")) for name in arrays[2:]), hypers, {})

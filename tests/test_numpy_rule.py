@@ -1,0 +1,325 @@
+"""A rule of one's own in NumPy: in the same frame, a known formula leaves the bytes of the native optimizer."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import pickle
+import warnings
+import weakref
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pytest
+from cases import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Array, assert_same, snapshot
+
+import fusedstep as fs
+from fusedstep.reference import RULES
+
+SHAPES = ((3, 5), (600,), ())
+
+
+class Average(fs.NumPyOptimizer):
+    """`fs.Momentum`, as a user would write it."""
+
+    @staticmethod
+    def update(param: Array, grad: Array, velocity: Array, *, step: int, lr: Any = 1e-3, beta: Any = 0.9) -> None:
+        velocity[:] = beta * velocity + (1 - beta) * grad
+        param -= lr * velocity
+
+
+class Squares(fs.NumPyOptimizer):
+    """`fs.RMSprop`: a state that is never negative."""
+
+    kinds: ClassVar[dict[str, Literal["signed", "unsigned", "exact"]]] = {"square": "unsigned"}
+
+    @staticmethod
+    def update(
+        param: Array, grad: Array, square: Array, *, step: int, lr: Any = 1e-2, alpha: Any = 0.99, eps: Any = 1e-8
+    ) -> None:
+        square[:] = alpha * square + (1 - alpha) * grad * grad
+        param -= lr * grad / (np.sqrt(square) + eps)
+
+
+class Failing(fs.NumPyOptimizer):
+    """Fails where `fail` is above 0: by an error, or in another way."""
+
+    calls = 0
+
+    @staticmethod
+    def update(param: Array, grad: Array, state: Array, *, step: int, lr: Any = 0.5, fail: Any = 0.0) -> Any:
+        param -= lr * grad
+        state += 1
+        Failing.calls += 1
+        if fail and Failing.calls % 2 == 0:
+            if fail == 2:
+                return param
+            raise ZeroDivisionError("in the formula")
+        return None
+
+
+def parameters(dtype: Any) -> list[Array]:
+    rng = np.random.default_rng(3)
+    return [np.asarray(rng.normal(size=shape)).astype(dtype) for shape in SHAPES]
+
+
+def gradients(seed: int, dtype: Any = FLOAT32) -> list[Any]:
+    rng = np.random.default_rng(seed)
+    return [np.asarray(rng.normal(size=shape)).astype(dtype) for shape in SHAPES]
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "clipping": {"max_grad_norm": 0.7, "clip_value": 0.02},
+    "ema": {"ema_decay": 0.9, "maximize": True},
+    "schedule": {"lr": lambda t: 0.1 / (t + 1)},
+    "bfloat16": {"state_format": "bfloat16", "min_quantized_size": 0},
+    "8bit": {"state_format": "8bit", "min_quantized_size": 0},
+    "stochastic": {"rounding": "stochastic", "seed": 5},
+    "master": {"master": "float32"},
+    "split": {"master": "split"},
+    "zero": {"zero_grads": True, "skip_nonfinite": True},
+    "cast": {"cast_grads": True},
+    "accumulate": {"accumulate_steps": 2, "max_grad_norm": 1.0},
+    "tree": {"lr": [0.1, 0.2, 0.3]},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64, FLOAT16, BFLOAT16], ids=str)
+def test_the_bytes_of_the_native_optimizer(dtype: Any, options: str) -> None:
+    how = OPTIONS[options]
+    if "master" in how and not (dtype == BFLOAT16 or (dtype == FLOAT16 and how["master"] == "float32")):
+        pytest.skip("no master")
+    own, native = Average(parameters(dtype), **how), fs.Momentum(parameters(dtype), **how)
+    for seed in range(6):
+        grads = gradients(seed, FLOAT64 if options == "cast" else FLOAT16 if seed % 2 else FLOAT32)
+        if seed == 3:
+            grads[seed % 2] = None
+        twin = copy.deepcopy(grads)
+        scale = 2.0 if seed == 2 else 1.0
+        assert own.step(grads, grad_scale=scale) and native.step(twin, grad_scale=scale)
+        assert_same(snapshot(own), snapshot(native))
+        assert_same(grads, twin)
+        assert own.grad_norm == native.grad_norm
+        assert own.steps_taken == native.steps_taken and own.accumulated == native.accumulated
+        assert list(own.metrics()) == [name for name in native.metrics() if name != "weight_decay"] or options == "tree"
+
+
+@pytest.mark.parametrize("state_format", ["float32", "8bit"])
+def test_a_state_that_is_never_negative(state_format: Any) -> None:
+    how: dict[str, Any] = {"state_format": state_format, "min_quantized_size": 0}
+    own, native = Squares(parameters(FLOAT32), **how), fs.RMSprop(parameters(FLOAT32), **how)
+    for seed in range(4):
+        own.step(gradients(seed))
+        native.step(gradients(seed))
+    for mine, theirs in zip(own._slots, native._slots, strict=True):
+        np.testing.assert_allclose(mine.param, theirs.param, rtol=0, atol=1e-5)
+
+
+def test_groups_bound_gradients_and_new_groups() -> None:
+    def params() -> Any:
+        return [{"params": parameters(FLOAT32), "lr": 0.1}, {"params": {"x": np.ones(3, np.float32)}, "beta": 0.5}]
+
+    grads = [gradients(0), {"x": np.ones(3, np.float32)}]
+    own, native = Average(params(), grads=grads), fs.Momentum(params(), grads=grads)
+    for _ in range(2):
+        assert own.step() and native.step()
+    own, native = Average(params()), fs.Momentum(params())
+    for optimizer in (own, native):
+        optimizer.step(grads)
+        optimizer.add_param_group({"params": np.ones(2, np.float32), "lr": 1.0})
+        optimizer.lr = 0.5
+        optimizer.step([*grads, np.ones(2, np.float32)])
+    assert_same(snapshot(own), snapshot(native))
+    assert own.state[0]["step"] == 2 and own.state[-1]["step"] == 1
+    with pytest.raises(ValueError, match=r"^grads: got None, needs the gradients"):
+        own.step()
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"state_format": "8bit", "min_quantized_size": 0}, {"rounding": "stochastic"}], ids=repr
+)
+def test_saving_and_copies(how: dict[str, Any]) -> None:
+    opt = Average(parameters(BFLOAT16), **how)
+    opt.step(gradients(0))
+    saved = opt.state_dict()
+    other = Average(parameters(BFLOAT16), **how)
+    for slot, mine in zip(other._slots, opt._slots, strict=True):
+        slot.param[...] = mine.param
+    other.load_state_dict(saved)
+    for each in (opt, other, copy.deepcopy(opt), pickle.loads(pickle.dumps(opt))):
+        if each is not opt:
+            each.step(gradients(1))
+            if opt.steps_taken == 1:
+                opt.step(gradients(1))
+            assert_same(snapshot(each), snapshot(opt))
+        else:
+            copies = copy.deepcopy(opt)
+            copies.step(gradients(1))
+            opt.step(gradients(1))
+            assert_same(snapshot(copies), snapshot(opt))
+            opt.load_state_dict(saved)
+            for slot, mine in zip(opt._slots, other._slots, strict=True):
+                slot.param[...] = mine.param
+    with pytest.raises(ValueError, match=r"is of .*Average, needs one of momentum"):
+        fs.Momentum(parameters(BFLOAT16)).load_state_dict(saved)
+
+
+def test_structures_and_averages() -> None:
+    params = {"W": np.ones((2, 2), np.float32), "b": None}
+    opt = Average(params, lr=1.0, ema_decay=0.5)
+    assert opt.step({"W": np.ones((2, 2), np.float32), "b": None})
+    assert opt.ema_params()["b"] is None and opt.memory()["velocity"] == 4.0
+    assert "lr=1.0" in repr(opt)
+
+
+# ---- errors: nothing has changed ----
+
+
+@pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64, FLOAT16, BFLOAT16], ids=str)
+@pytest.mark.parametrize(("fail", "error"), [(1.0, ZeroDivisionError), (2.0, TypeError)])
+def test_a_formula_that_fails(fail: float, error: Any, dtype: Any) -> None:
+    opt = Failing([np.ones(3, dtype), np.ones(4, dtype)], ema_decay=0.5, state_format="8bit", min_quantized_size=0)
+    Failing.calls = 0
+    grads = [np.ones(3, np.float16), np.ones(4, np.float16)]
+    opt.step(grads)
+    before = snapshot(opt)
+    opt.fail = fail
+    opt.zero_grads = True
+    with pytest.raises(error):
+        opt.step(grads)
+    assert_same(snapshot(opt), before)
+    assert opt.steps_taken == 1 and all(grad.all() for grad in grads)
+    opt.fail = 0.0
+    assert opt.step(grads) and not any(grad.any() for grad in grads)
+
+
+def test_bad_gradients_and_options() -> None:
+    opt = Average({"W": np.ones(3, np.float32), "b": np.ones(2, np.float32)}, skip_nonfinite=True, zero_grads=True)
+    before = snapshot(opt)
+    good = np.ones(3, np.float32)
+    fixed = np.ones(2, np.float32)
+    fixed.flags.writeable = False
+    for bad, text in (
+        (np.ones(2), r'grads\["b"\]: got float64, needs'),
+        (np.ones(3, np.float32), r'grads\["b"\]: got shape \(3,\), needs \(2,\)'),
+        (3.0, r'grads\["b"\]: got float'),
+        (fixed, r'grads\["b"\]: got a read-only array'),
+        (opt._slots[1].param, r'(grads\["b"\]|params\["b"\]) overlaps'),
+        (fs.SparseRows(np.array([0]), np.ones(1, np.float32)), r'grads\["b"\]: got SparseRows'),
+    ):
+        with pytest.raises((TypeError, ValueError), match="^" + text):
+            opt.step({"W": good, "b": bad})
+    opt.param_groups[0]["lr"] = -1.0
+    with pytest.raises(ValueError, match=r'^param_groups\[0\]\["lr"\]: got -1'):
+        opt.step({"W": good, "b": np.ones(2, np.float32)})
+    opt.lr = 0.1
+    assert not opt.step({"W": good, "b": np.full(2, np.nan, np.float32)}) and opt.skipped_steps == 1
+    for scale in (0.0, 1e-300):
+        with pytest.raises(ValueError, match="grad_scale"):
+            opt.step({"W": good, "b": np.ones(2, np.float32)}, grad_scale=scale)
+    assert_same([snapshot(opt), good], [before, np.ones(3, np.float32)])
+    assert opt.step({"W": good, "b": np.ones(2, np.float32)})
+    with pytest.raises(ValueError, match="overlap"):
+        Average([good, good])
+    for name, value in (("lr", -1), ("beta", 1.0), ("lr", "x")):
+        with pytest.raises((TypeError, ValueError), match=rf"^{name}: got"):
+            Average(good, **{name: value})
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'bete', did you mean beta\?"):
+        Average(good, bete=1.0)
+    assert Failing(good, fail=-3.0).fail == -3.0
+    for value in (np.inf, "x", True):
+        with pytest.raises((TypeError, ValueError), match=r"^fail: got"):
+            Failing(good, fail=value)
+
+
+def test_beyond_float16() -> None:
+    param = np.full(5, 60000, np.float16)
+    opt = Average(param, lr=1.0, beta=0.0)
+    before = snapshot(opt)
+    with pytest.raises(OverflowError, match="65504"):
+        opt.step(np.full(5, -20000, np.float32))
+    assert_same(snapshot(opt), before)
+
+
+def test_eight_bit_states_that_are_not_finite() -> None:
+    opt = Average(np.ones(512, np.float32), state_format="8bit", min_quantized_size=0)
+    grad = np.ones(512, np.float32)
+    grad[3] = np.nan
+    with pytest.warns(RuntimeWarning, match=r"^1 block\(s\) of 256"):
+        opt.step(grad)
+    assert opt.nonfinite_blocks == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fs.Momentum(np.ones(3, np.float32)).step(np.ones(3, np.float32))
+
+
+def test_a_formula_that_steps() -> None:
+    opt: Any = None
+
+    class Nested(fs.NumPyOptimizer):
+        @staticmethod
+        def update(param: Array, grad: Array, *, step: int, lr: Any = 1.0) -> None:
+            opt.step(np.ones(3))
+
+    opt = Nested(np.ones(3))
+    with pytest.raises(RuntimeError, match="called during a step"):
+        opt.step(np.ones(3))
+    assert opt.steps_taken == 0
+
+
+def test_optimizers_are_collected() -> None:
+    opt = Average(np.ones(3))
+    opt.step(np.ones(3))
+    watched = weakref.ref(opt)
+    del opt
+    gc.collect()
+    assert watched() is None
+
+
+# ---- definitions ----
+
+
+def test_own_rules_are_not_among_the_packages() -> None:
+    assert Average.rule not in list(RULES) and RULES[Average.rule].states[0].name == "velocity"
+    with pytest.raises(KeyError):
+        RULES["nothing"]
+    with pytest.raises(TypeError, match=r"^NumPyOptimizer: has no update"):
+        fs.NumPyOptimizer(np.ones(3))
+
+
+def test_a_subclass_of_a_rule_keeps_it() -> None:
+    class Faster(Average):
+        def __init__(self, params: Any, **options: Any) -> None:
+            super().__init__(params, lr=1.0, **options)
+
+    assert Faster.rule == Average.rule and Faster(np.ones(3)).lr == 1.0
+
+
+WRONG: list[tuple[str, str, str]] = [
+    ("def update(self, param, grad, *, step): ...", "", "needs a @staticmethod"),
+    ("@staticmethod\ndef update(grad, param, *, step): ...", "", r"needs \(param, grad, \*states, \*, step, \.\.\.\)"),
+    ("@staticmethod\ndef update(param, grad): ...", "", r"needs \(param, grad, \*states, \*, step"),
+    ("@staticmethod\ndef update(param, grad, *a, step): ...", "", r"got \*args or \*\*kwargs"),
+    ("@staticmethod\ndef update(param, grad, *, step, **a): ...", "", r"got \*args or \*\*kwargs"),
+    ("@staticmethod\ndef update(param, grad, *, step, lr): ...", "", "got 'lr' without a default"),
+    ("@staticmethod\ndef update(param, grad, ema, *, step): ...", "", "got an argument 'ema'"),
+    ("@staticmethod\ndef update(param, grad, *, step, state=1): ...", "", "got an argument 'state'"),
+    ("@staticmethod\ndef update(param, grad, *, step, _a=1): ...", "", "got an argument '_a'"),
+    ("@staticmethod\ndef update(param, grad, *, step, lr=-1): ...", "", "lr: got -1, needs"),
+    ("@staticmethod\ndef update(param, grad, *, step, mine='x'): ...", "", "mine: got 'x'"),
+    (
+        "@staticmethod\ndef update(param, grad, v, *, step): ...",
+        "kinds = {'w': 'signed'}",
+        "has 'w', which is no state",
+    ),
+    ("@staticmethod\ndef update(param, grad, v, *, step): ...", "kinds = {'v': 'half'}", "got 'half', needs"),
+]
+
+
+@pytest.mark.parametrize(("body", "kinds", "text"), WRONG, ids=[text for _, _, text in WRONG])
+def test_wrong_definitions(body: str, kinds: str, text: str) -> None:
+    lines = "\n    ".join(["class Wrong(fs.NumPyOptimizer):", kinds or "pass", *body.split("\n")])
+    with pytest.raises((TypeError, ValueError), match=r"^Wrong\..*" + text):
+        exec(lines, {"fs": fs, "__name__": "tests"})
