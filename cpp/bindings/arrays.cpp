@@ -56,7 +56,8 @@ const Memory* as_memory(PyObject* object) {
 bool is_plain_array(PyObject* object) { return Py_TYPE(object) == py::detail::npy_api::get().PyArray_Type_; }
 
 bool is_array(PyObject* object) {
-    return is_plain_array(object) || (py::isinstance<py::array>(py::handle(object)) && !PyObject_HasAttrString(object, "mask"));
+    return is_plain_array(object) ||
+           (py::isinstance<py::array>(py::handle(object)) && !PyObject_HasAttrString(object, "mask"));
 }
 
 std::size_t item_size(Format format) { return kFormatSizes[static_cast<int>(format)].item; }

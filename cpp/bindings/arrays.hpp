@@ -39,8 +39,8 @@ struct Memory {
 // C-contiguous and aligned.
 constexpr int kLayout = py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
 
-// Whether an object is a NumPy array; a masked one is not, as it would be read and updated behind its mask. A subclass is
-// asked for a mask, and may answer with Python code that changes arrays which were looked at before.
+// Whether an object is a NumPy array; a masked one is not, as it would be read and updated behind its mask. A subclass
+// is asked for a mask, and may answer with Python code that changes arrays which were looked at before.
 bool is_array(PyObject* object);
 
 // Whether it is an array and of no subclass: no Python code runs.

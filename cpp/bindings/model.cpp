@@ -103,8 +103,7 @@ void Model::keep(const py::object& object, const Array& array, const std::string
     owned_.push_back(object);
     if (!py::isinstance<py::array>(object)) return;
     const Seen seen(object.ptr());
-    if (!seen.is(array.data, array.size))
-        throw py::value_error(name + ": was changed in place while it was looked at");
+    if (!seen.is(array.data, array.size)) throw py::value_error(name + ": was changed in place while it was looked at");
     written_.push_back({object.ptr(), seen});
 }
 
@@ -237,6 +236,38 @@ void Model::finish() {
     for (std::size_t g = 0; g < groups_.size(); ++g) settle(g);
     engine_.prepare();
     finished_ = true;
+}
+
+void Model::share_tensors(const std::vector<std::pair<std::size_t, std::size_t>>& pieces,
+                          const std::vector<std::pair<std::size_t, std::size_t>>& buckets, py::object begin,
+                          py::object receive, py::object sum, py::object send) {
+    const Claim::Guard claimed(*claim_, "params", false);
+    check_finished("share_tensors()");
+    std::vector<Tensor>& tensors = engine_.tensors;
+    if (pieces.size() != tensors.size())
+        throw py::value_error("pieces: got " + std::to_string(pieces.size()) + ", needs " +
+                              std::to_string(tensors.size()));
+    for (std::size_t i = 0; i < pieces.size(); ++i)
+        if (pieces[i].first % kBlock != 0 || (pieces[i].second != 0 && tensors[i].size % kBlock != 0))
+            throw py::value_error("pieces: a tensor is cut within a block of " + std::to_string(kBlock) + " elements");
+    BucketEnd last{0, 0};
+    for (const auto& [tensor, element] : buckets) {
+        const bool within = tensor < tensors.size() ? element == 0 || element < tensors[tensor].size : element == 0;
+        if (tensor > tensors.size() || !within || element % kBlock != 0 || tensor < last.tensor ||
+            (tensor == last.tensor && element < last.element))
+            throw py::value_error("buckets: needs ascending places between blocks");
+        last = {tensor, element};
+    }
+    if (last.tensor != tensors.size()) throw py::value_error("buckets: the last one ends before the last tensor");
+    for (std::size_t i = 0; i < pieces.size(); ++i) {
+        tensors[i].before = pieces[i].first;
+        tensors[i].after = pieces[i].second;
+    }
+    engine_.buckets.clear();
+    for (const auto& [tensor, element] : buckets) engine_.buckets.push_back({tensor, element});
+    peers_ = std::make_unique<PythonPeers>(std::move(begin), std::move(receive), std::move(sum), std::move(send));
+    engine_.peers = peers_.get();
+    engine_.prepare();
 }
 
 // Reads one value of a group anew.
@@ -446,11 +477,18 @@ void Model::take_options() {
 bool Model::run() {
     check_still_there();
     check_gradient_overlap();
+    if (peers_ != nullptr) {
+        if (rows_used_ != 0)
+            throw py::type_error("grads: got SparseRows, needs arrays in a model of several processes");
+        peers_->begin();
+        check_still_there();  // other threads ran meanwhile
+    }
     const auto released = [this](auto&& work) {
         if (engine_.elements() < kReleaseFrom)
             work();
         else
             without_gil(work);
+        if (last_.failed) peers_->raise();
     };
     released([this] { step_engine(); });
     if (last_.taken && engine_.has_products()) {
@@ -550,7 +588,8 @@ bool Model::step_bound(double grad_scale) {
     }
     for (std::size_t i = 0; i < bound_.size(); ++i) {
         PyObject* grad = bound_[i].ptr();
-        if (py::isinstance<py::array>(bound_[i]) && engine_.tensors[i].size != 0 && !bound_seen_[i].holds(grad, now_.zero_grads))
+        if (py::isinstance<py::array>(bound_[i]) && engine_.tensors[i].size != 0 &&
+            !bound_seen_[i].holds(grad, now_.zero_grads))
             throw py::value_error(
                 grad_name(i) +
                 ": its memory, size or dtype was changed in place, or it was made read-only, since it "
@@ -623,6 +662,8 @@ int Model::traverse(visitproc visit, void* arg) const {
     Py_VISIT(product_.ptr());
     Py_VISIT(check_rows_.ptr());
     Py_VISIT(rows_type_.ptr());
+    if (peers_ != nullptr)
+        if (const int stop = peers_->traverse(visit, arg)) return stop;
     for (const GroupSource& group : groups_) {
         Py_VISIT(group.dict.ptr());
         for (const Value& value : group.values) Py_VISIT(value.seen.ptr());
@@ -640,6 +681,8 @@ void Model::clear() {
     // What is let go may call this model again: it must find it empty, and not finished.
     finished_ = false;
     engine_.tensors.clear();
+    engine_.peers = nullptr;
+    const auto peers = std::exchange(peers_, nullptr);
     written_.clear();
     extents_.clear();
     const auto groups = std::exchange(groups_, {});
@@ -648,7 +691,8 @@ void Model::clear() {
     const auto rows = std::exchange(rows_, {});
     rows_used_ = 0;
     const py::object check = std::exchange(check_, py::none()), cross_check = std::exchange(cross_check_, py::none()),
-                     product = std::exchange(product_, py::none()), check_rows = std::exchange(check_rows_, py::none()), type = std::exchange(rows_type_, py::none());
+                     product = std::exchange(product_, py::none()), check_rows = std::exchange(check_rows_, py::none()),
+                     type = std::exchange(rows_type_, py::none());
 }
 
 void Model::set_step(std::size_t i, std::uint64_t step) {

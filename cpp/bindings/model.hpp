@@ -11,6 +11,7 @@
 #include "arrays.hpp"
 #include "claim.hpp"
 #include "items.hpp"
+#include "peers.hpp"
 #include "tree.hpp"
 
 namespace fusedstep {
@@ -67,6 +68,13 @@ public:
 
     // After the last add: checks that nothing overlaps.
     void finish();
+
+    // Lets other processes step this model too, and calls the functions of PythonPeers in every step. `pieces` says of
+    // each tensor how many elements of it lie before and after the piece that is here, `buckets` where each bucket
+    // ends: (tensor, element).
+    void share_tensors(const std::vector<std::pair<std::size_t, std::size_t>>& pieces,
+                       const std::vector<std::pair<std::size_t, std::size_t>>& buckets, py::object begin,
+                       py::object receive, py::object sum, py::object send);
 
     // Gradients of the structure of `tree`, kept until bind is called again; None leaves its parameter alone.
     void bind(const Tree& tree, py::object grads);
@@ -195,6 +203,7 @@ protected:
     bool bound_current_ = false;  // the engine's gradients are the bound ones
     bool finished_ = false;
     StepResult last_;
+    std::unique_ptr<PythonPeers> peers_;
     StepOptions now_;  // of the step that is taken: what another thread sets meanwhile holds from the next on
     std::shared_ptr<Claim> claim_ = std::make_shared<Claim>();
 };

@@ -202,9 +202,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         .def("add_group", &Model::add_group, py::arg("group"), py::arg("rule") = "")
         .def("add", &Model::add, py::arg("group"), py::arg("param"), py::arg("states"), py::kw_only(),
              py::arg("path") = "", py::arg("copy") = py::none(), py::arg("remainder") = py::none(),
-             py::arg("stochastic") = false, py::arg("ema") = py::none(),
-             py::arg("direction") = py::none(), py::arg("step") = 0,
-             py::arg("scalars") = std::vector<double>{})
+             py::arg("stochastic") = false, py::arg("ema") = py::none(), py::arg("direction") = py::none(),
+             py::arg("step") = 0, py::arg("scalars") = std::vector<double>{})
         .def("take_product", &Model::take_product, py::arg("product"))
         .def("take_rows", &Model::take_rows, py::arg("check"), py::arg("type"), py::arg("without"))
         .def("advise", &Model::advise, py::arg("advice"))
@@ -216,6 +215,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
             py::arg("what"), "A context manager that keeps steps out; RuntimeError during a step.")
         .def("share_claim", &Model::share_claim, py::arg("other"))
         .def("finish", &Model::finish)
+        .def("share_tensors", &Model::share_tensors, py::arg("pieces"), py::arg("buckets"), py::arg("begin"),
+             py::arg("receive"), py::arg("sum"), py::arg("send"))
         .def("bind", &Model::bind, py::arg("tree"), py::arg("grads"))
         .def("prepare", &Model::prepare, py::arg("grad_scale"))
         .def("step_bound", &Model::step_bound, py::arg("grad_scale"))

@@ -270,7 +270,8 @@ py::object TensorModel::step(py::list groups, double grad_scale, py::dict substi
     for (std::size_t g = 0; g < used_.size(); ++g)
         if (states_in_use(engine_.groups[g]) != used_[g]) return py::none();
 
-    // Where Python code may have run, it may have freed or moved what was looked at before: then all is looked at again.
+    // Where Python code may have run, it may have freed or moved what was looked at before: then all is looked at
+    // again.
     for (::fusedstep::Tensor& x : engine_.tensors) x.grad.data = nullptr;
     const bool some = !substitutes.empty();
     py::list others;

@@ -57,7 +57,8 @@ Tree::Node Tree::grow(py::handle object, const std::string& path, int depth) {
     if (PyDict_Check(object.ptr()) || PyDict_Check(inside.ptr())) {
         node.kind = Kind::dict;
         // A copy: the names of keys are asked of Python code.
-        const auto items = py::reinterpret_steal<py::list>(PyDict_Items(inside.is_none() ? object.ptr() : inside.ptr()));
+        const auto items =
+            py::reinterpret_steal<py::list>(PyDict_Items(inside.is_none() ? object.ptr() : inside.ptr()));
         if (!items) throw py::error_already_set();
         for (const py::handle item : items) {
             const py::handle key = PyTuple_GET_ITEM(item.ptr(), 0), value = PyTuple_GET_ITEM(item.ptr(), 1);

@@ -70,7 +70,7 @@ public:
     }
 
     std::size_t store(const Stream& stream, std::size_t element, std::size_t n, const void* values, Noise noise) const {
-        noise.first = element;
+        noise.first += element;
         return kernels_.encode[static_cast<int>(stream.format)][compute_](values, at(stream, element),
                                                                           extra_at(stream, element), n, noise);
     }
@@ -138,7 +138,7 @@ NarrowRun narrow_run(const Tensor& x, const Group& group, unsigned used, std::si
     run.ema_decay = group.ema_decay;
     run.clip_value = group.clip_value;
     run.zero_grads = options.zero_grads;
-    run.noise = {noise.key, element};
+    run.noise = {noise.key, noise.first + element};
     run.n = size / kQuantBlock * kQuantBlock;
     return run;
 }
@@ -179,7 +179,7 @@ void Engine::prepare() {
     first_block_.clear();
     for (const Tensor& x : tensors) {
         first_block_.push_back(blocks);
-        blocks += (x.size + kBlock - 1) / kBlock;
+        blocks += x.blocks();
         elements_ += x.size;
         single_ = single_ || x.compute == kFloat;
         half_ = half_ || is_half(x.param.format);
@@ -189,6 +189,7 @@ void Engine::prepare() {
     }
     grad_sums_.assign(blocks, {});
     pair_sums_.assign(norms_ ? blocks : 0, {});
+    exchanged_.assign(peers == nullptr ? 0 : std::max(tensors.size(), norms_ ? 2 * blocks : blocks + 1), 0);
     constants_.resize(std::max<std::size_t>(1, tensors.size()));
     constants_of_.assign(tensors.size(), 0);
     scalars_before_.resize(half_ || products_ ? tensors.size() : 0);
@@ -227,13 +228,10 @@ Engine::Place Engine::place(std::uint64_t cost) const {
     return {t, static_cast<std::size_t>(element)};
 }
 
-// The runs of elements that belong to one of `chunks` equal shares of the cost.
+// The runs of elements that belong to a share of the cost.
 template <class Body>
-void Engine::for_each_run(std::size_t chunk, std::size_t chunks, Body& body) const {
-    const std::uint64_t total = cost_.back();
-    const auto start = [&](std::size_t k) { return total / chunks * k + total % chunks * k / chunks; };
-    const Place from = chunk == 0 ? Place{0, 0} : place(start(chunk));
-    const Place to = chunk + 1 == chunks ? Place{tensors.size(), 0} : place(start(chunk + 1));
+void Engine::for_each_run(std::uint64_t from_cost, std::uint64_t to_cost, Body& body) const {
+    const Place from = place(from_cost), to = place(to_cost);
     for (std::size_t t = from.tensor; t <= to.tensor && t < tensors.size(); ++t) {
         if (tensors[t].grad.data == nullptr) continue;
         const std::size_t begin = t == from.tensor ? from.element : 0;
@@ -245,23 +243,38 @@ void Engine::for_each_run(std::size_t chunk, std::size_t chunks, Body& body) con
 // One pass over the model, shared among threads: body(tensor, begin, end) for runs that together are all of it.
 template <class Body>
 void Engine::share(Body body) const {
-    const std::uint64_t worth = cost_.back() / kCostPerThread;
+    share(0, cost_.back(), std::move(body));
+}
+
+// The same over a part of the cost.
+template <class Body>
+void Engine::share(std::uint64_t from, std::uint64_t to, Body body) const {
+    const std::uint64_t worth = (to - from) / kCostPerThread;
     const int threads = team_size(worth);
-    if (threads < 2) return for_each_run(0, 1, body);
+    if (threads < 2) return for_each_run(from, to, body);
     struct Pass {
         const Engine& engine;
         Body& body;
+        std::uint64_t from, total;
         std::size_t chunks;
+        std::uint64_t start(std::size_t k) const { return from + total / chunks * k + total % chunks * k / chunks; }
     };
     const std::size_t most = static_cast<std::size_t>(threads) * kChunksPerThread;
-    Pass pass{*this, body, std::min(static_cast<std::size_t>(worth), most)};
+    Pass pass{*this, body, from, to - from, std::min(static_cast<std::size_t>(worth), most)};
     parallel_for(
         pass.chunks, threads,
         [](void* context, std::size_t chunk) {
             const Pass& shared = *static_cast<const Pass*>(context);
-            shared.engine.for_each_run(chunk, shared.chunks, shared.body);
+            shared.engine.for_each_run(shared.start(chunk), shared.start(chunk + 1), shared.body);
         },
         &pass);
+}
+
+// The cost of what lies before the end of a bucket: the inverse of place().
+std::uint64_t Engine::cost_before(const BucketEnd& end) const {
+    if (end.tensor >= tensors.size()) return cost_.back();
+    const std::uint64_t within = end.element == 0 ? 0 : kTensorCost + end.element;
+    return std::min(cost_[end.tensor] + within, cost_[end.tensor + 1]);
 }
 
 void Engine::sum_gradients(std::size_t t, std::size_t begin, std::size_t end) {
@@ -269,7 +282,8 @@ void Engine::sum_gradients(std::size_t t, std::size_t begin, std::size_t end) {
     Staging<kBlock> staging(*kernels_, x.compute);
     for (std::size_t i = begin; i < end; i += kBlock) {
         const std::size_t n = std::min(kBlock, end - i);
-        grad_sums_[first_block_[t] + i / kBlock] = kernels_->sum_squares[x.compute](staging.load(x.grad, i, n, 0), n);
+        grad_sums_[first_block_[t] + (x.before + i) / kBlock] =
+            kernels_->sum_squares[x.compute](staging.load(x.grad, i, n, 0), n);
     }
 }
 
@@ -344,7 +358,7 @@ bool Engine::overflows(std::size_t t, std::size_t begin, std::size_t end, const 
         // Up to the largest number of float16 nothing becomes infinite, whatever the rounding.
         if (kernels_->largest(static_cast<const float*>(run.param), n) <= kLargestHalf) continue;
         std::uint16_t half[kPiece];
-        encode(run.param, half, nullptr, n, {noise_key(options.seed, x.index, x.step), i});
+        encode(run.param, half, nullptr, n, {noise_key(options.seed, x.index, x.step), x.before + i});
         const float* wide = static_cast<const float*>(run.param);
         for (std::size_t k = 0; k < n; ++k)
             if ((half[k] & 0x7FFFu) == 0x7C00u && std::isfinite(wide[k])) return true;
@@ -376,18 +390,20 @@ void Engine::sum_directions(std::size_t t, std::size_t begin, std::size_t end) {
         const double multiplier = load_gradient(staging, *kernels_, x, group, c.multiplier, i, n, run);
         for (int s = 0; s < rule.n_states; ++s)
             if (used >> s & 1u) run.states[s] = staging.load(x.states[static_cast<std::size_t>(s)], i, n, 2 + s);
-        pair_sums_[first_block_[t] + i / kBlock] = rule.direction[x.compute][c.variant](c.bytes, multiplier, run);
+        pair_sums_[first_block_[t] + (x.before + i) / kBlock] =
+            rule.direction[x.compute][c.variant](c.bytes, multiplier, run);
     }
 }
 
-void Engine::trust() {
+bool Engine::trust() {
+    if (peers != nullptr && !join_pair_sums()) return false;
     for (std::size_t t = 0; t < tensors.size(); ++t) {
         Tensor& x = tensors[t];
         const Group& group = groups[static_cast<std::size_t>(x.group)];
         const RuleEntry& rule = kernels_->rules[group.rule];
         if (x.grad.data == nullptr || !rule.norms) continue;
         PairSum sum{0, 0};
-        for (std::size_t b = 0; b < (x.size + kBlock - 1) / kBlock; ++b) {
+        for (std::size_t b = 0; b < x.blocks(); ++b) {
             sum.first += pair_sums_[first_block_[t] + b].first;
             sum.second += pair_sums_[first_block_[t] + b].second;
         }
@@ -416,6 +432,7 @@ void Engine::aim(std::size_t t, std::size_t begin, std::size_t end) {
         rule.aim[x.compute][c.variant](c.bytes, multiplier, run);
         if (staged) staging.store(x.direction, i, n, run.direction, {});
     }
+    return true;
 }
 
 // The one pass over memory. A gradient of rows is a run of elements too, whose parameters lie in several places.
@@ -462,7 +479,7 @@ std::uint64_t Engine::update_span(std::size_t t, std::size_t element, std::size_
     const bool plain = is_plain(x, group, used, options);
     const std::size_t piece = plain ? size : kPiece;
 
-    const Noise noise{plain ? 0 : noise_key(options.seed, x.index, x.step), 0};
+    const Noise noise{plain ? 0 : noise_key(options.seed, x.index, x.step), x.before};
     std::uint64_t nonfinite = 0;
     std::size_t done = 0;
     const NarrowFn narrow = plain ? nullptr : narrow_kernel(rule, c.variant, x, group, options);
@@ -502,10 +519,14 @@ std::uint64_t Engine::update_span(std::size_t t, std::size_t element, std::size_
 void Engine::decide(const StepOptions& options, StepResult& result) {
     double total = 0;
     bool finite = true;
+    if (peers != nullptr && !join_gradient_sums(finite)) {
+        result.failed = true;
+        return;
+    }
     for (std::size_t t = 0; t < tensors.size(); ++t) {
         if (tensors[t].grad.data == nullptr) continue;
         double sum = 0;
-        for (std::size_t b = 0; b < (tensors[t].steps_over() + kBlock - 1) / kBlock; ++b) {
+        for (std::size_t b = 0; b < tensors[t].blocks(); ++b) {
             const BlockSum& block = grad_sums_[first_block_[t] + b];
             sum += block.sum;
             finite = finite && block.finite;
@@ -522,13 +543,13 @@ void Engine::decide(const StepOptions& options, StepResult& result) {
         if (coefficient > 1) coefficient = 1;
         if (options.clip_exactly && !std::isfinite(result.grad_norm)) coefficient = std::nan("");
     }
-    result.taken = !options.skip_nonfinite || stays_finite(scale * coefficient, std::sqrt(total));
-    if (result.taken) derive(options, coefficient);
+    result.taken = !options.skip_nonfinite || stays_finite(scale * coefficient, std::sqrt(total), result);
+    if (result.taken && !result.failed) derive(options, coefficient);
 }
 
 // Whether finite gradients of this norm are finite in the compute type when they are multiplied. The norm bounds every
 // element; only where that does not settle it are the elements read again.
-bool Engine::stays_finite(double multiplier, double norm) const {
+bool Engine::stays_finite(double multiplier, double norm, StepResult& result) {
     constexpr double kRoom = 1 - 1e-6;  // for the rounding of the norm and of the multiplier
     const double largest = single_ ? std::numeric_limits<float>::max() : std::numeric_limits<double>::max();
     if (std::abs(multiplier) <= 1 || norm * std::abs(multiplier) < largest * kRoom) return true;
@@ -550,12 +571,74 @@ bool Engine::stays_finite(double multiplier, double norm) const {
                 scaled(static_cast<const double*>(loaded));
         }
     });
-    return finite;
+    if (peers == nullptr) return finite;
+    exchanged_[0] = finite ? 0 : 1;
+    result.failed = !sum_over_peers(1);
+    return exchanged_[0] == 0;
+}
+
+// Puts the sums over this process's blocks together with the others'; whether all of these were finite.
+bool Engine::join_gradient_sums(bool& finite) {
+    std::fill(exchanged_.begin(), exchanged_.end(), 0.0);
+    const std::size_t blocks = grad_sums_.size();
+    for (std::size_t t = 0; t < tensors.size(); ++t) {
+        const Tensor& x = tensors[t];
+        const std::size_t first = first_block_[t] + x.before / kBlock;
+        for (std::size_t b = first; x.grad.data != nullptr && b < first + (x.size + kBlock - 1) / kBlock; ++b) {
+            exchanged_[b] = grad_sums_[b].sum;
+            exchanged_[blocks] += grad_sums_[b].finite ? 0 : 1;
+        }
+    }
+    if (!sum_over_peers(blocks + 1)) return false;
+    finite = exchanged_[blocks] == 0;
+    for (std::size_t b = 0; b < blocks; ++b) grad_sums_[b] = {exchanged_[b], finite};
+    return true;
+}
+
+bool Engine::join_pair_sums() {
+    std::fill(exchanged_.begin(), exchanged_.end(), 0.0);
+    for (std::size_t t = 0; t < tensors.size(); ++t) {
+        const Tensor& x = tensors[t];
+        const std::size_t first = first_block_[t] + x.before / kBlock;
+        for (std::size_t b = first; x.grad.data != nullptr && b < first + (x.size + kBlock - 1) / kBlock; ++b) {
+            exchanged_[2 * b] = pair_sums_[b].first;
+            exchanged_[2 * b + 1] = pair_sums_[b].second;
+        }
+    }
+    if (!sum_over_peers(2 * pair_sums_.size())) return false;
+    for (std::size_t b = 0; b < pair_sums_.size(); ++b) pair_sums_[b] = {exchanged_[2 * b], exchanged_[2 * b + 1]};
+    return true;
+}
+
+// The first parameter that overflows in any process.
+bool Engine::join_overflows(std::size_t& overflowed) {
+    std::fill(exchanged_.begin(), exchanged_.end(), 0.0);
+    if (overflowed != kNone) exchanged_[overflowed] = 1;
+    if (!sum_over_peers(tensors.size())) return false;
+    overflowed = kNone;
+    for (std::size_t t = tensors.size(); t-- > 0;)
+        if (exchanged_[t] != 0) overflowed = t;
+    return true;
+}
+
+// The pass that writes, bucket after bucket: while one is stepped, the next one's gradients and the parameters of the
+// one before are on their way.
+template <class Body>
+bool Engine::step_buckets(bool received, Body body) {
+    std::uint64_t from = 0;
+    for (std::size_t k = 0; k < buckets.size(); ++k) {
+        if (!received && !peers->receive(k)) return false;
+        const std::uint64_t to = cost_before(buckets[k]);
+        share(from, to, body);
+        from = to;
+        if (!peers->send(k)) return false;
+    }
+    return true;
 }
 
 StepResult Engine::step(const StepOptions& options) noexcept {
     StepResult result = start(options);
-    if (result.taken) finish(options, result);
+    if (result.taken && !result.failed) finish(options, result);
     return result;
 }
 
@@ -565,16 +648,21 @@ StepResult Engine::start(const StepOptions& options) noexcept {
     kernels_ = &active_kernels();
     partition();
     StepResult result;
+    for (std::size_t k = 0; receives_first(options) && k < buckets.size(); ++k) {
+        result.failed = !peers->receive(k);
+        if (result.failed) return result;
+    }
     if (options.max_grad_norm > 0 || options.skip_nonfinite) {
         share([&](std::size_t t, std::size_t begin, std::size_t end) { sum_gradients(t, begin, end); });
         decide(options, result);
-        if (!result.taken) return result;
+        if (!result.taken || result.failed) return result;
     } else {
         derive(options, 1);
     }
     if (norms_) {
         share([&](std::size_t t, std::size_t begin, std::size_t end) { sum_directions(t, begin, end); });
-        trust();
+        result.failed = !trust();
+        if (result.failed) return result;
     }
     if (products_) share([&](std::size_t t, std::size_t begin, std::size_t end) { aim(t, begin, end); });
     return result;
@@ -590,14 +678,20 @@ void Engine::finish(const StepOptions& options, StepResult& result) noexcept {
                 if (overflowed.compare_exchange_weak(first, t)) break;
         });
         result.overflowed = overflowed;
+        if (peers != nullptr) result.failed = !join_overflows(result.overflowed);
+        if (result.failed) return result;
         result.taken = result.overflowed == kNone;
         if (!result.taken) return take_back();
     }
     std::atomic<std::uint64_t> nonfinite{0};
-    share([&](std::size_t t, std::size_t begin, std::size_t end) {
+    const auto write = [&](std::size_t t, std::size_t begin, std::size_t end) {
         const std::uint64_t blocks = update(t, begin, end, options);
         if (blocks != 0) nonfinite += blocks;
-    });
+    };
+    if (peers == nullptr)
+        share(write);
+    else
+        result.failed = !step_buckets(receives_first(options), write);
     result.nonfinite_blocks = nonfinite;
 }
 

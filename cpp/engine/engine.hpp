@@ -41,9 +41,14 @@ struct Tensor {
     Stream direction;
     double direction_norm = 0;
     std::array<Visible<double>, kMaxScalars> scalars{};
+    // Elements of the tensor before and after this one, where it is one process's piece of a tensor; whole blocks lie
+    // before it.
+    std::size_t before = 0, after = 0;
 
     // Elements that a step goes over.
     std::size_t steps_over() const { return rows == nullptr ? size : row_count * row_size; }
+    // Blocks of the tensor that this is a piece of.
+    std::size_t blocks() const { return (before + steps_over() + after + kBlock - 1) / kBlock; }
 };
 
 // What holds for every tensor of one step.
@@ -57,10 +62,29 @@ struct StepOptions {
     Visible<std::uint64_t> seed;  // of the noise of stochastic rounding
 };
 
+// The other processes that step one model together, each a piece of every tensor. Called on the thread that called
+// step(); false ends the step.
+class Peers {
+public:
+    virtual ~Peers() = default;
+    // Waits for the gradients of one of the buckets.
+    virtual bool receive(std::size_t bucket) noexcept = 0;
+    // Adds up what all processes have. Of each value all but one have a zero, so the order does not matter.
+    virtual bool sum(double* values, std::size_t n) noexcept = 0;
+    // One bucket's parameters are stepped.
+    virtual bool send(std::size_t bucket) noexcept = 0;
+};
+
+// The end of a bucket: the elements before this one, in the order of the tensors. Between blocks of a tensor.
+struct BucketEnd {
+    std::size_t tensor, element;
+};
+
 constexpr std::size_t kNone = static_cast<std::size_t>(-1);
 
 struct StepResult {
-    bool taken = true;  // false: nothing was changed, as a scaled gradient was not finite or a parameter overflowed
+    bool taken = true;    // false: nothing was changed, as a scaled gradient was not finite or a parameter overflowed
+    bool failed = false;  // a peer did not answer: parameters may be stepped in part
     std::size_t overflowed = kNone;      // the float16 parameter that the step would have made infinite
     double grad_norm = -1;               // of the unscaled gradients; only known with max_grad_norm or skip_nonfinite
     std::uint64_t nonfinite_blocks = 0;  // 8-bit blocks that held an infinity or NaN
@@ -70,6 +94,9 @@ class Engine {
 public:
     std::vector<Group> groups;
     std::vector<Tensor> tensors;
+    // Of a model that several processes step; null and empty otherwise.
+    Peers* peers = nullptr;
+    std::vector<BucketEnd> buckets;
 
     // Call after tensors were added and before the next step.
     void prepare();
@@ -102,16 +129,29 @@ private:
     void partition();
     Place place(std::uint64_t cost) const;
     template <class Body>
-    void for_each_run(std::size_t chunk, std::size_t chunks, Body& body) const;
+    void for_each_run(std::uint64_t from, std::uint64_t to, Body& body) const;
     template <class Body>
     void share(Body body) const;
+    template <class Body>
+    void share(std::uint64_t from, std::uint64_t to, Body body) const;
+    std::uint64_t cost_before(const BucketEnd& end) const;
+    // Whether gradients are read more than once, so that all are waited for first.
+    bool receives_first(const StepOptions& options) const {
+        return peers != nullptr && (options.max_grad_norm > 0 || options.skip_nonfinite || norms_ || half_);
+    }
+    bool sum_over_peers(std::size_t n) { return peers->sum(exchanged_.data(), n); }
+    bool join_gradient_sums(bool& finite);
+    bool join_pair_sums();
+    bool join_overflows(std::size_t& overflowed);
+    template <class Body>
+    bool step_buckets(bool received, Body body);
     void sum_gradients(std::size_t t, std::size_t begin, std::size_t end);
     void decide(const StepOptions& options, StepResult& result);
-    bool stays_finite(double multiplier, double norm) const;
+    bool stays_finite(double multiplier, double norm, StepResult& result);
     void derive(const StepOptions& options, double coefficient);
     bool overflows(std::size_t t, std::size_t begin, std::size_t end, const StepOptions& options);
     void sum_directions(std::size_t t, std::size_t begin, std::size_t end);
-    void trust();
+    bool trust();
     void aim(std::size_t t, std::size_t begin, std::size_t end);
     std::uint64_t update(std::size_t t, std::size_t begin, std::size_t end, const StepOptions& options);
     std::uint64_t update_span(std::size_t t, std::size_t element, std::size_t grad_element, std::size_t size,
@@ -119,17 +159,19 @@ private:
 
     const KernelTable* kernels_ = nullptr;
     std::size_t elements_ = 0;
-    bool single_ = false;  // some tensor is computed in float32
-    bool norms_ = false;   // some rule has a trust ratio
+    bool single_ = false;    // some tensor is computed in float32
+    bool norms_ = false;     // some rule has a trust ratio
     bool products_ = false;  // some rule has a product
-    bool half_ = false;    // some parameter is stored in float16, which ends at 65504
-    std::vector<std::array<Visible<double>, kMaxScalars>> scalars_before_;  // of every tensor, only with half_ or products_
-    std::vector<std::uint64_t> cost_;                                       // cumulative, per tensor; size tensors + 1
+    bool half_ = false;      // some parameter is stored in float16, which ends at 65504
+    std::vector<std::array<Visible<double>, kMaxScalars>>
+        scalars_before_;                       // of every tensor, only with half_ or products_
+    std::vector<std::uint64_t> cost_;          // cumulative, per tensor; size tensors + 1
     std::vector<std::uint64_t> active_;        // one bit per tensor with a gradient: what cost_ was made for
     bool rows_ = false;                        // some gradient was of rows: cost_ holds for that step alone
     std::vector<std::size_t> first_block_;     // of each tensor in the arrays of partial sums
     std::vector<BlockSum> grad_sums_;          // per block
     std::vector<PairSum> pair_sums_;           // per block, only with norms_
+    std::vector<double> exchanged_;            // what peers add up
     std::vector<Constants> constants_;         // those in use come first
     std::vector<std::uint32_t> constants_of_;  // per tensor
 };
