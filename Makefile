@@ -63,7 +63,7 @@ $(VENV)/.demo $(VENV)/.bench: $(VENV)/.%: $(SOURCES) | $(BIN)/python
 
 $(VENV)/.test: $(SOURCES) | $(BIN)/python
 	$(PIP) "pip>=25.1"
-	$(PIP) ".[bfloat16,demo,lessons,keras]" --group test --group peers --group docs
+	$(PIP) ".[bfloat16,demo,lessons,keras,mpi]" --group test --group peers --group docs
 	@touch $@
 
 $(VENV)/.test-fast: $(SOURCES) | $(BIN)/python

@@ -23,7 +23,7 @@ LAYERS: dict[str, str] = {
     " functional grouping",
     "optimizers": "optimizers optimizers.*",
     "the package": "fusedstep",
-    "faces": "jax jax.* keras keras.* torch torch.*",
+    "faces": "jax jax.* keras keras.* mpi mpi.* torch torch.*",
     "commands": "__main__ _info bench bench.* demo demo.* threadpoolctl",
 }
 # Each folder of the core, and those whose headers it may include.

@@ -410,6 +410,7 @@ bool Engine::trust() {
         rule.trust[x.compute](constants_[constants_of_[t]].bytes, group.hypers.data(), sum.first, sum.second);
         if (rule.product) x.direction_norm = std::sqrt(sum.second);
     }
+    return true;
 }
 
 // Second pass of a rule with a product: the directions, and nothing else is written.
@@ -432,7 +433,6 @@ void Engine::aim(std::size_t t, std::size_t begin, std::size_t end) {
         rule.aim[x.compute][c.variant](c.bytes, multiplier, run);
         if (staged) staging.store(x.direction, i, n, run.direction, {});
     }
-    return true;
 }
 
 // The one pass over memory. A gradient of rows is a run of elements too, whose parameters lie in several places.
@@ -679,7 +679,7 @@ void Engine::finish(const StepOptions& options, StepResult& result) noexcept {
         });
         result.overflowed = overflowed;
         if (peers != nullptr) result.failed = !join_overflows(result.overflowed);
-        if (result.failed) return result;
+        if (result.failed) return;
         result.taken = result.overflowed == kNone;
         if (!result.taken) return take_back();
     }

@@ -140,7 +140,7 @@ class Making(Accumulating):
     def _first_state(self, state: State, slot: Slot, group: Mapping[str, Any]) -> Any:
         """A state before the first step; zeros where `_fill` will write the values."""
         value = self._initial_state(state.name, slot, group)
-        small = slot.param.size < group["min_quantized_size"]
+        small = slot.is_small(group)
         return constant(0.0 if callable(value) else value, slot, state.kind, group["state_format"], small)
 
     def _fill(self, slot: Slot, group: Mapping[str, Any], used: tuple[State, ...]) -> None:

@@ -92,7 +92,7 @@ def for_file(optimizer: Optimizer) -> tuple[dict[str, Any], dict[tuple[Any, ...]
 def _in_format(slot: Slot, state: State, state_format: str, group: Mapping[str, Any]) -> Any:
     """A state in another storage format, or the array itself if it is in this one."""
     stored = slot.states[state.name]
-    target = constant(0.0, slot, state.kind, state_format, slot.param.size < group["min_quantized_size"])
+    target = constant(0.0, slot, state.kind, state_format, slot.is_small(group))
     if not isinstance(stored, tuple) and not isinstance(target, tuple) and stored.dtype == target.dtype:
         return stored
     target = like(target)

@@ -66,6 +66,8 @@ class Slot:
         Sum of the gradients of the next step, in the compute type.
     number
         By which it is saved and has its noise: its place in the run's first optimizer.
+    whole
+        Elements of the parameter of which `param` is a piece; 0 where it is all of it.
     """
 
     param: Any
@@ -76,6 +78,12 @@ class Slot:
     ema: Array | None = None
     grad_sum: Array | None = None
     number: int = 0
+    whole: int = 0
+
+    def is_small(self, group: Mapping[str, Any]) -> bool:
+        """Whether the group's options keep its states out of narrow formats."""
+        small: bool = (self.whole or self.param.size) < group["min_quantized_size"]
+        return small
 
     @property
     def compute(self) -> np.dtype[Any]:

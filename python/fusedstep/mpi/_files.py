@@ -1,0 +1,237 @@
+"""Checkpoints of several ranks: a file of each, and an index that says which files belong together."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import formats
+from .._names import match
+from .._pieces import BLOCK_8BIT
+from ._part import Part, Piece
+from ._ranks import Ranks
+
+__all__ = ["read_part", "write"]
+
+Array = NDArray[Any]
+Agree = Callable[[BaseException | None, Callable[[], list[tuple[str, str]]]], None]
+
+INDEX: Final = "index.json"
+FORMAT: Final = "fusedstep.mpi checkpoint"
+VERSION: Final = 1
+PARAM: Final = "param"
+
+
+def write(
+    part: Part, pieces: Sequence[Piece], params: Sequence[Array], ranks: Ranks, agree: Agree, folder: str
+) -> None:
+    """Write a checkpoint (see `Sharded.save`)."""
+
+    def together(work: Callable[[], Any]) -> Any:
+        """What `work` returns, unless it fails on some rank."""
+        error, result = None, None
+        try:
+            result = work()
+        except BaseException as raised:
+            error = raised
+        agree(error, lambda: [])
+        return result
+
+    first = ranks.rank == 0
+    number = ranks.exchange(together(lambda: _next_number(folder) if first else None))[0]
+    name = f"{number:08d}.rank-{ranks.rank:05d}-of-{ranks.size:05d}.npz"
+    path = os.path.join(folder, name)
+    own = part.state_dict()
+    own_runs = [(t, piece.begin, piece.begin + piece.array.size) for t, piece in enumerate(pieces) if piece.array.size]
+    plain: dict[str, Any] = {}
+    for tensor, _, _ in own_runs:
+        plain[f"{tensor}.{PARAM}"] = _plain(pieces[tensor].array)
+        for key, value in own["state"][part._slots[tensor].number].items():
+            if isinstance(value, np.ndarray):
+                plain[f"{tensor}.{key}"] = _plain(value)
+    try:
+        together(lambda: _replace(path, lambda file: np.savez(file, **plain)))
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.remove(path)
+        raise
+    files = ranks.exchange({"name": name, "bytes": os.path.getsize(path), "pieces": own_runs})
+
+    def finish() -> None:
+        text = json.dumps(_index(part, params, own, files, number), indent=1, default=_number).encode()
+        _replace(os.path.join(folder, INDEX), lambda file: file.write(text))
+
+    together(lambda: finish() if first else None)
+    if first:
+        _remove_others(folder, {file["name"] for file in files})
+
+
+def _index(part: Part, params: Sequence[Array], own: dict[str, Any], files: list[Any], number: int) -> dict[str, Any]:
+    described = []
+    for slot, param in zip(part._slots, params, strict=True):
+        state = own["state"][slot.number]
+        described.append(
+            {
+                "number": slot.number,
+                "path": slot.path,
+                "shape": np.shape(param),
+                "dtype": param.dtype.name,
+                "arrays": {key: value.dtype.name for key, value in state.items() if isinstance(value, np.ndarray)},
+                "numbers": {key: value for key, value in state.items() if not isinstance(value, np.ndarray)},
+            }
+        )
+    kept = {key: own[key] for key in ("param_groups", "fusedstep")}
+    return {"format": FORMAT, "version": VERSION, "number": number, "files": files, "params": described, **kept}
+
+
+def _number(value: Any) -> Any:
+    """NumPy's numbers as Python's."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"save: got {type(value).__name__} among the options or in a schedule's state, needs plain numbers")
+
+
+def _next_number(folder: str) -> int:
+    os.makedirs(folder, exist_ok=True)
+    path = os.path.join(folder, INDEX)
+    return int(_read_index(folder)["number"]) + 1 if os.path.exists(path) else 0
+
+
+def _replace(path: str, fill: Callable[[IO[bytes]], Any]) -> None:
+    """Write a file that is there whole or not at all."""
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "wb") as file:
+            fill(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.remove(temporary)
+        raise
+    if os.name == "posix":
+        folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _remove_others(folder: str, kept: set[str]) -> None:
+    """Remove the files of earlier checkpoints, and what crashes have left."""
+    for name in os.listdir(folder):
+        if ".rank-" in name and name not in kept:
+            with contextlib.suppress(OSError):
+                os.remove(os.path.join(folder, name))
+
+
+def _plain(array: Array) -> Array:
+    """Flat, and bfloat16 as its bits, which every NumPy reads."""
+    flat = np.asarray(array).reshape(-1)
+    return flat.view(np.uint16) if formats.is_bfloat16(flat.dtype) else flat
+
+
+def _dtype(name: str) -> np.dtype[Any]:
+    return np.dtype(formats.bfloat16()) if name == "bfloat16" else np.dtype(name)
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+
+
+def _read_index(folder: str) -> dict[str, Any]:
+    path = os.path.join(folder, INDEX)
+    with open(path, "rb") as file:
+        try:
+            index = json.load(file)
+        except ValueError as error:
+            raise ValueError(f"{path}: is damaged ({error}), needs the file that save() wrote") from error
+    if not isinstance(index, dict) or index.get("format") != FORMAT or index.get("version") != VERSION:
+        raise ValueError(f"{path}: got another format, needs a checkpoint of fusedstep.mpi, version {VERSION}")
+    return index
+
+
+def read_part(
+    part: Part, pieces: Sequence[Piece], params: Sequence[Array], folder: str
+) -> tuple[dict[str, Any], list[Array]]:
+    """This rank's share of a checkpoint: a state dict, and the values of its pieces of the parameters."""
+    index = _read_index(folder)
+    saved = {entry["number"]: (tensor, entry) for tensor, entry in enumerate(index["params"])}
+    where_saved: dict[int, list[tuple[int, int, int]]] = {}
+    for rank, file in enumerate(index["files"]):
+        for tensor, begin, end in file["pieces"]:
+            where_saved.setdefault(tensor, []).append((rank, begin, end))
+    numbers = match(part, index["param_groups"], True)
+    states, values = {}, []
+    with contextlib.ExitStack() as stack:
+        opened: dict[int, Any] = {}
+
+        def member(rank: int, name: str) -> Array:
+            if rank not in opened:
+                opened[rank] = stack.enter_context(_opened(folder, index["files"][rank]))
+            array: Array = opened[rank][name]
+            return array
+
+        for number, piece, param in zip(numbers, pieces, params, strict=True):
+            tensor, entry = saved[number]
+            if tuple(entry["shape"]) != np.shape(param) or entry["dtype"] != param.dtype.name:
+                raise ValueError(
+                    f"{os.path.join(folder, INDEX)}: has {entry['dtype']} of shape {tuple(entry['shape'])}, needs "
+                    f"{param.dtype.name} of shape {np.shape(param)}, as params{piece.path} has"
+                )
+            found = {}
+            for key, dtype in {**entry["arrays"], PARAM: entry["dtype"]}.items():
+                found[key] = _assembled(piece, f"{tensor}.{key}", dtype, where_saved.get(tensor, []), member, folder)
+            values.append(found.pop(PARAM))
+            shaped = {k: a if k.endswith("_scales") else a.reshape(piece.array.shape) for k, a in found.items()}
+            states[number] = {**entry["numbers"], **shaped}
+    return {"state": states, "param_groups": index["param_groups"], "fusedstep": index["fusedstep"]}, values
+
+
+def _assembled(
+    piece: Piece,
+    name: str,
+    dtype: str,
+    where: Sequence[tuple[int, int, int]],
+    member: Callable[[int, str], Array],
+    folder: str,
+) -> Array:
+    """A piece of one array, of the saved pieces that it overlaps."""
+    unit = BLOCK_8BIT if name.endswith("_scales") else 1
+    first, last = piece.begin, piece.begin + piece.array.size
+    made = np.empty(-(-piece.array.size // unit), _dtype(dtype))
+    bits = _plain(made)
+    missing = made.size
+    for rank, begin, end in where:
+        low, high = max(first, begin), min(last, end)
+        if low >= high:
+            continue
+        try:
+            part = member(rank, name)[(low - begin) // unit : -(-(high - begin) // unit)]
+            bits[(low - first) // unit : -(-(high - first) // unit)] = part
+        except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError, NotImplementedError) as error:
+            raise ValueError(
+                f"{folder}: the file of rank {rank} is damaged ({error}), needs those that save() wrote"
+            ) from error
+        missing -= part.size
+    if missing:
+        raise ValueError(f"{folder}: has not all of {name!r}; the index is damaged")
+    return made
+
+
+@contextlib.contextmanager
+def _opened(folder: str, file: dict[str, Any]) -> Iterator[Any]:
+    path = os.path.join(folder, os.path.basename(file["name"]))
+    size = os.path.getsize(path)
+    if size != file["bytes"]:
+        raise ValueError(f"{path}: got {size} bytes, needs {file['bytes']}")
+    with np.load(path, allow_pickle=False) as loaded:
+        yield loaded

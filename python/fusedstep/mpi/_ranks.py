@@ -1,0 +1,165 @@
+"""The processes of a communicator: waiting for them no longer than a timeout, and agreeing on errors."""
+
+from __future__ import annotations
+
+import atexit
+import pickle
+import time
+import zlib
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._library import MPI
+
+__all__ = ["LostRankError", "RankError", "Ranks"]
+
+_POLLS: Final = 2000  # looks before a wait begins to sleep: about a millisecond
+_SLEEP: Final = 1e-4  # seconds
+_CALL: Final = 77  # tag of the messages that find out who is still there
+
+_OWN = MPI.Comm.Create_keyval()  # under which a communicator keeps its duplicate for this package
+
+
+class RankError(RuntimeError):
+    """Another rank could not take part, or was called with other options. Nothing has changed on any rank."""
+
+
+class LostRankError(TimeoutError):
+    """Another rank did not answer in time. The parameters may be stepped in part: go on from the last checkpoint.
+
+    MPI cannot be used any more, so the process calls ``MPI_Abort`` when it ends.
+    """
+
+
+class Ranks:
+    """A communicator of this package's own over the same processes.
+
+    Parameters
+    ----------
+    comm
+        The user's communicator.
+    timeout
+        Seconds after which a rank that does not answer is lost.
+    """
+
+    def __init__(self, comm: MPI.Intracomm, timeout: float) -> None:
+        own: Any = comm.Get_attr(_OWN)
+        if own is None:
+            own = comm.Dup()
+            comm.Set_attr(_OWN, own)
+        self.comm: MPI.Intracomm = own
+        self.rank, self.size = comm.Get_rank(), comm.Get_size()
+        self.timeout = timeout
+        self.lost: LostRankError | None = None
+
+    # ------------------------------------------------------------------------------------------------------ waiting
+
+    def wait(self, *requests: MPI.Request) -> None:
+        """Wait for messages on their way.
+
+        Raises
+        ------
+        LostRankError
+            They did not arrive in time.
+        """
+        pending = list(requests)
+        begin = time.monotonic()
+        polls = 0
+        while not MPI.Request.Testall(pending):
+            polls += 1
+            time.sleep(0 if polls < _POLLS else _SLEEP)  # 0: lets another process of this CPU run
+            if time.monotonic() - begin > self.timeout:
+                self._give_up()
+
+    def _give_up(self) -> None:
+        silent = self._silent()
+        who = f"rank {silent[0]}" if len(silent) == 1 else f"ranks {silent}" if silent else "another rank"
+        self.lost = LostRankError(
+            f"rank {self.rank} of {self.size}: got no answer from {who} in {self.timeout:g} s, needs all ranks; "
+            "the parameters may be stepped in part, so start again from the last checkpoint"
+        )
+        atexit.register(self.comm.Abort, 1)  # or the process would wait for the others in MPI_Finalize
+        raise self.lost
+
+    def _silent(self) -> list[int]:
+        """Who does not give up at the same time, and so does not run any more."""
+        others = [rank for rank in range(self.size) if rank != self.rank]
+        token, heard = np.zeros(1, np.uint8), np.zeros(self.size, np.uint8)
+        self._calling = [self.comm.Isend([token, MPI.BYTE], rank, _CALL) for rank in others], token, heard
+        calls = [self.comm.Irecv([heard[rank:], 1, MPI.BYTE], rank, _CALL) for rank in others]
+        end = time.monotonic() + min(self.timeout / 2, 5.0)
+        answered = [False] * len(others)
+        while not all(answered) and time.monotonic() < end:
+            answered = [done or call.Test() for done, call in zip(answered, calls, strict=True)]
+            time.sleep(_SLEEP)
+        return [rank for rank, done in zip(others, answered, strict=True) if not done]
+
+    # ------------------------------------------------------------------------------------------------------ talking
+
+    def sum(self, values: Any) -> None:
+        """Add up float64 values over all ranks, in place."""
+        if self.size > 1:
+            self.wait(self.comm.Iallreduce(MPI.IN_PLACE, [values, MPI.DOUBLE], MPI.SUM))
+
+    def exchange(self, thing: Any) -> list[Any]:
+        """What every rank has, of plain Python objects."""
+        if self.size == 1:
+            return [thing]
+        packed = np.frombuffer(pickle.dumps(thing), np.uint8)
+        sizes = np.empty(self.size, np.int64)
+        self.wait(self.comm.Iallgather(np.array([packed.size], np.int64), sizes))
+        data = self.collect(packed, sizes.tolist())
+        ends = np.cumsum(sizes)
+        return [pickle.loads(data[end - size : end].tobytes()) for size, end in zip(sizes, ends, strict=True)]
+
+    def collect(self, mine: NDArray[np.uint8], sizes: Sequence[int]) -> NDArray[np.uint8]:
+        """The bytes of all ranks one after the other, of which they have `sizes`."""
+        data = np.empty(sum(sizes), np.uint8)
+        self.wait(self.comm.Iallgatherv([mine, MPI.BYTE], [data, sizes, MPI.BYTE]))
+        return data
+
+    def copy_from_first(self, data: NDArray[np.uint8]) -> None:
+        """Write rank 0's bytes over those of every rank."""
+        if self.size > 1:
+            self.wait(self.comm.Ibcast([data, MPI.BYTE], 0))
+
+    def agree(self, error: BaseException | None, facts: Sequence[tuple[str, str]]) -> None:
+        """Come together: nobody goes on if a rank has an error, or if the ranks would do different things.
+
+        Parameters
+        ----------
+        error
+            This rank's own, which its caller raises afterwards.
+        facts
+            Names and values that must be the same everywhere.
+
+        Raises
+        ------
+        RankError
+            Another rank has an error, or other values.
+        """
+        if self.size == 1:
+            return
+        short = zlib.crc32(repr(facts).encode())
+        values = np.array([error is not None, short, -short], np.int64)
+        self.wait(self.comm.Iallreduce(MPI.IN_PLACE, values, MPI.MAX))
+        if not values[0] and values[1] == -values[2]:
+            return
+        said = self.exchange((None if error is None else f"{type(error).__name__}: {error}", list(facts)))
+        if error is not None:
+            return
+        for rank, (text, _) in enumerate(said):
+            if text is not None:
+                raise RankError(f"rank {rank}: {text} (seen by rank {self.rank}; nothing has changed on any rank)")
+        for rank, (_, theirs) in enumerate(said):
+            first = dict(said[0][1])
+            for name, value in theirs:
+                if first.get(name) != value:
+                    raise RankError(
+                        f"{name}: got {first.get(name, 'nothing')} on rank 0 and {value} on rank {rank}, needs the "
+                        "same on every rank; nothing has changed"
+                    )
+        raise RankError("the ranks differ: needs the same parameters and options on every rank; nothing has changed")

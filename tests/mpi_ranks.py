@@ -1,0 +1,342 @@
+"""What `test_mpi` runs on several ranks: ``mpiexec -n 3 python -m mpi4py mpi_ranks.py SCENARIO [ARGUMENTS]``.
+
+Every rank steps alone beside the others, with the averaged gradients, and compares bytes with itself.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from cases import BFLOAT16, CLASSES, ROWS, Array, assert_same, numbers
+from mpi4py import MPI
+
+import fusedstep as fs
+from fusedstep.mpi import LostRankError, RankError, Sharded, _files
+from fusedstep.sparse import SparseRows
+
+RANK, SIZE = MPI.COMM_WORLD.rank, MPI.COMM_WORLD.size
+SHAPES: dict[str, tuple[int, ...]] = {"a": (3,), "b": (67, 130), "c": (), "none": (0, 4), "d": (5000,), "e": (2048,)}
+SMALL = 1 << 14  # bytes of a bucket: several of them
+
+
+def model(seed: int, dtype: Any = np.float32) -> dict[str, Array]:
+    return {name: numbers(shape, dtype, seed + i) for i, (name, shape) in enumerate(SHAPES.items())}
+
+
+def mean(grads: list[Array], dtype: Any = np.float64) -> Array:
+    """The definition: added up in the order of the ranks, divided, rounded once."""
+    total = grads[0].astype(dtype)
+    for grad in grads[1:]:
+        total = total + grad.astype(dtype)
+    with np.errstate(all="ignore"):
+        return np.asarray(total / dtype(len(grads)))
+
+
+def averaged(step: int, dtype: Any, compute: Any, special: float = 0.0) -> tuple[dict[str, Any], dict[str, Any]]:
+    """This rank's gradients of a step, and the mean of all ranks'."""
+    every: list[dict[str, Any]] = [
+        {name: numbers(shape, dtype, 1000 * step + 10 * rank + i) for i, (name, shape) in enumerate(SHAPES.items())}
+        for rank in range(SIZE)
+    ]
+    if special:  # on one rank alone
+        every[step % SIZE]["d"][step] = special
+    wide = np.float64 if compute == np.float64 else np.float32
+    return every[RANK], {name: mean([grads[name] for grads in every]).astype(wide) for name in SHAPES}
+
+
+def compare(
+    cls: Any, dtype: Any = np.float32, special: float = 0.0, steps: int = 3, how: Any = None, **options: Any
+) -> Sharded:
+    """Some steps of all ranks together, and of one process alone, bit for bit."""
+    mine, alone = model(100 + RANK, dtype), model(100, dtype)
+    sharded = Sharded(cls, mine, bucket_bytes=SMALL, timeout=60, **(how or {}), **options)
+    single = cls(alone, **options)
+    compute = np.float64 if dtype == np.float64 else np.float32
+    for step in range(steps):
+        grads, reduced = averaged(step, dtype, compute, special)
+        if step == 1:
+            grads["d"] = reduced["d"] = None
+        assert sharded.step(grads, grad_scale=2.0) == single.step(reduced, grad_scale=2.0)
+        assert_same(mine, alone, f"{cls.__name__}, {dtype}, {options}, step {step}")
+    whole, expected = sharded.state_dict(), single.state_dict()
+    assert_same(whole["state"], expected["state"], f"states of {cls.__name__}, {dtype}, {options}")
+    assert whole["fusedstep"] == expected["fusedstep"]
+    assert sharded.grad_norm == single.grad_norm or sharded.grad_norm != sharded.grad_norm
+    if options.get("ema_decay"):
+        assert_same(sharded.ema_params(), single.ema_params())
+    return sharded
+
+
+def rules() -> None:
+    """Every rule with every set of its options."""
+    for rule, row in ROWS.items():
+        for options in row.options:
+            compare(CLASSES[rule], steps=2, **{"max_grad_norm": 0.5, **options} if len(options) % 2 else options)
+
+
+def storage() -> None:
+    """Formats, masters, rounding, step options, dtypes."""
+    for state_format in ("bfloat16", "8bit"):
+        for cls in (fs.AdamW, fs.LAMB, fs.SGD):
+            more: dict[str, Any] = {"momentum": 0.9} if cls is fs.SGD else {}
+            compare(cls, state_format=state_format, **more)
+    for dtype in (BFLOAT16, np.float16):
+        compare(fs.AdamW, dtype, rounding="stochastic", seed=7, max_grad_norm=1.0)
+        compare(fs.AdamW, dtype, master="float32", state_format="8bit", ema_decay=0.9)
+        compare(fs.LARS, dtype)
+    compare(fs.AdamW, BFLOAT16, master="split", state_format="bfloat16")
+    compare(fs.AdamW, np.float64, ema_decay=0.5, clip_value=0.1)
+    step_options: list[dict[str, Any]] = [
+        {"maximize": True},
+        {"skip_nonfinite": True},
+        {"clip_value": 0.01, "ema_decay": 0.9},
+    ]
+    for options in step_options:
+        compare(fs.Adam, **options)
+    for special in (np.inf, np.nan):
+        assert compare(fs.Adam, special=special, skip_nonfinite=True, max_grad_norm=1.0).skipped_steps == 2
+        compare(fs.Adam, special=special, max_grad_norm=1.0)
+    compare(fs.LAMB, how={"split": False}, max_grad_norm=1.0)
+    compare(fs.AdamW, how={"split": False}, state_format="8bit")
+
+
+def traffic() -> None:
+    """Dtypes of the way and of the sum; gradients that are bound, copied, cleared; groups; a model of one number."""
+    for sum_dtype, grad_dtype in (("float32", None), ("float64", "bfloat16"), ("float32", "bfloat16")):
+        mine, alone = model(5), model(5)
+        sharded = Sharded(fs.Adam, mine, sum_dtype=sum_dtype, grad_dtype=grad_dtype, bucket_bytes=SMALL, timeout=60)
+        single: fs.Optimizer = fs.Adam(alone)
+        for step in range(2):
+            every = [model(50 * step + 7 * rank) for rank in range(SIZE)]
+            sent = [{k: g.astype(BFLOAT16) if grad_dtype else g for k, g in grads.items()} for grads in every]
+            sharded.step(every[RANK])
+            total: Any = np.float64 if sum_dtype == "float64" else np.float32
+            single.step({k: mean([grads[k] for grads in sent], total).astype(np.float32) for k in SHAPES})
+            assert_same(mine, alone, f"{sum_dtype}, {grad_dtype}, step {step}")
+
+    grads = model(9)
+    mine, alone = model(5), model(5)
+    bound = Sharded(fs.SGD, mine, lr=0.5, grads=grads, zero_grads=True, timeout=60)
+    single = fs.SGD(alone, lr=0.5)
+    assert bound.step() and single.step(model(9))
+    assert_same(mine, alone, "bound")
+    assert all((grad == 0).all() for grad in grads.values())
+
+    cast = Sharded(fs.SGD, mine, lr=0.5, cast_grads=True, zero_grads=True, timeout=60)
+    wide = {k: np.asarray(g, np.float64, order="F") for k, g in model(9).items()}
+    assert cast.step(wide) and single.step(model(9))
+    assert_same(mine, alone, "cast")
+    assert all((grad == 0).all() for grad in wide.values())
+
+    def groups(seed: int) -> Any:
+        made = model(seed)
+        return [{"params": {"b": made["b"]}, "lr": 0.25}, {"params": [made["a"], (made["d"],)]}]
+
+    ours, theirs = groups(5), groups(5)
+    sharded, other = Sharded(fs.Adam, ours, lr=0.5, timeout=60), fs.Adam(theirs, lr=0.5)
+    for rate in (0.5, 0.125):
+        sharded.param_groups[1]["lr"] = other.param_groups[1]["lr"] = rate
+        grads_ = [group["params"] for group in groups(3)]
+        sharded.step(grads_)
+        other.step(grads_)
+    assert_same([g["params"] for g in ours], [g["params"] for g in theirs], "groups")
+    sharded.lr = 0.0625
+    assert sharded.param_groups[0]["lr"] == 0.0625
+
+    ours, theirs = model(5), model(5)
+    chosen: dict[str, Any] = {"where": lambda path, array: array.ndim < 2, "lr": 0.25}
+    sharded, other = Sharded(fs.Adam, fs.groups(ours, **chosen), timeout=60), fs.Adam(fs.groups(theirs, **chosen))
+    for two_ in (sharded, other):
+        two_.step(model(9))
+    assert_same(ours, theirs, "groups by a condition")
+
+    ours, theirs = model(5), model(5)
+    tree: Any = {name: 0.125 * i for i, name in enumerate(SHAPES)}
+    decayed = Sharded(fs.AdamW, ours, weight_decay=tree, timeout=60), fs.AdamW(theirs, weight_decay=tree)
+    for one_ in decayed:
+        one_.step(model(9))
+    assert_same(ours, theirs, "options as trees")
+
+    compare(fs.Muon, lr=0.02)  # whole matrices, whose products have the same bits on one machine
+    compare(fs.Muon, state_format="8bit", min_quantized_size=0, rest={"rule": "lion"}, max_grad_norm=1.0)
+
+    ours, theirs = model(5), model(5)
+    summed = Sharded(fs.Adam, ours, accumulate_steps=2, max_grad_norm=1.0, zero_grads=True, timeout=60)
+    other = fs.Adam(theirs, accumulate_steps=2, max_grad_norm=1.0)
+    for step in range(4):
+        every = [model(50 * step + 7 * rank) for rank in range(SIZE)]
+        given = every[RANK] | ({"d": None} if step == 1 else {})
+        averages = {k: mean([grads[k] for grads in every]).astype(np.float32) for k in SHAPES}
+        summed.step(given)
+        other.step(averages | ({"d": None} if step == 1 else {}))
+        assert_same(ours, theirs, f"summed, step {step}")
+        assert all(grad is None or (grad == 0).all() for grad in given.values())
+        if step == 2:
+            assert_same(summed.state_dict()["state"], other.state_dict()["state"], "sums")
+
+    tiny = np.array([float(RANK)], np.float32)  # rank 0's values count
+    one = Sharded(fs.SGD, tiny, lr=1.0, timeout=60)
+    one.step(np.array([float(RANK)], np.float32))
+    assert tiny[0] == -(SIZE - 1) / 2
+
+    mine, alone = model(5), model(5)
+    free: Any = Sharded(fs.ScheduleFreeSGD, mine, timeout=60)
+    alike: Any = fs.ScheduleFreeSGD(alone)
+    for optimizer in (free, alike):
+        optimizer.step(model(9))
+        optimizer.eval()
+    assert_same(mine, alone, "eval")
+    for optimizer in (free, alike):
+        optimizer.train()
+    assert_same(mine, alone, "train")
+
+
+def refused(kinds: Any, text: str, work: Callable[[], object]) -> None:
+    try:
+        work()
+    except kinds as error:
+        assert text in str(error), error
+    else:
+        raise AssertionError(f"no error with {text!r}")
+
+
+def errors() -> None:
+    """An error on one rank is one on all, and nothing has changed."""
+    last = SIZE - 1
+    one = (TypeError, ValueError) if last == RANK else RankError
+    params = model(5)
+    opt = Sharded(fs.Adam, params, timeout=60)
+    opt.step(model(6))
+    before, states = {k: p.copy() for k, p in params.items()}, opt.state_dict()
+    wrong: list[tuple[str, Any]] = [
+        ("got dtype float64", np.zeros(3)),
+        ("got shape (4,)", np.zeros(4, np.float32)),
+        ("got SparseRows", SparseRows(np.array([0]), np.zeros(1, np.float32))),
+    ]
+    for text, grad in wrong:
+        grads = model(6) | ({"a": grad} if last == RANK else {})
+        refused(one, text, functools.partial(opt.step, grads))
+    refused(one, "grad_scale", lambda: opt.step(model(6), grad_scale=0.0 if last == RANK else 1.0))
+    if SIZE > 1:
+        refused(RankError, 'grads["d"]', lambda: opt.step(model(6) | ({"d": None} if last == RANK else {})))
+        half = np.zeros(5000, np.float16)
+        refused(RankError, 'grads["d"]', lambda: opt.step(model(6) | ({"d": half} if last == RANK else {})))
+        refused(RankError, "grad_scale", lambda: opt.step(model(6), grad_scale=1.0 + (last == RANK)))
+        opt.lr = 0.1 + (last == RANK)
+        refused(RankError, 'param_groups[0]["lr"]', lambda: opt.step(model(6)))
+        opt.lr = 1e-3
+        refused(RankError, 'params["a"]', lambda: Sharded(fs.Adam, model(5) | {"a": np.zeros(3 + RANK, np.float32)}))
+    bad = {**states, "state": {**states["state"], 1: {**states["state"][1], "exp_avg": np.zeros(3, np.float32)}}}
+    refused(one, "got shape (3,)", lambda: opt.load_state_dict(bad if last == RANK else states))
+    refused(AttributeError, "learning_rate", lambda: setattr(opt, "learning_rate", 1.0))
+    refused(AttributeError, "add_param_group", lambda: opt.add_param_group)
+    refused(ValueError, "needs all parameters", lambda: opt.param_groups.append({"params": np.zeros(2, np.float32)}))
+    refused((TypeError, RankError), "needs an optimizer class", lambda: Sharded(dict, params))  # type: ignore[arg-type]
+    refused((ValueError, RankError), "bucket_bytes", lambda: Sharded(fs.Adam, params, bucket_bytes=0))
+    refused((ValueError, RankError), "grad_dtype", lambda: Sharded(fs.Adam, params, grad_dtype="float16"))
+    refused(ValueError, "timeout", lambda: Sharded(fs.Adam, params, timeout=0))
+    assert_same(params, before, "parameters")
+    assert_same(opt.state_dict()["state"], states["state"], "states")
+
+    small = {"x": np.ones(9000, np.float16), "y": np.ones(3, np.float16)}
+    opt = Sharded(fs.SGD, small, lr=1.0, timeout=60)
+    big = {"x": np.zeros(9000, np.float16), "y": np.full(3, -60000, np.float16)}
+    opt.step(big)
+    refused(OverflowError, 'params["y"]', lambda: opt.step(big))
+    assert (small["y"] == np.float16(60001)).all()
+    assert opt.step({name: np.zeros_like(array) for name, array in small.items()})
+
+
+def equal_grads(step: int) -> dict[str, Array]:
+    """The same on every rank: so is their mean, on any number of ranks."""
+    return model(300 + step, BFLOAT16)
+
+
+def trained(steps: int, **options: Any) -> tuple[dict[str, Array], fs.Optimizer]:
+    params = model(100, BFLOAT16)
+    opt = fs.AdamW(params, **options)
+    for step in range(steps):
+        opt.step(equal_grads(step))
+    return params, opt
+
+
+OPTIONS: dict[str, Any] = {
+    "lr": 0.01,
+    "state_format": "8bit",
+    "master": "split",
+    "ema_decay": 0.9,
+    "max_grad_norm": 1.0,
+    "amsgrad": True,
+}
+
+
+def save(folder: str) -> None:
+    """Train and save twice."""
+    params = model(100, BFLOAT16)
+    opt = Sharded(fs.AdamW, params, timeout=60, **OPTIONS)
+    for step in range(3):
+        opt.step(equal_grads(step))
+        opt.save(folder)
+
+
+def resume(folder: str) -> None:
+    """Go on where `save` ended, on another number of ranks."""
+    params = dict(reversed(model(7, BFLOAT16).items()))  # another order: by name
+    opt = Sharded(fs.AdamW, params, timeout=60, **OPTIONS)
+    opt.load(folder)
+    for step in range(3, 5):
+        opt.step(equal_grads(step))
+    alone, single = trained(5, **OPTIONS)
+    assert_same(dict(sorted(params.items())), dict(sorted(alone.items())), "resumed")
+    again = fs.AdamW(alone, **OPTIONS)
+    again.load_state_dict(opt.state_dict())
+    assert_same(again.state_dict()["state"], single.state_dict()["state"], "states")
+    other = Sharded(fs.AdamW, alone, timeout=60, **OPTIONS)
+    other.load_state_dict(single.state_dict())
+    assert_same(other.state_dict()["state"], single.state_dict()["state"], "of one process")
+
+
+def damaged(folder: str) -> None:
+    """Files that are not whole are an error on all ranks, and nothing has changed."""
+    params = model(7, BFLOAT16)
+    opt = Sharded(fs.AdamW, params, timeout=60, **OPTIONS)
+    before = {k: p.copy() for k, p in params.items()}
+    refused((ValueError, RankError, OSError), "", lambda: opt.load(folder))
+    assert_same(params, before, "parameters")
+    assert opt.steps_taken == 0
+
+
+def die(folder: str, moment: str) -> None:
+    """Rank 1 ends in the middle of a step or while it saves; or it stops without an end."""
+    opt = Sharded(fs.AdamW, model(100, BFLOAT16), timeout=1.5, **OPTIONS)
+    for step in range(3):
+        opt.step(equal_grads(step))
+    opt.save(folder)
+    end: Callable[[], object] = lambda: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
+    if moment == "stop":
+        end = lambda: time.sleep(1000)  # noqa: E731
+    if RANK == 1 and moment == "save":
+        os.replace = lambda *names: end()  # type: ignore[assignment]
+    elif RANK == 1:
+        opt._traffic.receive = lambda bucket: end()  # type: ignore[method-assign,assignment]
+        opt._share(opt._part._model, [(p.begin, p.size - p.begin - p.array.size) for p in opt._pieces])
+    try:
+        opt.step(equal_grads(3))
+        opt.save(folder)
+    except LostRankError as error:
+        print(error, flush=True)
+        refused(LostRankError, "rank 1", lambda: opt.step(equal_grads(4)))
+        raise
+
+
+if __name__ == "__main__":
+    assert _files.INDEX == "index.json"
+    globals()[sys.argv[1]](*sys.argv[2:])
+    print("done", flush=True)

@@ -1,0 +1,110 @@
+"""Optimizers of several processes: the bytes of one, whatever their number; errors, deaths and checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import fusedstep as fs
+
+pytest.importorskip("mpi4py", reason="mpi4py is not installed: pip install mpi4py mpich")
+MPIEXEC = shutil.which("mpiexec", path=os.pathsep.join([str(pathlib.Path(sys.executable).parent), os.environ["PATH"]]))
+if MPIEXEC is None:
+    pytest.skip("there is no mpiexec: pip install mpich", allow_module_level=True)
+
+from fusedstep.mpi._cut import BLOCK, Cut  # noqa: E402
+
+RANKS = pathlib.Path(__file__).with_name("mpi_ranks.py")
+
+
+def run(ranks: int, *arguments: object, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    """Run a scenario of `mpi_ranks` on so many ranks."""
+    path = os.pathsep.join([str(pathlib.Path(fs.__file__).parent.parent), str(RANKS.parent)])
+    environment = os.environ | {"PYTHONPATH": path, "FUSEDSTEP_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    command = [str(MPIEXEC), "-n", str(ranks), sys.executable, "-W", "error", "-m", "mpi4py", str(RANKS)]
+    return subprocess.run(
+        [*command, *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=timeout
+    )
+
+
+def succeeds(ranks: int, *arguments: object) -> None:
+    done = run(ranks, *arguments)
+    assert done.returncode == 0 and done.stdout.count("done") == ranks, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+@pytest.mark.parametrize("scenario", ["rules", "storage", "traffic", "errors"])
+def test_several_processes_have_the_bytes_of_one(scenario: str, ranks: int) -> None:
+    succeeds(ranks, scenario)
+
+
+def test_resumes_on_another_number_of_ranks(tmp_path: pathlib.Path) -> None:
+    succeeds(3, "save", tmp_path)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == [*(f"00000002.rank-{rank:05d}-of-00003.npz" for rank in range(3)), "index.json"]
+    for ranks in (1, 2, 4):
+        succeeds(ranks, "resume", tmp_path)
+
+
+@pytest.mark.parametrize("how", ["cut", "changed", "missing", "index", "no checkpoint"])
+def test_damaged_checkpoints_are_refused(how: str, tmp_path: pathlib.Path) -> None:
+    succeeds(2, "save", tmp_path)
+    file, index = sorted(tmp_path.glob("*.npz"))[1], tmp_path / "index.json"
+    data = bytearray(file.read_bytes())
+    if how == "cut":
+        file.write_bytes(data[:-100])
+    elif how == "changed":
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+    elif how == "missing":
+        file.unlink()
+    elif how == "index":
+        index.write_text(index.read_text()[:-50])
+    else:
+        index.unlink()
+    succeeds(2, "damaged", tmp_path)
+
+
+@pytest.mark.parametrize("moment", ["step", "save", "stop"])
+def test_a_lost_rank_ends_the_others_and_the_checkpoint_is_whole(moment: str, tmp_path: pathlib.Path) -> None:
+    done = run(3, "die", tmp_path, moment, timeout=60)
+    assert done.returncode != 0 and "done" not in done.stdout
+    if moment == "stop":
+        assert "got no answer from rank 1 in 1.5 s, needs all ranks" in done.stdout, done.stdout + done.stderr
+    assert json.loads((tmp_path / "index.json").read_text())["number"] == 0
+    succeeds(2, "resume", tmp_path)
+
+
+@given(
+    st.lists(st.sampled_from([0, 1, 5, 2047, 2048, 2049, 5000, 70000]), min_size=1, max_size=12),
+    st.integers(1, 9),
+    st.booleans(),
+    st.integers(1, 9000),
+)
+def test_a_cut_gives_every_element_to_one_rank(sizes: list[int], ranks: int, split: bool, most: int) -> None:
+    cut = Cut(sizes, ranks, split)
+    for tensor, size in enumerate(sizes):
+        pieces = [piece for rank in range(ranks) if (piece := cut.piece(rank, tensor)) != (0, 0)]
+        assert [begin for begin, _ in pieces[1:]] == [end for _, end in pieces[:-1]]
+        assert all(begin % (BLOCK if split else max(size, 1)) == 0 for begin, _ in pieces)
+        assert (pieces[0][0], pieces[-1][1]) == (0, size) if size else not pieces
+    shares = [sum(run.end - run.begin for run in cut.runs(rank)) for rank in range(ranks)]
+    if split:
+        assert max(shares) - sum(sizes) / ranks <= BLOCK
+
+    buckets = cut.buckets(most)
+    for rank in range(ranks):
+        ordered = [run for bucket in buckets for run in bucket[rank]]
+        assert all(run.begin % BLOCK == 0 and run.begin < run.end for run in ordered)
+        assert sum(run.end - run.begin for run in ordered) == shares[rank] and ordered == sorted(ordered)
+        assert all(sum(r.end - r.begin for r in bucket[rank]) <= max(most, BLOCK) for bucket in buckets)
+        ends = cut.bucket_ends(rank, buckets)
+        assert ends == sorted(ends) and len(ends) == len(buckets) and ends[-1] == (len(sizes), 0)

@@ -1,0 +1,148 @@
+"""Several native models that step pieces of the same tensors together, here on threads of one process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import Array, assert_same, numbers
+
+import fusedstep as fs
+from fusedstep import _core
+
+SIZES = [5, 9000, 3, 0, 4100]
+PLACES = [(0, 0), (1, 4096), (1, 8192), (5, 0)]  # where each of three shares begins, and the end
+
+
+def piece(array: Array, tensor: int, share: int) -> tuple[int, int]:
+    (first, begin), (last, end) = PLACES[share], PLACES[share + 1]
+    low = 0 if tensor > first else begin if tensor == first else array.size
+    high = array.size if tensor < last else end if tensor == last else 0
+    return (low, high) if low < high else (0, 0)
+
+
+class Together:
+    """Adds up what all threads have."""
+
+    def __init__(self, count: int) -> None:
+        self.values: list[Array] = [np.zeros(0)] * count
+        self.barrier = threading.Barrier(count, timeout=30)
+
+    def sum(self, share: int) -> Callable[[memoryview], None]:
+        def add(values: memoryview) -> None:
+            mine = np.frombuffer(values)
+            self.values[share] = mine.copy()
+            self.barrier.wait()
+            mine[...] = sum(self.values)
+            self.barrier.wait()
+
+        return add
+
+
+def in_threads(work: Callable[[int], None]) -> None:
+    errors: list[BaseException] = []
+
+    def run(share: int) -> None:
+        try:
+            work(share)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(share,)) for share in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+@pytest.mark.parametrize("cls", [fs.AdamW, fs.LAMB])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"max_grad_norm": 0.25},
+        {"skip_nonfinite": True},
+        {"rounding": "stochastic"},
+        {"state_format": "8bit", "min_quantized_size": 0},
+    ],
+)
+def test_pieces_have_the_bits_of_the_whole(cls: Any, options: dict[str, Any]) -> None:
+    dtype: Any = np.float16 if "rounding" in options else np.float32
+    whole, shared = ([numbers(size, dtype, i) for i, size in enumerate(SIZES)] for _ in range(2))
+    single = cls(whole, **options)
+    together = Together(3)
+    places = [[piece(array, t, share) for t, array in enumerate(shared)] for share in range(3)]
+    log: list[Any] = []
+    opts = []
+    for share in range(3):
+        opt = cls([array[begin:end] for array, (begin, end) in zip(shared, places[share], strict=True)], **options)
+        around = [(begin, n - end) for n, (begin, end) in zip(SIZES, places[share], strict=True)]
+        note = log.append if share == 1 else lambda _: None
+        opt._model.share_tensors(
+            around,
+            [(1, 2048) if share < 2 else (4, 2048), (5, 0)],
+            lambda note=note: note("begin"),
+            lambda bucket, note=note: note(("receive", bucket)),
+            together.sum(share),
+            lambda bucket, note=note: note(("send", bucket)),
+        )
+        opts.append(opt)
+    for step in range(3):
+        grads = [numbers(size, dtype, 10 * step + i) for i, size in enumerate(SIZES)]
+        if step == 1 and "skip_nonfinite" in options:
+            grads[4][7] = np.inf
+        taken = single.step(grads)
+
+        def work(share: int, grads: list[Array] = grads, taken: bool = taken) -> None:
+            own = [grad[begin:end] for grad, (begin, end) in zip(grads, places[share], strict=True)]
+            assert opts[share].step(own) == taken
+            assert opts[share].grad_norm == single.grad_norm
+
+        in_threads(work)
+        assert_same(shared, whole, f"step {step}")
+    pipelined = cls is fs.AdamW and options.keys() <= {"state_format", "min_quantized_size"}
+    order = [("receive", 0), ("send", 0), ("receive", 1), ("send", 1)]
+    assert log[:5] == ["begin", *(order if pipelined else sorted(order))]
+
+
+def test_an_error_of_any_call_ends_the_step() -> None:
+    param = np.ones(3, np.float32)
+    opt = fs.SGD([param], lr=1.0, max_grad_norm=1.0)
+    grad = np.ones(3, np.float32)
+
+    def fails(*_: Any) -> None:
+        raise KeyError("lost")
+
+    for failing in range(4):
+        calls: list[Any] = [fails if i == failing else lambda *_: None for i in range(4)]
+        opt._model.share_tensors([(0, 0)], [(1, 0)], *calls)
+        with pytest.raises(KeyError, match="lost"):
+            opt.step([grad])
+        if failing < 3:  # before anything is sent
+            assert (param == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("pieces", "buckets", "message"),
+    [
+        ([], [(1, 0)], "pieces: got 0, needs 1"),
+        ([(1, 0)], [(1, 0)], "within a block"),
+        ([(0, 5)], [(1, 0)], "within a block"),
+        ([(0, 0)], [], "ends before the last tensor"),
+        ([(0, 0)], [(0, 0)], "ends before the last tensor"),
+        ([(0, 0)], [(0, 2)], "ascending places"),
+        ([(0, 0)], [(2, 0)], "ascending places"),
+        ([(0, 0)], [(1, 0), (0, 0)], "ascending places"),
+    ],
+)
+def test_wrong_pieces_are_refused(pieces: list[tuple[int, int]], buckets: list[tuple[int, int]], message: str) -> None:
+    opt = fs.SGD([np.ones(3, np.float32)], lr=1.0)
+    with pytest.raises(ValueError, match=message):
+        opt._model.share_tensors(pieces, buckets, *[lambda *_: None] * 4)
+    assert isinstance(opt._model, _core.Model)
+    assert opt.step([np.ones(3, np.float32)])
