@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -187,6 +188,23 @@ def test_resuming_between_the_gradients(stop: int, dtype: Any) -> None:
         feed(other, range(3 + stop, 9))
         assert_same(snapshot(other), snapshot(opt))
         assert other.steps_taken == 3
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "npz"])
+def test_files_between_the_gradients(kind: str, tmp_path: Path) -> None:
+    params = [parameters(FLOAT32), parameters(FLOAT32)]
+    opt, other = (fs.Adam(each, accumulate_steps=3) for each in params)
+    for seed in range(4):
+        opt.step(gradients(seed))
+    fs.save(tmp_path / f"training.{kind}", params=params[0], optimizer=opt)
+    other.step(gradients(9))
+    fs.load(tmp_path / f"training.{kind}", params=params[1], optimizer=other)
+    assert other.accumulated == 1
+    for seed in range(4, 6):
+        opt.step(gradients(seed))
+        other.step(gradients(seed))
+    assert_same(snapshot(other), snapshot(opt))
+    assert other.steps_taken == 2
 
 
 def test_a_state_dict_that_does_not_fit() -> None:

@@ -234,6 +234,26 @@ def test_bad_gradients_and_options() -> None:
             Failing(good, fail=value)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", ["param", "velocity", "ema"])
+def test_arrays_that_are_changed_in_place(name: str) -> None:
+    opt = Average([np.ones(8, np.float32), np.ones(8, np.float32)], ema_decay=0.5)
+    opt.step([np.ones(8, np.float32)] * 2)
+    slot = opt._slots[1]
+    array = {"param": slot.param, **dict(slot.items())}[name]
+    before = snapshot(opt)
+    array.flags.writeable = False
+    with pytest.raises(ValueError, match=r"^params\[1\].*: got a read-only array"):
+        opt.step([np.ones(8, np.float32)] * 2)
+    array.flags.writeable = True
+    assert_same(snapshot(opt), before)
+    if name == "param":
+        array.resize(4, refcheck=False)
+        with pytest.raises(ValueError, match=r"^params\[1\] velocity: got shape"):
+            opt.step([np.ones(8, np.float32), np.ones(4, np.float32)])
+    assert opt.steps_taken == 1
+
+
 def test_beyond_float16() -> None:
     param = np.full(5, 60000, np.float16)
     opt = Average(param, lr=1.0, beta=0.0)

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Checkpoint",
     "ExponentialAverage",
-    "Saving",
     "NumPyOptimizer",
+    "Saving",
     "SparseRows",
     "__version__",
     "available_isas",

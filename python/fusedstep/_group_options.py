@@ -13,7 +13,7 @@ from .reference import RULES
 __all__ = ["GROUP_OPTIONS", "Number", "Options", "Structure", "check_choice", "check_group"]
 
 Number: TypeAlias = float | Callable[[int], float]  # a hyper-parameter: its value, or a schedule of the steps completed
-Structure = Any  # an array, or any nesting of dict, list and tuple of arrays
+Structure = Any  # an array, or any nesting of containers of arrays (see `Optimizer`)
 
 MASTERS = (None, "float32", "split")
 ROUNDINGS = ("nearest", "stochastic")

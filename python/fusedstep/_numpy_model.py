@@ -16,7 +16,7 @@ from ._hyper import check_hyper
 from ._slots import Slot
 from .reference import RULES
 from .reference._arithmetic import sum_of_squares
-from .reference._checks import check_overlap
+from .reference._checks import check_array, check_overlap
 from .reference._frame import _check_scale, _is_finite, _multiplier, _step_one
 from .reference._storage import Stored, check_gradient, store_param, store_state
 from .reference._tensors import Tensor
@@ -174,7 +174,10 @@ class NumPyModel:
             param = store_param(slot.param, name, slot.master, rounding, (self._seed, slot.number, step))
             states = [store_state(slot.states[s.name], f"{name} {s.name}", s.kind, param) for s in self._rule.states]
             memory += [*param.memory, *(item for state in states for item in state.memory)]
-            memory += [] if slot.ema is None else [(f"{name} ema", slot.ema, True)]
+            if slot.ema is not None:
+                memory.append(
+                    (f"{name} ema", check_array(slot.ema, f"{name} ema", (param.kind,), slot.param.shape), True)
+                )
             if grad is not None:
                 given = check_gradient(grad, "grads" + slot.path, param, self._zero_grads)
                 memory.append(("grads" + slot.path, given, self._zero_grads))
