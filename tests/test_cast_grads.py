@@ -377,6 +377,22 @@ def test_a_gradient_that_loads_a_state_dict() -> None:
     assert opt.steps_taken == 1
 
 
+def test_a_gradient_that_adds_parameters() -> None:
+    opt = fs.SGD([parameter(FLOAT32), parameter(FLOAT32)], cast_grads=True)
+
+    class Adding:
+        def __array__(self, *args: Any, **kwargs: Any) -> Any:
+            if len(opt.param_groups) == 1:
+                opt.add_param_group({"params": parameter(FLOAT32)})
+            return gradients()
+
+    before = snapshot(opt)
+    with pytest.raises(ValueError, match=r"^grads: got 2 gradients, needs 3"):
+        opt.step([Adding(), gradients()])
+    assert_same(snapshot(opt)[:2], before)
+    assert opt.step([[gradients(), gradients()], gradients()])
+
+
 # ---- other libraries ----
 
 

@@ -78,7 +78,8 @@ class Casts:
         written = _written(self._slots) if zero_grads else []
         return [
             grad if grad is None or self._is_plain(slot, grad) else self._copy(i, slot, grad, written, zero_grads)
-            for i, (slot, grad) in enumerate(zip(self._slots, grads, strict=True))
+            # A list of their own: a gradient that is read may add parameters, which the step then misses.
+            for i, (slot, grad) in enumerate(zip(list(self._slots), grads, strict=True))
         ]
 
     def _is_plain(self, slot: Slot, grad: Any) -> bool:
