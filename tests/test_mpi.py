@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -23,13 +24,16 @@ if MPIEXEC is None:
 from fusedstep.mpi._cut import BLOCK, Cut  # noqa: E402
 
 RANKS = pathlib.Path(__file__).with_name("mpi_ranks.py")
+EXAMPLE = RANKS.parent.parent / "examples" / "sharded.py"
 
 
-def run(ranks: int, *arguments: object, timeout: float = 240) -> subprocess.CompletedProcess[str]:
-    """Run a scenario of `mpi_ranks` on so many ranks."""
+def run(
+    ranks: int, *arguments: object, program: pathlib.Path = RANKS, timeout: float = 240
+) -> subprocess.CompletedProcess[str]:
+    """Run a program, or a scenario of `mpi_ranks`, on so many ranks."""
     path = os.pathsep.join([str(pathlib.Path(fs.__file__).parent.parent), str(RANKS.parent)])
     environment = os.environ | {"PYTHONPATH": path, "FUSEDSTEP_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    command = [str(MPIEXEC), "-n", str(ranks), sys.executable, "-W", "error", "-m", "mpi4py", str(RANKS)]
+    command = [str(MPIEXEC), "-n", str(ranks), sys.executable, "-W", "error", "-m", "mpi4py", str(program)]
     return subprocess.run(
         [*command, *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=timeout
     )
@@ -81,6 +85,20 @@ def test_a_lost_rank_ends_the_others_and_the_checkpoint_is_whole(moment: str, tm
         assert "got no answer from rank 1 in 1.5 s, needs all ranks" in done.stdout, done.stdout + done.stderr
     assert json.loads((tmp_path / "index.json").read_text())["number"] == 0
     succeeds(2, "resume", tmp_path)
+
+
+@pytest.mark.skipif(not EXAMPLE.exists(), reason="needs the repository's examples and pages")
+def test_the_example_of_the_page(tmp_path: pathlib.Path) -> None:
+    page = (EXAMPLE.parent.parent / "docs" / "processes.md").read_text(encoding="utf-8")
+    program = EXAMPLE.read_text(encoding="utf-8")
+    assert program[program.index("from __future__") :] in page
+    shown = re.findall(r"\| `(\d+ steps on \d processes), loss ([0-9.]+), (.* bytes each)` \|", page)
+    for ranks, (steps, loss, size) in zip((2, 3, 1), shown, strict=True):
+        done = run(ranks, tmp_path, program=EXAMPLE)
+        assert done.returncode == 0, done.stdout + done.stderr
+        begin, middle, end = done.stdout.strip().split(", ")
+        assert (begin, end) == (steps, size)
+        assert float(middle.removeprefix("loss ")) == pytest.approx(float(loss), rel=0.05)  # other BLAS libraries
 
 
 @given(

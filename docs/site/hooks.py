@@ -55,6 +55,7 @@ def api() -> dict[str, str]:
         "schedules": ("Schedules", [f"schedules.{n}" for n in public("schedules")]),
         "torch": ("fusedstep.torch", [f"torch.{n}" for n in public("torch")]),
         "keras": ("fusedstep.keras", [f"keras.{n}" for n in public("keras")]),
+        "mpi": ("fusedstep.mpi", [f"mpi.{n}" for n in public("mpi")]),
         "package": ("Everything else", rest),
     }
     texts = {
