@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import IO, Any, Final
+from typing import Any, BinaryIO, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from .. import formats
 from .._names import match
 from .._pieces import BLOCK_8BIT
+from ..files._replace import replace
 from ._part import Part, Piece
 from ._ranks import Ranks
 
@@ -57,8 +59,9 @@ def write(
         for key, value in own["state"][part._slots[tensor].number].items():
             if isinstance(value, np.ndarray):
                 plain[f"{tensor}.{key}"] = _plain(value)
+    size = sum(array.nbytes for array in plain.values())
     try:
-        together(lambda: _replace(path, lambda file: np.savez(file, **plain)))
+        together(lambda: _written(path, size, lambda file: np.savez(file, **plain)))
     except BaseException:
         with contextlib.suppress(OSError):
             os.remove(path)
@@ -67,7 +70,7 @@ def write(
 
     def finish() -> None:
         text = json.dumps(_index(part, params, own, files, number), indent=1, default=_number).encode()
-        _replace(os.path.join(folder, INDEX), lambda file: file.write(text))
+        _written(os.path.join(folder, INDEX), len(text), lambda file: file.write(text))
 
     together(lambda: finish() if first else None)
     if first:
@@ -105,25 +108,15 @@ def _next_number(folder: str) -> int:
     return int(_read_index(folder)["number"]) + 1 if os.path.exists(path) else 0
 
 
-def _replace(path: str, fill: Callable[[IO[bytes]], Any]) -> None:
-    """Write a file that is there whole or not at all."""
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        with open(temporary, "wb") as file:
-            fill(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.remove(temporary)
-        raise
-    if os.name == "posix":
-        folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+def _written(path: str, size: int, fill: Callable[[BinaryIO], Any]) -> None:
+    """Write a file of about so many bytes that is there whole or not at all."""
+
+    def write(file: BinaryIO) -> None:
+        buffered = io.BufferedWriter(cast(io.RawIOBase, file))
+        fill(buffered)
+        buffered.detach()  # flushed; its owner closes it
+
+    replace(path, size, write, keep=1)
 
 
 def _remove_others(folder: str, kept: set[str]) -> None:
