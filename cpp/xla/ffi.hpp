@@ -10,6 +10,7 @@
 namespace fusedstep::xla {
 
 constexpr int kApiMajor = 0;
+constexpr int kApiMinor = 1;  // the first with all that is here
 
 struct Extension {
     std::size_t struct_size;

@@ -267,14 +267,19 @@ Error* error(const Api& api, const std::string& message, int code) {
 }
 
 // A registration, not a step: the runtime asks which version of the interface this is. Its own, if it is one whose
-// structures are those of ffi.hpp.
+// structures are those of ffi.hpp. One that does not tell its own (jaxlib 0.5) compares for itself.
 Error* tell_version(const CallFrame& call, Metadata& metadata) {
-    const ApiVersion& version = call.api->version;
-    if (version.major != kApiMajor || call.struct_size < offsetof(CallFrame, future))
-        return error(*call.api,
-                     "jaxlib: got version " + std::to_string(version.major) + "." + std::to_string(version.minor) +
-                         " of XLA's foreign function interface, needs 0.x; use a fusedstep that was made for it",
-                     kInvalidArgument);
+    const bool known = call.struct_size >= offsetof(CallFrame, future);
+    ApiVersion version{sizeof(ApiVersion), nullptr, kApiMajor, known ? kApiMinor : 0};
+    if (call.api != nullptr) {
+        version = call.api->version;
+        if (!known || version.major != kApiMajor || version.minor < kApiMinor)
+            return error(*call.api,
+                         "jaxlib: got version " + std::to_string(version.major) + "." + std::to_string(version.minor) +
+                             " of XLA's foreign function interface, needs 0.1 or later, below 1.0; use a fusedstep "
+                             "that was made for it",
+                         kInvalidArgument);
+    }
     metadata.api_version.major = version.major;
     metadata.api_version.minor = version.minor;
     metadata.traits = 0;
@@ -284,11 +289,11 @@ Error* tell_version(const CallFrame& call, Metadata& metadata) {
 }  // namespace
 
 Error* step(CallFrame* call) noexcept {
+    for (const Extension* extension = call->extensions; extension != nullptr; extension = extension->next)
+        if (extension->type == kMetadataExtension)
+            return tell_version(*call, *reinterpret_cast<const MetadataExtension*>(extension)->metadata);
     const Api& api = *call->api;
     try {
-        for (const Extension* extension = call->extensions; extension != nullptr; extension = extension->next)
-            if (extension->type == kMetadataExtension)
-                return tell_version(*call, *reinterpret_cast<const MetadataExtension*>(extension)->metadata);
         const DefaultFloats guard;  // numbers are converted too
         Call(*call).run();
     } catch (const Refused& refused) {

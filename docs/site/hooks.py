@@ -56,6 +56,7 @@ def api() -> dict[str, str]:
         "torch": ("fusedstep.torch", [f"torch.{n}" for n in public("torch")]),
         "keras": ("fusedstep.keras", [f"keras.{n}" for n in public("keras")]),
         "mpi": ("fusedstep.mpi", [f"mpi.{n}" for n in public("mpi")]),
+        "jax": ("fusedstep.jax", [f"jax.{n}" for n in public("jax")]),
         "package": ("Everything else", rest),
     }
     texts = {

@@ -31,6 +31,8 @@ REFUSED = {
     "params": "parameters are arguments of init() and step()",
     "zero_grads": "gradients of JAX are new arrays every time",
     "cast_grads": "jax.numpy converts them: grad.astype(param.dtype)",
+    "memory": "XLA allocates the states",
+    "accumulate_steps": "optax.MultiSteps adds gradients up, around as_optax()",
 }
 
 
