@@ -82,6 +82,14 @@ ROWS: dict[str, Row] = {
     "lars": row(WD, {"momentum": 0.0}, {"nesterov": True, **WD}, errors=({"nesterov": True, "momentum": 0.0},)),
     "sparse_adam": row({"betas": (0.5, 0.75)}),
     "adabelief": row({"betas": (0.5, 0.75), "eps_root": 1e-3, **WD}),
+    "adan": row({"betas": (0.5, 0.25, 0.75), **WD}, {"no_prox": True, **WD}),
+    "ademamix": row(
+        {"betas": (0.5, 0.75, 0.9), "alpha": 2.0, "alpha_warmup": 3.0, "beta3_warmup": 4.0, **WD},
+        {"betas": (0.0, 0.75, 0.9), "beta3_warmup": 2.0},
+    ),
+    "adopt": row(WD, {"clipping": False}, {"betas": (0.5, 0.75), "decoupled_weight_decay": True, **WD}),
+    "yogi": row({"betas": (0.5, 0.75), **WD}),
+    "stable_adamw": row({"betas": (0.5, 0.75), **WD}, {"weight_decay": 0.0, "eps": 1e-3}),
     "schedule_free_sgd": row({"momentum": 0.5, "warmup_steps": 2, "r": 1.0, **WD}),
     "schedule_free_adamw": row({"betas": (0.5, 0.9), "warmup_steps": 3, "r": 0.5, **WD}),
 }
@@ -212,7 +220,7 @@ def functional_arrays(rule: str, options: Options, params: list[Array], seed: in
             FLOAT64 if params[0].dtype == FLOAT64 else FLOAT32,
             seed + 10 + number,
             special=special,
-            positive=state.kind == "unsigned" or state.name == "step_size",
+            positive=state.kind == "unsigned" or state.name in ("step_size", "sum", "exp_avg_sq"),
             scale=0.1,
         )
     for name, first in RULES[rule].initial_scalars.items():

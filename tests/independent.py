@@ -19,14 +19,14 @@ def load(name: str) -> Any:
 
 
 class TorchPeer:
-    """An optimizer of torch.optim over one parameter."""
+    """An optimizer of torch.optim, or of a library like it, over one parameter."""
 
-    def __init__(self, name: str, param: Array, options: dict[str, Any]) -> None:
+    def __init__(self, name: str, param: Array, options: dict[str, Any], library: str = "torch.optim") -> None:
         torch = self.torch = load("torch")
         torch.set_default_dtype(torch.float64 if param.dtype == np.float64 else torch.float32)
         try:
             self.tensor = torch.nn.Parameter(torch.from_numpy(param.copy()))
-            self.optimizer = getattr(torch.optim, name)([self.tensor], foreach=False, **options)
+            self.optimizer = getattr(load(library), name)([self.tensor], foreach=False, **options)
         finally:
             torch.set_default_dtype(torch.float32)
 

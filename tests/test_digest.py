@@ -169,7 +169,7 @@ def options(rule: str, flags: bool) -> dict[str, Any]:
         return flags if name in switches else known.get(name, 0.5)
 
     return {
-        name: (value(f"{name}.0"), value(f"{name}.1")) if isinstance(default, tuple) else value(name)
+        name: tuple(value(f"{name}.{i}") for i in range(len(default))) if isinstance(default, tuple) else value(name)
         for name, default in RULES[rule].hypers.items()
     }
 

@@ -281,9 +281,11 @@ def wrong_values(rule: str) -> list[tuple[str, Any]]:
         if isinstance(default, bool):
             values = (1, 0.0, "yes", None)
         elif isinstance(default, tuple):
-            a, b = default
-            values = ((a,), (a, b, b), a, "ab", (math.nan, b), (a, math.nan), (-0.1, b), (a, "x"), (a, math.inf), None)
-            values += ((a, 1.0), (1.0, b)) if name != "step_sizes" else ()
+            a, b, *rest = default
+            values = ((a,), (*default, b), a, "ab", None)
+            firsts = [(math.nan, b), (a, math.nan), (-0.1, b), (a, "x"), (a, math.inf)]
+            firsts += [(a, 1.0), (1.0, b)] if name != "step_sizes" else []
+            values += tuple((*first, *rest) for first in firsts)
         else:
             values = (math.nan, "0.1", True, [0.1], 1j, -math.inf, *((-0.1,) if name not in ANY_SIGN else ()))
             values += (

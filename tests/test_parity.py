@@ -336,7 +336,7 @@ def test_hyper_parameters_change_between_steps(rule: str) -> None:
             group["lr"] = lambda done: 0.125 * (done + 1)
             group["weight_decay" if "weight_decay" in group else "lr"] = 0.5
         if t == 3 and "betas" in group:
-            group["betas"] = [0.25, np.float64(0.5)]
+            group["betas"] = [0.25, np.float64(0.5), 0.75][: len(group["betas"])]
         if t == 4:
             group["maximize"] = True
             group["clip_value"] = 0.25

@@ -8,11 +8,12 @@ parameter as the rule rounds it times. The worst of all rules is 2.0 such units 
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
 import pytest
-from cases import first_number
+from cases import CLASSES, first_number
 from independent import OptaxPeer, TorchPeer
 from numpy.typing import NDArray
 
@@ -128,6 +129,26 @@ OPTAX: list[tuple[str, dict[str, Any], Any]] = [
             o.scale_by_learning_rate(1e-3),
         ),
     ),
+    ("ademamix", {}, lambda o: o.contrib.ademamix(1e-3)),
+    (
+        "ademamix",
+        {"betas": (0.8, 0.95, 0.99), "alpha": 8.0, "weight_decay": 0.02},
+        lambda o: o.contrib.ademamix(1e-3, 0.8, 0.95, 0.99, 8.0, weight_decay=0.02),
+    ),
+    ("adopt", {}, lambda o: o.contrib.adopt(1e-3)),
+    (
+        "adopt",
+        {"betas": (0.8, 0.95), "clipping": False},
+        lambda o: o.contrib.adopt(1e-3, 0.8, 0.95, use_clipping=False),
+    ),
+    ("yogi", {}, lambda o: o.yogi(1e-2)),
+    (
+        "yogi",
+        {"betas": (0.8, 0.95), "eps": 1e-4, "weight_decay": 0.02},
+        lambda o: o.chain(
+            o.scale_by_yogi(0.8, 0.95, 1e-4), o.add_decayed_weights(0.02), o.scale_by_learning_rate(1e-2)
+        ),
+    ),
     ("schedule_free_sgd", {"lr": 0.1}, lambda o: o.contrib.schedule_free_sgd(0.1)),
     (
         "schedule_free_sgd",
@@ -141,12 +162,26 @@ OPTAX: list[tuple[str, dict[str, Any], Any]] = [
         lambda o: o.contrib.schedule_free_adamw(2.5e-3, b1=0.7, b2=0.99, weight_decay=0.02),
     ),
 ]
+# rule: pytorch_optimizer's class, and what its options are called where they have other names
+DECOUPLED = {"weight_decouple": True}
+PYTORCH_OPTIMIZER: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
+    ("adan", "Adan", {}, {}),
+    ("adan", "Adan", {"weight_decay": 0.02}, {}),
+    ("adan", "Adan", {"weight_decay": 0.02, "betas": (0.9, 0.8, 0.95), "no_prox": True}, DECOUPLED),
+    ("ademamix", "AdEMAMix", {"weight_decay": 0.02}, DECOUPLED),
+    ("ademamix", "AdEMAMix", {"alpha_warmup": 70.0, "beta3_warmup": 70.0, "alpha": 8.0}, {"t_alpha_beta3": 70.0}),
+    ("ademamix", "AdEMAMix", {"alpha_warmup": 1e3, "beta3_warmup": 1e3}, {"t_alpha_beta3": 1e3}),
+    ("yogi", "Yogi", {"weight_decay": 0.02}, DECOUPLED),
+    ("stable_adamw", "StableAdamW", {}, {}),
+    ("stable_adamw", "StableAdamW", {"weight_decay": 0.0, "betas": (0.8, 0.9), "eps": 1e-3}, {}),
+]
 # compared in another file, or below with the paper's own recursion
 OTHERS = {"sparse_adam": "test_reference_rows.py"}
-COMPARED = {*TORCH, *(rule for rule, _, _ in OPTAX), *OTHERS}
+COMPARED = {*TORCH, *(rule for rule, *_ in [*OPTAX, *PYTORCH_OPTIMIZER]), *OTHERS}
 """Every rule that is compared with an independent source (`test_completeness` asks)."""
 # rules that round the parameter more than once: a decoupled decay or an interpolation, and the step
 TWICE = {"adamw", "nadam", "radam", "asgd", "lion", "adabelief", "schedule_free_sgd", "schedule_free_adamw"}
+TWICE |= {"adan", "ademamix", "adopt", "yogi", "stable_adamw"}
 
 
 class Run:
@@ -155,7 +190,8 @@ class Run:
     def __init__(self, rule: str, param: Array, options: dict[str, Any]) -> None:
         about = reference.RULES[rule]
         self.function, self.options, self.steps = getattr(reference, rule), options, 0
-        values = {"lr": 1e-2, "initial_accumulator_value": 0.0} | about.hypers | options
+        defaults = {name: given.default for name, given in inspect.signature(CLASSES[rule]).parameters.items()}
+        values = defaults | options
         self.param = param.copy()
         self.states: dict[str, Array | None] = {s.name: None for s in about.states}
         for state in about.used(values):
@@ -252,7 +288,20 @@ def test_optax_float64(rule: str, options: dict[str, Any], make: Any) -> None:
     close(ours.param, theirs.param)
 
 
+@pytest.mark.parametrize(("rule", "name", "options", "other_names"), PYTORCH_OPTIMIZER, ids=label)
+def test_pytorch_optimizer_float64(rule: str, name: str, options: dict[str, Any], other_names: dict[str, Any]) -> None:
+    pytest.importorskip("pytorch_optimizer")
+    param, grads = data(np.float64)
+    given = {n: v for n, v in options.items() if n not in ("no_prox", "alpha_warmup", "beta3_warmup")} | other_names
+    ours, theirs = Run(rule, param, options), TorchPeer(name, param, given, "pytorch_optimizer")
+    for grad in grads:
+        ours.step(grad)
+        theirs.step(grad)
+    close(ours.param, theirs.param)
+
+
 ALL_ROWS = [(rule, options) for rule, _, options in TORCH_ROWS] + [(rule, options) for rule, options, _ in OPTAX]
+ALL_ROWS += [(rule, options) for rule, _, options, _ in PYTORCH_OPTIMIZER]
 
 
 @pytest.mark.parametrize(("rule", "options"), ALL_ROWS, ids=label)
@@ -301,6 +350,42 @@ def authors_schedule_free(
         x = (1 - weight / total) * x + weight / total * z
         y = (1 - beta) * z + beta * x
     return y, x
+
+
+def authors_adopt(param: Array, grads: list[Array], decay: float, decoupled: bool) -> Array:
+    """The loop of the authors' code (github.com/iShohei220/adopt, adopt.py), line by line, with its defaults."""
+    exp_avg, exp_avg_sq = np.zeros_like(param), np.zeros_like(param)
+    for step, given in enumerate(grads):
+        grad = given if decoupled else given + decay * param
+        if step == 0:
+            exp_avg_sq = exp_avg_sq + grad * grad
+            continue
+        if decoupled:
+            param = param - 1e-3 * decay * param
+        normed = np.clip(grad / np.maximum(np.sqrt(exp_avg_sq), 1e-6), -(step**0.25), step**0.25)
+        exp_avg = exp_avg + (1 - 0.9) * (normed - exp_avg)
+        param = param - 1e-3 * exp_avg
+        exp_avg_sq = 0.9999 * exp_avg_sq + (1 - 0.9999) * grad * grad
+    return param
+
+
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_adopt_against_the_authors(decoupled: bool) -> None:
+    param, grads = data(np.float64)
+    ours = Run("adopt", param, {"weight_decay": 0.02, "decoupled_weight_decay": decoupled})
+    for grad in grads:
+        ours.step(grad)
+    close(ours.param, authors_adopt(param, grads, 0.02, decoupled))
+
+
+def test_stable_adamw_clips_the_update() -> None:
+    """The rows above would agree, too, if no gradient were ever larger than its moment says: these are."""
+    param, grads = data(np.float64)
+    ours = Run("stable_adamw", param, {"lr": 0.1, "weight_decay": 0.0})
+    ours.step(grads[0])
+    before = ours.param.copy()
+    ours.step(1e3 * grads[1])
+    assert np.abs(ours.param - before).max() < 0.1
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.02, 2.0])

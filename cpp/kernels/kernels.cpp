@@ -34,14 +34,20 @@ namespace {
 #include "rules/muon.hpp"
 #include "rules/schedule_free.hpp"
 #include "rules/sparse_adam.hpp"
+#include "rules/adan.hpp"
+#include "rules/ademamix.hpp"
+#include "rules/adopt.hpp"
+#include "rules/yogi.hpp"
+#include "rules/stable_adamw.hpp"
 // clang-format on
 #include "formats/formats.hpp"
 
 // Every rule, in the order of their numbers.
 template <class...>
 struct List {};
-using Rules = List<Sgd, Momentum, RmsProp, Adam, AdamW, Adagrad, Adadelta, Adamax, NAdam, RAdam, AdaBelief, Asgd, Rprop,
-                   Lion, Lamb, Lars, ScheduleFreeSgd, ScheduleFreeAdamW, SparseAdam, Muon>;
+using Rules =
+    List<Sgd, Momentum, RmsProp, Adam, AdamW, Adagrad, Adadelta, Adamax, NAdam, RAdam, AdaBelief, Asgd, Rprop, Lion,
+         Lamb, Lars, ScheduleFreeSgd, ScheduleFreeAdamW, SparseAdam, Muon, Adan, AdEMAMix, Adopt, Yogi, StableAdamW>;
 
 // 0, 1, ... n - 1 as template arguments.
 template <unsigned... V>

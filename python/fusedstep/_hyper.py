@@ -69,6 +69,9 @@ NUMBERS: dict[str, Interval] = {
     "beta": WEIGHT,
     "alpha": CLOSED_WEIGHT,
     "asgd.alpha": NON_NEGATIVE,  # there an exponent, not a weight
+    "ademamix.alpha": NON_NEGATIVE,  # a factor
+    "alpha_warmup": NON_NEGATIVE,
+    "beta3_warmup": NON_NEGATIVE,
     "rho": CLOSED_WEIGHT,
     "eps": NON_NEGATIVE,
     "eps_root": NON_NEGATIVE,
@@ -94,6 +97,8 @@ NUMBERS: dict[str, Interval] = {
 TUPLES: dict[str, tuple[Interval, ...]] = {
     "betas": (WEIGHT, WEIGHT),
     "schedule_free_adamw.betas": (INNER_WEIGHT, WEIGHT),
+    "adan.betas": (WEIGHT, WEIGHT, WEIGHT),
+    "ademamix.betas": (WEIGHT, WEIGHT, WEIGHT),
     "etas": (INNER_WEIGHT, Interval(1.0)),
     "step_sizes": (NON_NEGATIVE, NON_NEGATIVE),
     "ns_coefficients": (FINITE, FINITE, FINITE),
@@ -111,6 +116,8 @@ FLAGS = frozenset(
         "centered",
         "amsgrad",
         "decoupled_weight_decay",
+        "no_prox",
+        "clipping",
         "maximize",
         "skip_nonfinite",
         "zero_grads",

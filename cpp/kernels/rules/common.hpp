@@ -52,6 +52,20 @@ inline double det_pow(double base, double exponent) {
     return result;
 }
 
+// The natural logarithm of a number in (0, 1], the same everywhere: square roots take it near 1, where twice the series
+// of the inverse hyperbolic tangent of (x - 1) / (x + 1) has full precision after 12 terms. Relative error below 1e-14.
+inline double det_log(double x) {
+    double factor = 2.0;
+    while (x < 0.75) {
+        x = std::sqrt(x);
+        factor *= 2.0;
+    }
+    const double y = (x - 1.0) / (x + 1.0), square = y * y;
+    double sum = 0.0;
+    for (int n = 23; n > 0; n -= 2) sum = sum * square + 1.0 / n;
+    return factor * y * sum;
+}
+
 // The larger of two numbers; NaN if either is (std::fmax and most vector instructions would drop it).
 template <class T>
 inline T larger(T a, T b) {

@@ -38,6 +38,11 @@ OPTIMIZERS = {
     "ScheduleFreeAdamW": "#b39ddb",
     "ScheduleFreeSGD": "#90a4ae",
     "SparseAdam": "#e57373",
+    "Adan": "#0b7285",
+    "AdEMAMix": "#e8590c",
+    "ADOPT": "#495057",
+    "Yogi": "#74b816",
+    "StableAdamW": "#862e9c",
 }
 """By class, and SGD with its option momentum apart. Told apart also by people who do not see red and green alike."""
 

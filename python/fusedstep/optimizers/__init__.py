@@ -7,6 +7,9 @@ from .adabelief import AdaBelief
 from .adagrad import Adadelta, Adagrad
 from .adam import Adam, AdamW
 from .adamax import Adamax
+from .adan import Adan
+from .ademamix import AdEMAMix
+from .adopt import ADOPT
 from .asgd import ASGD
 from .lion import Lion
 from .muon import Muon
@@ -17,9 +20,16 @@ from .rprop import Rprop
 from .schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
 from .sgd import SGD, Momentum
 from .sparse import SparseAdam
+from .stable_adamw import StableAdamW
 from .trust import LAMB, LARS
+from .yogi import Yogi
 
 __all__ = [
+    "StableAdamW",
+    "Yogi",
+    "ADOPT",
+    "AdEMAMix",
+    "Adan",
     "ASGD",
     "AdaBelief",
     "Adadelta",

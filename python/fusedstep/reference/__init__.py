@@ -12,6 +12,9 @@ from .adabelief import adabelief
 from .adagrad import adadelta, adagrad
 from .adam import adam, adamw
 from .adamax import adamax
+from .adan import adan
+from .ademamix import ademamix
+from .adopt import adopt
 from .asgd import asgd
 from .lion import lion
 from .muon import muon
@@ -27,9 +30,16 @@ from .schedule_free import (
 )
 from .sgd import momentum, sgd
 from .sparse import sparse_adam
+from .stable_adamw import stable_adamw
 from .trust import lamb, lars
+from .yogi import yogi
 
 __all__ = [
+    "stable_adamw",
+    "yogi",
+    "adopt",
+    "ademamix",
+    "adan",
     "RULES",
     "Around",
     "Rule",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["clamp", "det_pow", "flush", "larger", "power", "sign", "sum_of_squares"]
+__all__ = ["clamp", "det_log", "det_pow", "flush", "larger", "power", "sign", "sum_of_squares"]
 
 Array = NDArray[Any]
 
@@ -59,6 +59,26 @@ def det_pow(base: float, exponent: float) -> float:
             result *= root
             fraction -= 1.0
     return result
+
+
+def det_log(x: float) -> float:
+    """The natural logarithm of a number in (0, 1], from square roots, multiplications and divisions alone.
+
+    Square roots take it near 1, where twice the series of the inverse hyperbolic tangent of ``(x - 1) / (x + 1)`` has
+    full precision after 12 terms. The relative error stays below 1e-14.
+
+    >>> abs(det_log(0.5) / math.log(0.5) - 1.0) < 1e-14
+    True
+    """
+    factor = 2.0
+    while x < 0.75:
+        x = math.sqrt(x)
+        factor *= 2.0
+    y = (x - 1.0) / (x + 1.0)
+    total = 0.0
+    for n in range(23, 0, -2):
+        total = total * (y * y) + 1.0 / n
+    return factor * y * total
 
 
 def sum_of_squares(values: Array) -> float:

@@ -1,0 +1,96 @@
+"""AdEMAMix."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ._arithmetic import det_log, det_pow, power
+from ._frame import Around, State, Steps, Tensors, rule
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["ademamix"]
+
+
+@rule(State("exp_avg_fast", "signed"), State("exp_avg_slow", "exact"), State("exp_avg_sq", "unsigned"))
+def ademamix(
+    param: Tensors,
+    grad: Tensors,
+    exp_avg_fast: Tensors,
+    exp_avg_slow: Tensors,
+    exp_avg_sq: Tensors,
+    *,
+    step: Steps,
+    lr: float = 0.001,
+    betas: tuple[float, float, float] = (0.9, 0.999, 0.9999),
+    alpha: float = 5.0,
+    eps: float = 1e-08,
+    weight_decay: float = 0.0,
+    alpha_warmup: float = 0.0,
+    beta3_warmup: float = 0.0,
+    **around: Unpack[Around],
+) -> None:
+    r"""One step of AdEMAMix, in place, as the authors' package.
+
+    .. math::
+        m_1 &\leftarrow \beta_1 m_1 + (1 - \beta_1) g \\
+        m_2 &\leftarrow \beta_3(t) m_2 + (1 - \beta_3(t)) g \\
+        v &\leftarrow \beta_2 v + (1 - \beta_2) g^2 \\
+        p &\leftarrow (1 - \eta \lambda) p - \eta \left( \frac{m_1}{1 - \beta_1^t} + \alpha(t) m_2 \right) /
+            \left( \sqrt{v / (1 - \beta_2^t)} + \epsilon \right)
+
+    During their warm-ups of :math:`T` steps, :math:`\alpha(t) = \alpha t / T`, and :math:`1 / \ln \beta_3(t)` moves
+    linearly from :math:`1 / \ln \beta_1` to :math:`1 / \ln \beta_3`. Pagliardini, Ablin and Grangier (2024), "The
+    AdEMAMix optimizer: better, faster, older", algorithm 1 and equations 2 and 3.
+
+    Parameters
+    ----------
+    param, grad
+        Parameter and gradient, or lists of them.
+    exp_avg_fast, exp_avg_slow, exp_avg_sq
+        First moments :math:`m_1` and :math:`m_2`, second moment :math:`v`, of the parameter's shape.
+    step
+        Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
+    lr
+        Learning rate :math:`\eta`.
+    betas
+        Weights :math:`\beta_1, \beta_2, \beta_3` of the old fast, second and slow moment, in [0, 1).
+    alpha
+        Weight :math:`\alpha` of the slow moment.
+    eps
+        Added to the square root.
+    weight_decay
+        Decay :math:`\lambda` of the parameter, decoupled from the gradient.
+    alpha_warmup, beta3_warmup
+        Steps :math:`T` over which :math:`\alpha` grows from 0, and :math:`\beta_3` from :math:`\beta_1`; 0 for
+        none. The paper takes all steps of the training for both.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fusedstep.reference import ademamix
+    >>> p, g = np.array([1.0, 2.0]), np.array([0.5, -1.0])
+    >>> fast, slow, v = np.zeros(2), np.zeros(2), np.zeros(2)
+    >>> ademamix(p, g, fast, slow, v, step=1, lr=0.1)
+    True
+    >>> p
+    array([0.89995, 2.10005])
+    """
+    T = param.dtype.type
+    beta1, beta2, beta3 = betas
+    if step < alpha_warmup:
+        alpha = alpha * (step / alpha_warmup)
+    if step < beta3_warmup and beta1 < beta3:
+        done = step / beta3_warmup
+        ratio = det_log(beta3) / det_log(beta1) if beta1 else 0.0
+        beta3 = det_pow(beta3, 1.0 / ((1.0 - done) * ratio + done))
+    param[...] = param * T(1.0 - lr * weight_decay)
+    exp_avg_fast[...] = T(beta1) * exp_avg_fast + T(1.0 - beta1) * grad
+    exp_avg_slow[...] = T(beta3) * exp_avg_slow + T(1.0 - beta3) * grad
+    exp_avg_sq[...] = T(beta2) * exp_avg_sq + T(1.0 - beta2) * (grad * grad)
+    root = np.sqrt(exp_avg_sq * T(1.0 / (1.0 - power(beta2, step)))) + T(eps)
+    mixed = T(lr / (1.0 - power(beta1, step))) * exp_avg_fast + T(lr * alpha) * exp_avg_slow
+    param[...] = param - mixed / root

@@ -1,0 +1,92 @@
+"""ADOPT."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ._arithmetic import clamp, larger
+from ._frame import Around, State, Steps, Tensors, rule
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["adopt"]
+
+
+@rule(State("exp_avg", "signed"), State("exp_avg_sq", "exact"))
+def adopt(
+    param: Tensors,
+    grad: Tensors,
+    exp_avg: Tensors,
+    exp_avg_sq: Tensors,
+    *,
+    step: Steps,
+    lr: float = 0.001,
+    betas: tuple[float, float] = (0.9, 0.9999),
+    eps: float = 1e-06,
+    weight_decay: float = 0.0,
+    decoupled_weight_decay: bool = False,
+    clipping: bool = True,
+    **around: Unpack[Around],
+) -> None:
+    r"""One step of ADOPT, in place, as the authors' package.
+
+    .. math::
+        p &\leftarrow (1 - \eta \lambda) p \text{ if decoupled}, \quad g \leftarrow g + \lambda p \text{ otherwise} \\
+        m &\leftarrow \beta_1 m + (1 - \beta_1) \, \mathrm{clip}(g / \max(\sqrt v, \epsilon), \pm (t - 1)^{1/4}) \\
+        p &\leftarrow p - \eta m \\
+        v &\leftarrow \beta_2 v + (1 - \beta_2) g^2
+
+    The first step only sets :math:`v \leftarrow g^2`, and a decoupled decay begins with the second. Taniguchi et al.
+    (2024), "ADOPT: modified Adam can converge with any beta2 with the optimal rate", algorithm 2.
+
+    Parameters
+    ----------
+    param, grad
+        Parameter and gradient, or lists of them.
+    exp_avg, exp_avg_sq
+        First moment :math:`m` of normed gradients and second moment :math:`v`, of the parameter's shape.
+    step
+        Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
+    lr
+        Learning rate :math:`\eta`.
+    betas
+        Weights :math:`\beta_1, \beta_2` of the old moments, in [0, 1).
+    eps
+        Smallest divisor.
+    weight_decay
+        Decay :math:`\lambda`: an L2 penalty, or decoupled from the gradient.
+    decoupled_weight_decay
+        Shrink the parameter instead of adding to the gradient.
+    clipping
+        Clip normed gradients to :math:`(t - 1)^{1/4}`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fusedstep.reference import adopt
+    >>> p, m, v = np.array([1.0, 2.0]), np.zeros(2), np.zeros(2)
+    >>> adopt(p, np.array([0.5, -1.0]), m, v, step=1, lr=0.1)
+    True
+    >>> adopt(p, np.array([0.25, -2.0]), m, v, step=2, lr=0.1)
+    True
+    >>> p
+    array([0.995, 2.01 ])
+    """
+    T = param.dtype.type
+    beta1, beta2 = betas
+    if decoupled_weight_decay and step > 1:
+        param[...] = param * T(1.0 - lr * weight_decay)
+    if weight_decay and not decoupled_weight_decay:
+        grad = grad + T(weight_decay) * param
+    if step == 1:
+        exp_avg_sq[...] = grad * grad
+        return
+    most = T(math.sqrt(math.sqrt(float(step - 1))) if clipping else math.inf)
+    normed = clamp(grad / larger(np.sqrt(exp_avg_sq), T(eps)), -most, most)
+    exp_avg[...] = T(beta1) * exp_avg + T(1.0 - beta1) * normed
+    param[...] = param - T(lr) * exp_avg
+    exp_avg_sq[...] = T(beta2) * exp_avg_sq + T(1.0 - beta2) * (grad * grad)

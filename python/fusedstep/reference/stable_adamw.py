@@ -1,0 +1,83 @@
+"""StableAdamW."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ._arithmetic import larger, power, sum_of_squares
+from ._frame import Around, State, Steps, Tensors, rule
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["stable_adamw"]
+
+
+@rule(State("exp_avg", "signed"), State("exp_avg_sq", "unsigned"), norms=("grad", "exp_avg_sq"))
+def stable_adamw(
+    param: Tensors,
+    grad: Tensors,
+    exp_avg: Tensors,
+    exp_avg_sq: Tensors,
+    *,
+    step: Steps,
+    lr: float = 0.001,
+    betas: tuple[float, float] = (0.9, 0.99),
+    eps: float = 1e-08,
+    weight_decay: float = 0.01,
+    **around: Unpack[Around],
+) -> None:
+    r"""One step of StableAdamW, in place.
+
+    .. math::
+        \hat\beta &= \beta (1 - \beta^{t-1}) / (1 - \beta^t) \text{ for each } \beta \\
+        m &\leftarrow \hat\beta_1 m + (1 - \hat\beta_1) g \\
+        v &\leftarrow \hat\beta_2 v + (1 - \hat\beta_2) g^2 \\
+        \eta' &= \eta / \max\left(1, \sqrt{\mathrm{mean}(g^2 / \max(v, \epsilon^2))}\right) \text{ for each tensor} \\
+        p &\leftarrow (1 - \eta' \lambda) p - \eta' m / (\sqrt v + \epsilon)
+
+    Wortsman et al. (2023), "Stable and low-precision training for large-scale vision-language models", algorithm 2:
+    AdamW with the update clipping of Shazeer and Stern (2018), "Adafactor", section 5.
+
+    Parameters
+    ----------
+    param, grad
+        Parameter and gradient, or lists of them.
+    exp_avg, exp_avg_sq
+        First moment :math:`m` and second moment :math:`v`, both without bias, of the parameter's shape.
+    step
+        Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
+    lr
+        Learning rate :math:`\eta`.
+    betas
+        Weights :math:`\beta_1, \beta_2` of the old moments, in [0, 1), before they are corrected for the bias.
+    eps
+        Added to the square root, and its smallest value in the mean.
+    weight_decay
+        Decay :math:`\lambda` of the parameter, decoupled from the gradient.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fusedstep.reference import stable_adamw
+    >>> p, m, v = np.array([1.0, 2.0]), np.zeros(2), np.zeros(2)
+    >>> stable_adamw(p, np.array([0.5, -1.0]), m, v, step=1, lr=0.1, weight_decay=0.0)
+    True
+    >>> p
+    array([0.9, 2.1])
+    >>> stable_adamw(p, np.array([4.0, -1.0]), m, v, step=2, lr=0.1, weight_decay=0.0)  # a large gradient
+    True
+    >>> p.round(4)
+    array([0.8326, 2.1822])
+    """
+    T = param.dtype.type
+    keep1, keep2 = (beta * (1.0 - power(beta, step - 1)) / (1.0 - power(beta, step)) for beta in betas)
+    exp_avg[...] = T(keep1) * exp_avg + T(1.0 - keep1) * grad
+    exp_avg_sq[...] = T(keep2) * exp_avg_sq + T(1.0 - keep2) * (grad * grad)
+    root = np.sqrt(exp_avg_sq)
+    square = sum_of_squares(grad / larger(root, T(eps))) / grad.size if grad.size else 0.0
+    rate = lr / (math.sqrt(square) if square > 1.0 or square != square else 1.0)
+    param[...] = param * T(1.0 - rate * weight_decay) - T(rate) * (exp_avg / (root + T(eps)))

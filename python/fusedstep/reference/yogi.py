@@ -1,0 +1,81 @@
+"""Yogi."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ._arithmetic import power, sign
+from ._frame import Around, State, Steps, Tensors, rule
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["yogi"]
+
+
+@rule(
+    State("exp_avg", "signed", initial="initial_accumulator_value"),
+    State("exp_avg_sq", "unsigned", initial="initial_accumulator_value"),
+)
+def yogi(
+    param: Tensors,
+    grad: Tensors,
+    exp_avg: Tensors,
+    exp_avg_sq: Tensors,
+    *,
+    step: Steps,
+    lr: float = 0.01,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 0.001,
+    weight_decay: float = 0.0,
+    **around: Unpack[Around],
+) -> None:
+    r"""One step of Yogi, in place, as ``optax.yogi``.
+
+    .. math::
+        p &\leftarrow (1 - \eta \lambda) p \\
+        m &\leftarrow \beta_1 m + (1 - \beta_1) g \\
+        v &\leftarrow v - (1 - \beta_2) \, \mathrm{sign}(v - g^2) \, g^2 \\
+        p &\leftarrow p - \frac{\eta}{1 - \beta_1^t} m / \left( \sqrt{v / (1 - \beta_2^t)} + \epsilon \right)
+
+    Zaheer et al. (2018), "Adaptive methods for nonconvex optimization", algorithm 2, with Adam's bias corrections as
+    in optax. Both moments begin at 1e-6.
+
+    Parameters
+    ----------
+    param, grad
+        Parameter and gradient, or lists of them.
+    exp_avg, exp_avg_sq
+        First moment :math:`m` and second moment :math:`v`, of the parameter's shape.
+    step
+        Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
+    lr
+        Learning rate :math:`\eta`.
+    betas
+        Weights :math:`\beta_1, \beta_2` of the old moments, in [0, 1).
+    eps
+        Added to the square root.
+    weight_decay
+        Decay :math:`\lambda` of the parameter, decoupled from the gradient.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fusedstep.reference import yogi
+    >>> p, g = np.array([1.0, 2.0]), np.array([0.5, -1.0])
+    >>> m, v = np.full(2, 1e-6), np.full(2, 1e-6)
+    >>> yogi(p, g, m, v, step=1, lr=0.1)
+    True
+    >>> p.round(6)
+    array([0.900396, 2.099849])
+    """
+    T = param.dtype.type
+    beta1, beta2 = betas
+    param[...] = param * T(1.0 - lr * weight_decay)
+    exp_avg[...] = T(beta1) * exp_avg + T(1.0 - beta1) * grad
+    square = grad * grad
+    exp_avg_sq[...] = exp_avg_sq - T(1.0 - beta2) * (sign(exp_avg_sq - square) * square)
+    root = np.sqrt(exp_avg_sq * T(1.0 / (1.0 - power(beta2, step)))) + T(eps)
+    param[...] = param - T(lr / (1.0 - power(beta1, step))) * (exp_avg / root)
