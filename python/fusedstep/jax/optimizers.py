@@ -23,6 +23,9 @@ __all__ = [
     "adam",
     "adamax",
     "adamw",
+    "adan",
+    "ademamix",
+    "adopt",
     "asgd",
     "lamb",
     "lars",
@@ -35,6 +38,8 @@ __all__ = [
     "schedule_free_adamw",
     "schedule_free_sgd",
     "sgd",
+    "stable_adamw",
+    "yogi",
 ]
 
 Number: TypeAlias = float | jax.Array | np.ndarray[Any, Any] | Callable[[Any], Any]
@@ -281,3 +286,65 @@ def sgd(
 ) -> Optimizer:
     """Gradient descent, with heavy-ball or Nesterov momentum, as ``torch.optim.SGD``; see `fusedstep.SGD`."""
     return _make("sgd", locals())
+
+
+def adan(
+    lr: Number = 0.001,
+    betas: tuple[Number, Number, Number] = (0.98, 0.92, 0.99),
+    eps: Number = 1e-08,
+    weight_decay: Number = 0.0,
+    no_prox: bool = False,
+    **options: Unpack[Options],
+) -> Optimizer:
+    """Adan, as the authors' package; see `fusedstep.Adan`."""
+    return _make("adan", locals())
+
+
+def ademamix(
+    lr: Number = 0.001,
+    betas: tuple[Number, Number, Number] = (0.9, 0.999, 0.9999),
+    alpha: Number = 5.0,
+    eps: Number = 1e-08,
+    weight_decay: Number = 0.0,
+    alpha_warmup: Number = 0.0,
+    beta3_warmup: Number = 0.0,
+    **options: Unpack[Options],
+) -> Optimizer:
+    """AdEMAMix, as the authors' package; see `fusedstep.AdEMAMix`."""
+    return _make("ademamix", locals())
+
+
+def adopt(
+    lr: Number = 0.001,
+    betas: Pair = (0.9, 0.9999),
+    eps: Number = 1e-06,
+    weight_decay: Number = 0.0,
+    decoupled_weight_decay: bool = False,
+    clipping: bool = True,
+    **options: Unpack[Options],
+) -> Optimizer:
+    """ADOPT, as the authors' package; see `fusedstep.ADOPT`."""
+    return _make("adopt", locals())
+
+
+def yogi(
+    lr: Number = 0.01,
+    betas: Pair = (0.9, 0.999),
+    eps: Number = 0.001,
+    weight_decay: Number = 0.0,
+    initial_accumulator_value: Number = 1e-06,
+    **options: Unpack[Options],
+) -> Optimizer:
+    """Yogi, as ``optax.yogi``; see `fusedstep.Yogi`."""
+    return _make("yogi", locals())
+
+
+def stable_adamw(
+    lr: Number = 0.001,
+    betas: Pair = (0.9, 0.99),
+    eps: Number = 1e-08,
+    weight_decay: Number = 0.01,
+    **options: Unpack[Options],
+) -> Optimizer:
+    """StableAdamW, AdamW that clips updates; see `fusedstep.StableAdamW`."""
+    return _make("stable_adamw", locals())
