@@ -32,9 +32,7 @@ def rules() -> dict[str, type[fusedstep.Optimizer]]:
     public = (getattr(fusedstep, name) for name in fusedstep.__all__)
     classes = [value for value in public if isinstance(value, type) and issubclass(value, fusedstep.Optimizer)]
     about = fusedstep.reference.RULES  # those of matrices need another rule beside them
-    return {
-        cls.__name__.lower(): cls for cls in classes if cls is not fusedstep.Optimizer and not about[cls.rule].matrices
-    }
+    return {cls.__name__.lower(): cls for cls in classes if hasattr(cls, "rule") and not about[cls.rule].matrices}
 
 
 @dataclass(frozen=True)
