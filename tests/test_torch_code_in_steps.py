@@ -144,3 +144,49 @@ def test_data_replaced_by_its_conjugate(which: str) -> None:
         for _ in range(2):
             optimizer.step()
     torch.testing.assert_close(param.resolve_conj(), twin)
+
+
+# ---- states that are cleared while the model is made ----
+
+
+class Hashed(torch.nn.Parameter):  # type: ignore[misc,name-defined]
+    """Calls a function whenever it is looked up in a dict."""
+
+    call: Callable[[], Any] = staticmethod(lambda: None)
+
+    def __hash__(self) -> int:
+        self.call()
+        return id(self)
+
+
+@pytest.mark.parametrize("taken_out", ["all", "exp_avg", "exp_avg_sq"])
+@pytest.mark.parametrize(
+    "options", [{}, {"state_format": "8bit", "min_quantized_size": 0}, {"ema_decay": 0.5}], ids=repr
+)
+def test_states_taken_out_while_they_are_looked_up(options: dict[str, Any], taken_out: str) -> None:
+    """Stepped with new states, or a documented error; never stepped without them."""
+    for number in range(1, 25):  # of the look-up that takes them out
+        param: Any = Hashed(torch.ones(300))
+        param.grad = torch.ones(300)
+        optimizer = ft.Adam([param], lr=0.1, **options)
+        lookups = 0
+
+        def call(number: int = number, optimizer: Any = optimizer) -> None:
+            nonlocal lookups
+            lookups += 1
+            if lookups == number:
+                states = optimizer.__dict__["state"]
+                if taken_out == "all":
+                    states.clear()
+                for state in list(states.values()):
+                    state.pop(taken_out, None)
+
+        param.call = call
+        for _ in range(2):
+            try:
+                optimizer.step()
+            except (RuntimeError, KeyError):
+                continue
+        param.call = lambda: None
+        optimizer.step()
+        assert bool(((param < 1) & (param > 0)).all())

@@ -90,6 +90,11 @@ void TensorModel::finish() {
     Model::finish();
     used_.clear();
     for (const Group& group : engine_.groups) used_.push_back(states_in_use(group));
+    for (std::size_t i = 0; i < items_.size(); ++i) {
+        if (has_states(engine_.tensors[i])) continue;
+        items_[i].entries.clear();
+        items_[i].state = py::none();
+    }
     watched_.clear();
     for (const GroupSource& source : groups_) {
         watched_.emplace_back();
@@ -110,6 +115,14 @@ void TensorModel::settle(std::size_t group) {
 unsigned TensorModel::states_in_use(const Group& group) {
     const RuleEntry& rule = active_rules()[group.rule];
     return rule.used_states(rule.variant(group.hypers.data(), 2));
+}
+
+// Whether it has all states that its group's options call for. States may be cleared while the model is made.
+bool TensorModel::has_states(const ::fusedstep::Tensor& x) const {
+    const unsigned used = used_[static_cast<std::size_t>(x.group)];
+    for (std::size_t s = 0; s < x.states.size(); ++s)
+        if ((used >> s & 1u) && x.states[s].data == nullptr && x.size != 0) return false;
+    return true;
 }
 
 bool TensorModel::same_groups(py::list groups) const {

@@ -83,6 +83,7 @@ private:
     };
     void settle(std::size_t group) override;
     static unsigned states_in_use(const Group& group);
+    bool has_states(const ::fusedstep::Tensor& x) const;
     bool same_groups(py::list groups) const;
     bool same_tensors(const Item& item, bool& ran) const;
     bool same_places(const Item& item);

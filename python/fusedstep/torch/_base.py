@@ -308,7 +308,8 @@ class FusedOptimizer(Settings, torch.optim.Optimizer):
             with self._claim.exclusive("step()"):
                 self._settle(done, only)
             model = self._model
-        model.warn_of_nonfinite()  # type: ignore[union-attr]  # when all is done, as it may be an error
+        if model is not None:
+            model.warn_of_nonfinite()  # when all is done, as it may be an error
 
     def _number(self, param: Tensor) -> int:
         """The number of a parameter in the native model; beyond all if it has none."""
@@ -320,7 +321,7 @@ class FusedOptimizer(Settings, torch.optim.Optimizer):
         """Take a step that does not pass at once; `done` is what the native step answered."""
         sparse: dict[int, Callable[[], None]] = {}
         substitutes: dict[int, Tensor | None] = {}
-        attempts = 0
+        model, attempts = self._model, 0
         while not isinstance(done, bool):
             attempts += 1
             if attempts > 4:
@@ -342,22 +343,22 @@ class FusedOptimizer(Settings, torch.optim.Optimizer):
             number = -1 if only is None else self._number(only)
             if number == len(self._slots):
                 return  # it was taken out of the groups
-            assert self._model is not None
-            done = self._model.step(self.param_groups, 1.0, substitutes, number)
+            model = self._model  # None where another thread has just cleared the states
+            done = None if model is None else model.step(self.param_groups, 1.0, substitutes, number)
         if sparse:
             self._expose(True)  # step counts are changed here
         for take in sparse.values():
             take()
-        self._finish(done, substitutes)
+        self._finish(model, done, substitutes)
 
-    def _finish(self, taken: bool, substitutes: dict[int, Tensor | None]) -> None:
-        """What is left to do after the native step."""
+    def _finish(self, model: _core.TensorModel | None, taken: bool, substitutes: dict[int, Tensor | None]) -> None:
+        """What is left to do after the native step of a model."""
         if not taken:
             self.skipped_steps += 1
             return
-        assert self._model is not None
+        assert model is not None
         with torch.no_grad():
-            for i in self._model.stepped() if self._works else ():
+            for i in model.stepped() if any(slot.work is not None for slot in self._slots) else ():
                 if (work := self._slots[i].work) is not None:
                     self._slots[i].param.copy_(work, non_blocking=True)
             for i, copy in substitutes.items() if self.zero_grads else ():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .. import _core
 from ._base import FusedOptimizer
 from ._building import Slot, check_memory, check_places
 from ._gradients import check_gradient
@@ -201,8 +202,8 @@ class CPUOffload(FusedOptimizer):
         self._synchronize()
         self._brought = brought
 
-    def _finish(self, taken: bool, substitutes: dict[int, Tensor | None]) -> None:
-        super()._finish(taken, substitutes)
+    def _finish(self, model: _core.TensorModel | None, taken: bool, substitutes: dict[int, Tensor | None]) -> None:
+        super()._finish(model, taken, substitutes)
         self._pending.clear()
 
 
