@@ -95,7 +95,8 @@ def option(rng: random.Random, name: str, default: Any) -> Any:
     if isinstance(default, bool):
         return rng.random() < 0.5
     if name == "betas":
-        return rng.choice([(0.9, 0.999), (0.5, 0.25), (0.999999, 0.9999999), (rng.uniform(0.01, 0.99), rng.random())])
+        pair = rng.choice([(0.9, 0.999), (0.5, 0.25), (0.999999, 0.9999999), (rng.uniform(0.01, 0.99), rng.random())])
+        return (*pair, *(rng.choice([0.99, rng.random()]) for _ in default[2:]))
     if name == "etas":
         return rng.choice([default, (0.25, 1.5), (0.9, 7.0)])
     if name == "step_sizes":
