@@ -30,7 +30,7 @@ struct Adopt : Elementwise {
                 T(h[kBeta2]),
                 T(1.0 - h[kBeta2]),
                 T(h[kEps]),
-                T(h[kClipping] != 0.0 ? most : HUGE_VAL),
+                T(h[kClipping] != 0.0 ? most : infinity()),
                 T(h[kLr])};
     }
 

@@ -17,6 +17,13 @@ struct Elementwise {
 
 inline float root(float x) { return std::sqrt(x); }
 inline double root(double x) { return std::sqrt(x); }
+// HUGE_VAL, which not every <cmath> has.
+inline double infinity() {
+    const std::uint64_t bits = 0x7FF0000000000000u;
+    double value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
 inline float magnitude(float x) { return std::fabs(x); }
 inline double magnitude(double x) { return std::fabs(x); }
 
