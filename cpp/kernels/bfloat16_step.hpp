@@ -131,114 +131,57 @@ struct SplitParam {
     }
 };
 
-// ---- states: `begin` of every block of 256 elements, load and store within it, `end`. `encode_late` is called as
-// often as `store`, for the block before.
+// ---- states: those of narrow_step.hpp, loaded and stored two vectors at a time.
 
 template <bool kSignedCode>
-struct PairFloatState {
+struct PairFloatState : FloatState<kSignedCode> {
     static constexpr bool kNarrow = false, kBlocks = false;
-    float* at;
-    VEC_INLINE void start(float (*)[kQuantBlock], std::uint8_t*) {}
-    VEC_INLINE void begin(const NarrowRun& run, int state, std::size_t first) {
-        at = static_cast<float*>(run.states[state].data) + first;
-    }
     template <Order>
     VEC_INLINE VecPair<Vec> load(std::size_t i) const {
-        return load_floats(at + i);
+        return load_floats(this->at + i);
     }
     template <Order>
     VEC_INLINE void store(std::size_t i, const VecPair<Vec>& x) {
-        store_floats(at + i, {flushed(x.first), flushed(x.second)});
+        store_floats(this->at + i, {flushed(x.first), flushed(x.second)});
     }
     template <Order>
     VEC_INLINE void encode_late(std::size_t) const {}
-    VEC_INLINE std::size_t end(std::uint8_t*) { return 0; }
 };
 
 template <bool kSignedCode>
-struct PairHalfState {
+struct PairHalfState : HalfState<kSignedCode> {
     static constexpr bool kNarrow = true, kBlocks = false;
-    std::uint16_t* at;
-    VEC_INLINE void start(float (*)[kQuantBlock], std::uint8_t*) {}
-    VEC_INLINE void begin(const NarrowRun& run, int state, std::size_t first) {
-        at = static_cast<std::uint16_t*>(run.states[state].data) + first;
-    }
     template <Order kOrder>
     VEC_INLINE VecPair<Vec> load(std::size_t i) const {
-        return load_bf16<kOrder>(at, i);
+        return load_bf16<kOrder>(this->at, i);
     }
     template <Order kOrder>
     VEC_INLINE void store(std::size_t i, const VecPair<Vec>& x) {
-        store_upper<kOrder>(at + i, {rounded_to_bf16(flushed(x.first)), rounded_to_bf16(flushed(x.second))});
+        store_upper<kOrder>(this->at + i, {rounded_to_bf16(flushed(x.first)), rounded_to_bf16(flushed(x.second))});
     }
     template <Order>
     VEC_INLINE void encode_late(std::size_t) const {}
-    VEC_INLINE std::size_t end(std::uint8_t*) { return 0; }
 };
 
-// Values are kept until the block's largest is known; their codes are written while the next block is stepped, in the
-// shadow of its divisions. They need no flushing: what is below the smallest normal number has the code of zero.
 template <bool kSignedCode>
-struct PairQuantState {
+struct PairQuantState : QuantState<kSignedCode> {
     static constexpr bool kNarrow = true, kBlocks = true;
     using Code = Q8<kSignedCode>;
-    std::uint8_t* codes;
-    float* scale;
-    float each;
-    VecU top;
-    float* values;  // not a member array: the other members would then stay in memory with it
-    // The block before: its elements, where its codes go, and what they are multiplied by.
-    float* late_values;
-    std::uint8_t* late_codes;
-    float late_inverse;
-
-    // room: for two blocks of elements; spare: for the codes of no block.
-    VEC_INLINE void start(float (*room)[kQuantBlock], std::uint8_t* spare) {
-        std::memset(room[1], 0, sizeof room[1]);
-        values = room[0];
-        late_values = room[1];
-        late_codes = spare;
-        late_inverse = 0;
-    }
-
-    VEC_INLINE void begin(const NarrowRun& run, int state, std::size_t first) {
-        codes = static_cast<std::uint8_t*>(run.states[state].data) + first;
-        scale = static_cast<float*>(run.states[state].extra) + first / kQuantBlock;
-        each = *scale;
-        top = VecU{};
-    }
-
     template <Order kOrder>
     VEC_INLINE VecPair<Vec> load(std::size_t i) const {
-        const VecPair<VecU> code = load_bytes<kOrder>(codes + i);
-        return {Code::decode(code.first, each), Code::decode(code.second, each)};
+        const VecPair<VecU> code = load_bytes<kOrder>(this->codes + i);
+        return {Code::decode(code.first, this->decoding), Code::decode(code.second, this->decoding)};
     }
-
     template <Order>
     VEC_INLINE void store(std::size_t i, const VecPair<Vec>& x) {
-        store_floats(values + i, x);
-        top = larger_bits(larger_bits(top, Code::size(x.first)), Code::size(x.second));
+        store_floats(this->values + i, x);
+        this->top = larger_bits(larger_bits(this->top, Code::size(x.first)), Code::size(x.second));
     }
-
-    VEC_INLINE std::size_t end(std::uint8_t* spare) {
-        const std::uint32_t largest = largest_lane(top);
-        *scale = Code::scale(largest);
-        late_inverse = Code::inverse(largest);
-        float* const before = late_values;
-        late_values = values;
-        values = before;
-        late_codes = codes;
-        if (late_inverse != 0.0f) return 0;
-        std::memset(codes, 0, kQuantBlock);
-        late_codes = spare;
-        return Code::nonfinite(largest);
-    }
-
     template <Order kOrder>
     VEC_INLINE void encode_late(std::size_t i) const {
-        const VecPair<Vec> x = load_floats(late_values + i);
-        store_bytes<kOrder>(late_codes + i,
-                            {Code::encode(x.first, late_inverse), Code::encode(x.second, late_inverse)});
+        const VecPair<Vec> x = load_floats(this->late_values + i);
+        store_bytes<kOrder>(this->late_codes + i,
+                            {Code::encode(x.first, this->late_inverse), Code::encode(x.second, this->late_inverse)});
     }
 };
 
@@ -276,12 +219,11 @@ std::size_t step_pairs(const void* constants, double multiplier, const NarrowRun
     constexpr Order order = StateOf<true>::kNarrow ? Order::even_odd : Order::halves;
     const auto c = broadcast_constants<Rule>(constants);
     const Vec scale = broadcast(static_cast<float>(multiplier));
-    alignas(64) float values[2][2][kQuantBlock];
-    std::uint8_t spare[kQuantBlock];
+    alignas(64) float room[2][3][kQuantBlock];
     StateOf<true> one;
     StateOf<false> two;
-    one.start(values[0], spare);
-    two.start(values[1], spare);
+    one.start(run.states[0], room[0], false);
+    two.start(run.states[1], room[1], false);
     VecU count{};
     for (int j = 0; j < kVecLanes; ++j) count[j] = static_cast<std::uint32_t>(j);
     NoiseBlock block{};
@@ -289,8 +231,8 @@ std::size_t step_pairs(const void* constants, double multiplier, const NarrowRun
     for (std::size_t first = 0; first < run.n; first += kQuantBlock) {
         const std::uint64_t place = run.noise.first + first;
         if (Param::kNoisy && (first == 0 || place % kNoiseBlock == 0)) block = noise_block(run.noise.key, place);
-        one.begin(run, 0, first);
-        two.begin(run, 1, first);
+        one.begin(first);
+        two.begin(first);
         for (std::size_t i = 0; i < kQuantBlock; i += 2 * kVecLanes) {
             if constexpr (StateOf<true>::kBlocks) fetch_ahead<Param>(run, first + i);
             VecPair<Vec> p = Param::template load<order>(run, first + i);
@@ -307,8 +249,7 @@ std::size_t step_pairs(const void* constants, double multiplier, const NarrowRun
             one.template encode_late<order>(i);
             two.template encode_late<order>(i);
         }
-        nonfinite += one.end(spare);
-        nonfinite += two.end(spare);
+        nonfinite += one.end() + two.end();
     }
     for (std::size_t i = 0; i < kQuantBlock; i += 2 * kVecLanes) {
         one.template encode_late<order>(i);
