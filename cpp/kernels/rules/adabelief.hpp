@@ -8,8 +8,6 @@ struct AdaBelief : Elementwise {
     enum { kLr, kBeta1, kBeta2, kEps, kEpsRoot, kWeightDecay };
     static constexpr State kStates[] = {{"exp_avg", kSigned}, {"exp_avg_var", kUnsigned}};
 
-    static constexpr unsigned kVariants = 1;
-    static unsigned variant(const double*, std::uint64_t) { return 0u; }
     static constexpr unsigned states(unsigned) { return 3u; }
 
     template <class T>

@@ -8,8 +8,6 @@ struct AdEMAMix : Elementwise {
     enum { kLr, kBeta1, kBeta2, kBeta3, kAlpha, kEps, kWeightDecay, kAlphaWarmup, kBeta3Warmup };
     static constexpr State kStates[] = {{"exp_avg_fast", kSigned}, {"exp_avg_slow", kExact}, {"exp_avg_sq", kUnsigned}};
 
-    static constexpr unsigned kVariants = 1;
-    static unsigned variant(const double*, std::uint64_t) { return 0u; }
     static constexpr unsigned states(unsigned) { return 7u; }
 
     static double beta3(const double* h, double step) {

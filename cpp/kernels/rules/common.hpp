@@ -8,9 +8,11 @@
 struct Elementwise {
     static constexpr int kScalars = 0;                           // doubles kept per tensor from step to step
     static constexpr const char* const* kScalarNames = nullptr;  // their names, kScalars of them
+    static constexpr unsigned kVariants = 1;                     // of the update, each compiled by itself
     static constexpr bool kNorms = false;                        // true: a first pass sums two squares per tensor
     static constexpr bool kProduct = false;                      // true: the caller changes the direction in between
     static constexpr bool kBfloat16Step = false;                 // true: variant 0 has the steps of bfloat16_step.hpp
+    static unsigned variant(const double*, std::uint64_t) { return 0u; }  // the one for these hyper-parameters
     // Whether a root and a division are most of a variant's work, and the rest is + - * / alone (divide_bound.hpp).
     static constexpr bool waits_for_divider(unsigned) { return false; }
 };

@@ -6,8 +6,6 @@ struct Lion : Elementwise {
     enum { kLr, kBeta1, kBeta2, kWeightDecay };
     static constexpr State kStates[] = {{"exp_avg", kSigned}};
 
-    static constexpr unsigned kVariants = 1;
-    static unsigned variant(const double*, std::uint64_t) { return 0u; }
     static constexpr unsigned states(unsigned) { return 1u; }
 
     template <class T>

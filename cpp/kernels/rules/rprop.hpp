@@ -8,8 +8,6 @@ struct Rprop : Elementwise {
     enum { kEtaMinus, kEtaPlus, kSmallest, kLargest };
     static constexpr State kStates[] = {{"prev", kSigned}, {"step_size", kExact}};
 
-    static constexpr unsigned kVariants = 1;
-    static unsigned variant(const double*, std::uint64_t) { return 0u; }
     static constexpr unsigned states(unsigned) { return 3u; }
 
     template <class T>

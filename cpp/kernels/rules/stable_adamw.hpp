@@ -8,8 +8,6 @@ struct StableAdamW : Elementwise {
     static constexpr State kStates[] = {{"exp_avg", kSigned}, {"exp_avg_sq", kUnsigned}};
     static constexpr bool kNorms = true;
 
-    static constexpr unsigned kVariants = 1;
-    static unsigned variant(const double*, std::uint64_t) { return 0u; }
     static constexpr unsigned states(unsigned) { return 3u; }
 
     // The weight that makes an average that began with 0 one without bias.
