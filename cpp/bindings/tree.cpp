@@ -56,11 +56,11 @@ Tree::Node Tree::grow(py::handle object, const std::string& path, int depth) {
     if (!PyDict_Check(object.ptr()) && !is_sequence(object.ptr())) inside = expanded(object.ptr());
     if (PyDict_Check(object.ptr()) || PyDict_Check(inside.ptr())) {
         node.kind = Kind::dict;
-        // A copy: the names of keys are asked of Python code.
-        const auto items =
+        // A copy that nobody can change: naming a key may run Python code, which finds lists through the collector.
+        const auto listed =
             py::reinterpret_steal<py::list>(PyDict_Items(inside.is_none() ? object.ptr() : inside.ptr()));
-        if (!items) throw py::error_already_set();
-        for (const py::handle item : items) {
+        if (!listed) throw py::error_already_set();
+        for (const py::handle item : py::tuple(listed)) {
             const py::handle key = PyTuple_GET_ITEM(item.ptr(), 0), value = PyTuple_GET_ITEM(item.ptr(), 1);
             node.keys.push_back(py::reinterpret_borrow<py::object>(key));
             node.children.push_back(grow(value, path + step_into(key), depth + 1));
@@ -142,8 +142,9 @@ void Tree::walk(const Node& node, PyObject* object, const char* name, std::size_
             walk(node.children[i], child.ptr(), name, next, out);
         }
         if (static_cast<std::size_t>(PyDict_Size(object)) != n) {
-            const auto given = py::reinterpret_steal<py::list>(PyDict_Keys(object));
-            if (!given) throw py::error_already_set();
+            const auto listed = py::reinterpret_steal<py::list>(PyDict_Keys(object));
+            if (!listed) throw py::error_already_set();
+            const py::tuple given(listed);  // comparing keys may run Python code
             py::set known;
             for (const py::object& key : node.keys) known.add(key);
             for (const py::handle found : given) {
