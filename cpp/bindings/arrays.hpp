@@ -20,7 +20,7 @@ struct Array {
     Format format = Format::float32;
 };
 
-// Memory of another library's tensor, looked at when this was made: what stands in an array's place. Python code may
+// Memory of another library's tensor, read when this was made: it takes the place of an array. Python code may
 // hand it on, but only TensorReader makes one.
 struct Memory {
     void* data;
@@ -40,7 +40,7 @@ struct Memory {
 constexpr int kLayout = py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
 
 // Whether an object is a NumPy array; a masked one is not, as it would be read and updated behind its mask. A subclass
-// is asked for a mask, and may answer with Python code that changes arrays which were looked at before.
+// is asked for a mask, and may answer with Python code that changes arrays that were read before.
 bool is_array(PyObject* object);
 
 // Whether it is an array and of no subclass: no Python code runs.

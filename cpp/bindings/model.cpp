@@ -395,7 +395,7 @@ void Model::set_gradient(std::size_t i, PyObject* grad) {
     x.grad = {array.size == 0 ? grad : array.data, nullptr, array.format};
 }
 
-// A gradient must not lie in memory that the step writes. Gradients found well before are not looked at again.
+// A gradient must not lie in memory that the step writes. Gradients that passed before are not checked again.
 void Model::check_gradient_overlap() {
     bool moved = false;
     for (std::size_t i = 0; i < engine_.tensors.size(); ++i) {
@@ -468,7 +468,7 @@ void Model::begin(double grad_scale) {
 
 // Those of this step: what another thread sets meanwhile holds from the next on.
 void Model::take_options() {
-    // Gradients that are written must not overlap each other: look at all of them again.
+    // Gradients that are written must not overlap each other: check all of them again.
     const bool before = now_.zero_grads;
     now_ = options;
     if (now_.zero_grads && !before) std::fill(checked_grads_.begin(), checked_grads_.end(), Range{});
@@ -513,7 +513,7 @@ void Model::step_engine() {
     last_ = engine_.has_products() ? engine_.start(now_) : engine_.step(now_);
 }
 
-// Between the two parts of a step. The code that is called may let other code run: the arrays are looked at again.
+// Between the two parts of a step. The called code may run Python code of others, so the arrays are checked again.
 void Model::change_directions() {
     try {
         py::list active;

@@ -27,7 +27,7 @@ public:
     Model& operator=(const Model&) = delete;
 
     // `check(group, name, value)` returns the value checked, as float, bool, tuple of floats or None, with a callable
-    // already called; `cross_check(group)` looks at all of a group's values together. Both raise what a user reads.
+    // already called; `cross_check(group)` checks all of a group's values together. Both raise what a user reads.
     // None: the values were checked before.
     //
     // Messages call the arrays params["W1"] and grads["W1"], with `plain` param[0], grad[0] and exp_avg[0]: the names
@@ -54,7 +54,7 @@ public:
     void take_product(py::object product) { product_ = std::move(product); }
 
     // How a gradient of rows is taken: an object of this type has `indices` and `values`. `check(index, gradient)`
-    // looks at everything about it and returns these two, or None when it is no such gradient; it is only asked where
+    // checks everything about it and returns these two, or None when it is no such gradient; it is only asked where
     // something is not plain. `without`: hyper-parameters that must be 0, or None where the rule has no such form.
     void take_rows(py::object check, py::object type, py::object without);
 
@@ -81,7 +81,7 @@ public:
 
     // One step with the bound gradients, or with the given ones (flattened by `tree`, or a flat list without it).
     // Returns whether it was taken.
-    // `prepare` does all of it that may fail before a gradient is looked at, and nothing else.
+    // `prepare` runs only the checks that need no gradient.
     void prepare(double grad_scale);
     bool step_bound(double grad_scale);
     bool step_tree(const Tree& tree, py::object grads, double grad_scale);
@@ -128,7 +128,7 @@ protected:
         py::dict dict;
         std::vector<Value> values;
         bool averaged = false;  // ema_decay is a number
-        bool unsettled = true;  // values changed and have not been looked at together since
+        bool unsettled = true;  // values changed and were not checked together since
     };
 
     struct RowGradient {

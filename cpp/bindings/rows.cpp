@@ -1,4 +1,4 @@
-// Gradients of rows: looked at here, and by Python when something about them is not plain, which knows what to say.
+// Row gradients: checked here. Unusual ones are checked by Python, which has the messages.
 #include <algorithm>
 #include <cstring>
 
@@ -109,7 +109,7 @@ const Extent* Model::written_within(const RowGradient& taken) const {
     return found != nullptr ? found : within(taken.numbers, taken.count * taken.index_size);
 }
 
-// A gradient of rows, if it is one. Repeated rows are added up when all gradients have been looked at: sum_rows().
+// A gradient of rows, if it is one. Repeated rows are added up after all gradients were checked: sum_rows().
 bool Model::set_rows(std::size_t i, PyObject* grad) {
     if (check_rows_.is_none() || py::isinstance<py::array>(py::handle(grad)) ||
         py::isinstance<Memory>(py::handle(grad)))

@@ -283,8 +283,7 @@ py::object TensorModel::step(py::list groups, double grad_scale, py::dict substi
     for (std::size_t g = 0; g < used_.size(); ++g)
         if (states_in_use(engine_.groups[g]) != used_[g]) return py::none();
 
-    // Where Python code may have run, it may have freed or moved what was looked at before: then all is looked at
-    // again.
+    // Python code may free or move tensors that were read before. Where it may have run, all are read again.
     for (::fusedstep::Tensor& x : engine_.tensors) x.grad.data = nullptr;
     const bool some = !substitutes.empty();
     py::list others;

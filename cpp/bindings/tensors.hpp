@@ -42,7 +42,7 @@ public:
     // After the last watch().
     void finish();
 
-    // Whether others may hold the states, which must then be looked at in every step. While they do not, step counts
+    // Whether others may hold the states. If so, every step checks them. While they do not, step counts
     // and scalars are written to their tensors only when that ends.
     void expose_states(bool exposed);
     bool states_exposed() const { return exposed_; }
