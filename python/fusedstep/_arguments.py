@@ -1,4 +1,4 @@
-"""Checks of plain number arguments, with messages that name the argument, what came and what is needed."""
+"""Checks of plain arguments, with messages that name the argument, what came and what is needed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["number", "real", "whole"]
+__all__ = ["choice", "flag", "number", "real", "whole"]
 
 LARGEST_COUNT = 2**63 - 1
 """What a step count may be at most, here as in the optimizers."""
@@ -98,3 +98,17 @@ def number(name: str, value: Any) -> float:
     except (TypeError, ValueError, RuntimeError):  # torch's item() raises the last
         pass
     raise TypeError(f"{name}: got {type(value).__name__}, needs a real number")
+
+
+def flag(name: str, value: Any) -> bool:
+    """Return `value`, or raise TypeError if it is not a bool."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: got {type(value).__name__}, needs a bool")
+    return value
+
+
+def choice(name: str, value: Any, choices: tuple[Any, ...]) -> Any:
+    """Return `value`, or raise ValueError if it is none of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name}: got {value!r}, needs one of {', '.join(map(repr, choices))}")
+    return value

@@ -11,9 +11,10 @@ import numpy as np
 
 from . import _loading, _saving
 from ._accumulating import check_accumulate_steps
+from ._arguments import choice
 from ._attributes import shared_option
 from ._core import Model
-from ._group_options import GROUP_OPTIONS, Number, Options, Structure, check_choice, check_group
+from ._group_options import GROUP_OPTIONS, Number, Options, Structure, check_group
 from ._groups import Group, Groups, fixed
 from ._hyper import check_hyper, unexpected
 from ._making import AwaitedModel, Making
@@ -347,7 +348,7 @@ class Optimizer(Making):
             themselves are the caller's to save.
         """
         if state_format is not None:
-            check_choice("state_format", state_format, STATE_FORMATS)
+            choice("state_format", state_format, STATE_FORMATS)
         with self._model.exclusive("state_dict()"):
             return _saving.save(self, state_format)
 

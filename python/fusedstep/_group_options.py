@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias, TypedDict
 
+from ._arguments import choice
 from ._hyper import check_hypers
 from ._memory import Memory
 from ._slots import STATE_FORMATS
 from .reference import RULES
 
-__all__ = ["GROUP_OPTIONS", "Number", "Options", "Structure", "check_choice", "check_group"]
+__all__ = ["GROUP_OPTIONS", "Number", "Options", "StepOptions", "StorageOptions", "Structure", "check_group"]
 
 Number: TypeAlias = float | Callable[[int], float]  # a hyper-parameter: its value, or a schedule of the steps completed
 Structure = Any  # an array, or any nesting of containers of arrays (see `Optimizer`)
@@ -19,23 +20,33 @@ MASTERS = (None, "float32", "split")
 ROUNDINGS = ("nearest", "stochastic")
 
 
-class Options(TypedDict, total=False):
+class StorageOptions(TypedDict, total=False):
+    """Options that the optimizers of every face take by keyword."""
+
+    state_format: Literal["float32", "bfloat16", "8bit"]
+    min_quantized_size: int
+    master: Literal["float32", "split"] | None
+    rounding: Literal["nearest", "stochastic"]
+    skip_nonfinite: bool
+    seed: int
+
+
+class StepOptions(StorageOptions, total=False):
+    """Those of NumPy's and torch's optimizers."""
+
+    max_grad_norm: float | None
+    clip_value: float | None
+    ema_decay: float | None
+    zero_grads: bool
+
+
+class Options(StepOptions, total=False):
     """Options that every optimizer takes by keyword (see `Optimizer`)."""
 
     grads: Structure
     cast_grads: bool
     accumulate_steps: int
     maximize: bool
-    state_format: Literal["float32", "bfloat16", "8bit"]
-    min_quantized_size: int
-    master: Literal["float32", "split"] | None
-    rounding: Literal["nearest", "stochastic"]
-    max_grad_norm: float | None
-    clip_value: float | None
-    skip_nonfinite: bool
-    ema_decay: float | None
-    zero_grads: bool
-    seed: int
     memory: Memory
 
 
@@ -51,18 +62,13 @@ GROUP_OPTIONS: dict[str, Any] = {
 }
 
 
-def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name}: got {value!r}, needs one of {', '.join(map(repr, choices))}")
-
-
 def check_group(rule: str, group: Mapping[str, Any], where: str) -> None:
     """Check a group's options; values of schedules are checked when they are known."""
     names = [*RULES[rule].hypers, "maximize", "clip_value", "ema_decay"]
     check_hypers(rule, {n: group[n] for n in names if not callable(group[n])}, where)
-    check_choice(where.format("state_format"), group["state_format"], STATE_FORMATS)
-    check_choice(where.format("master"), group["master"], MASTERS)
-    check_choice(where.format("rounding"), group["rounding"], ROUNDINGS)
+    choice(where.format("state_format"), group["state_format"], STATE_FORMATS)
+    choice(where.format("master"), group["master"], MASTERS)
+    choice(where.format("rounding"), group["rounding"], ROUNDINGS)
     size = group["min_quantized_size"]
     if isinstance(size, bool) or not isinstance(size, int) or size < 0:
         raise ValueError(f"{where.format('min_quantized_size')}: got {size!r}, needs an integer of at least 0")

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ._arguments import real
+from ._arguments import flag, real
 from ._floats import default_floats
 from .formats import is_bfloat16
 
@@ -54,9 +54,7 @@ class ExponentialAverage:
 
     def __init__(self, beta: float, bias_correction: bool = True) -> None:
         self.beta = real("beta", beta, low=0.0, below=1.0)
-        if not isinstance(bias_correction, bool):
-            raise TypeError(f"bias_correction: got {type(bias_correction).__name__}, needs a bool")
-        self.bias_correction = bias_correction
+        self.bias_correction = flag("bias_correction", bias_correction)
         self.count = 0
         # the sum of the weights, by the recursion of the average itself: equal to 1 - beta**count, and a
         # constant observation leaves a corrected average that is constant to the last bits

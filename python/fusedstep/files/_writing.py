@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from .._arguments import whole
+from .._arguments import flag, whole
 from . import _npz, _safetensors
 from ._arrays import Entry, Output, entry_of, in_file_order
 from ._reading import VERSION
@@ -104,8 +104,7 @@ def save(
     kind = KINDS.get(os.path.splitext(path)[1].lower())
     if kind is None:
         raise ValueError(f"path: got {path!r}, needs a name that ends in .safetensors or .npz")
-    if not isinstance(background, bool):
-        raise TypeError(f"background: got {type(background).__name__}, needs a bool")
+    flag("background", background)
     keep = whole("keep", keep, low=1)
     path = os.path.abspath(path)  # a thread may come to it after os.chdir
     try:

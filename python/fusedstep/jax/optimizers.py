@@ -6,11 +6,12 @@ That class's docstring has the formula and its source; the options are those of 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
 import numpy as np
 
+from .._group_options import StorageOptions
 from ._optimizer import Optimizer
 
 if TYPE_CHECKING:
@@ -46,21 +47,15 @@ Number: TypeAlias = float | jax.Array | np.ndarray[Any, Any] | Callable[[Any], A
 Pair: TypeAlias = tuple[Number, Number] | jax.Array | Callable[[Any], Any]
 
 
-class Options(TypedDict, total=False):
-    """Options that every optimizer takes by keyword ."""
+class Options(StorageOptions, total=False):
+    """Options that every optimizer takes by keyword."""
 
     mask: Any
     trainable: Any
     maximize: bool
-    state_format: Literal["float32", "bfloat16", "8bit"]
-    min_quantized_size: int
-    master: Literal["float32", "split"] | None
-    rounding: Literal["nearest", "stochastic"]
     max_grad_norm: Number | None
     clip_value: Number | None
-    skip_nonfinite: bool
     ema_decay: Number | None
-    seed: int
 
 
 def _make(rule: str, given: dict[str, Any]) -> Optimizer:

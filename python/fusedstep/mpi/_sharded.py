@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .._arguments import choice
 from .._base import Optimizer, Structure
 from .._core import Model, Tree
 from .._floats import default_floats
-from .._group_options import GROUP_OPTIONS, check_choice
+from .._group_options import GROUP_OPTIONS
 from .._hyper import did_you_mean
 from .._settings import MODEL_OPTIONS
 from ..grouping import Grouping
@@ -129,7 +130,7 @@ class Sharded(Stored):
                 raise ValueError(f"bucket_bytes: got {bucket_bytes!r}, needs an integer of at least 1")
             if grad_dtype not in (None, "bfloat16"):
                 raise ValueError(f'grad_dtype: got {grad_dtype!r}, needs None or "bfloat16"')
-            check_choice("sum_dtype", sum_dtype, ("float64", "float32"))
+            choice("sum_dtype", sum_dtype, ("float64", "float32"))
             if not isinstance(split, bool):
                 raise TypeError(f"split: got {split!r}, needs True or False")
             self._check_whole(params, {name: options.pop(name) for name in ("grads", "cast_grads") if name in options})

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._arguments import choice
 from .._base import Number, Optimizer, Options, Structure, is_group
 from .._directions import Matrices, NumPyDirections
-from .._group_options import GROUP_OPTIONS, check_choice, check_group
+from .._group_options import GROUP_OPTIONS, check_group
 from .._groups import unknown_option
 from .._slots import Slot
 from .._structures import tree
@@ -241,7 +242,7 @@ def _complete(
 ) -> dict[str, Any]:
     """Options of a rule for the rest, checked, with defaults for those that are not given."""
     rule = given.get("rule", "adamw")
-    check_choice(f'{where}["rule"]', rule, (*others, *_rest_rules()))
+    choice(f'{where}["rule"]', rule, (*others, *_rest_rules()))
     known = {"rule": rule, **RULES[rule].hypers, **shared}
     unknown = sorted(given.keys() - known.keys(), key=str)
     if unknown:

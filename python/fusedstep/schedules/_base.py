@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, SupportsIndex, runtime_checkable
 
-from .._arguments import whole
+from .._arguments import flag, whole
 
 __all__ = ["Schedule", "Stateful"]
 
@@ -72,8 +72,7 @@ class InPartsOfEpochs(InEpochs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.whole_epochs, bool):
-            raise TypeError(f"whole_epochs: got {type(self.whole_epochs).__name__}, needs a bool")
+        flag("whole_epochs", self.whole_epochs)
 
     def _epoch(self, t: int) -> float:
         return super()._epoch(t) if self.whole_epochs else t / self.steps_per_epoch

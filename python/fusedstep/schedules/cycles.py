@@ -6,17 +6,12 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from .._arguments import real, whole
+from .._arguments import choice, real, whole
 from ._base import Schedule
 from ._maths import power
 from .shapes import half_cosine, line
 
 __all__ = ["cosine_restarts", "cyclic", "polynomial", "warmup_stable_decay"]
-
-
-def _one_of(name: str, value: object, names: tuple[str, ...]) -> None:
-    if value not in names:
-        raise ValueError(f"{name}: got {value!r}, needs one of {', '.join(map(repr, names))}")
 
 
 @dataclass(frozen=True, repr=False)
@@ -100,7 +95,7 @@ class warmup_stable_decay(Schedule):
     shape: Literal["1-sqrt", "linear", "cos"] = field(default="1-sqrt", kw_only=True)
 
     def __post_init__(self) -> None:
-        _one_of("shape", self.shape, ("1-sqrt", "linear", "cos"))
+        choice("shape", self.shape, ("1-sqrt", "linear", "cos"))
         self._set(
             **{name: real(name, getattr(self, name), low=0.0) for name in ("lr", "end", "start")},
             **{name: whole(name, getattr(self, name)) for name in ("warmup", "stable", "decay")},
@@ -209,7 +204,7 @@ class cyclic(Schedule):
     gamma: float = field(default=1.0, kw_only=True)
 
     def __post_init__(self) -> None:
-        _one_of("mode", self.mode, ("triangular", "triangular2", "exp_range"))
+        choice("mode", self.mode, ("triangular", "triangular2", "exp_range"))
         self._set(
             base=real("base", self.base, low=0.0),
             peak=real("peak", self.peak, low=0.0),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .._arguments import number, real, whole
+from .._arguments import choice, number, real, whole
 from ._base import Schedule
 
 __all__ = ["reduce_on_plateau"]
@@ -80,10 +80,8 @@ class reduce_on_plateau(Schedule):
         self.cooldown = whole("cooldown", self.cooldown)
         self.min_lr = real("min_lr", self.min_lr, low=0.0)
         self.eps = real("eps", self.eps, low=0.0)
-        if self.mode not in ("min", "max"):
-            raise ValueError(f'mode: got {self.mode!r}, needs "min" or "max"')
-        if self.threshold_mode not in ("rel", "abs"):
-            raise ValueError(f'threshold_mode: got {self.threshold_mode!r}, needs "rel" or "abs"')
+        choice("mode", self.mode, ("min", "max"))
+        choice("threshold_mode", self.threshold_mode, ("rel", "abs"))
         self.best = math.inf if self.mode == "min" else -math.inf
 
     def _value(self, t: int) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .._arguments import number, real, whole
+from .._arguments import choice, flag, number, real, whole
 from ._base import Schedule, Stateful
 from ._maths import cospi
 from .decay import rising
@@ -135,10 +135,8 @@ class one_cycle(Schedule):
     three_phase: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.three_phase, bool):
-            raise TypeError(f"three_phase: got {type(self.three_phase).__name__}, needs a bool")
-        if self.anneal not in ("cos", "linear"):
-            raise ValueError(f'anneal: got {self.anneal!r}, needs "cos" or "linear"')
+        flag("three_phase", self.three_phase)
+        choice("anneal", self.anneal, ("cos", "linear"))
         pct_start = real("pct_start", self.pct_start, above=0.0, below=1.0)
         if self.three_phase and pct_start > 0.5:
             raise ValueError(f"pct_start: got {pct_start!r}, needs at most 0.5 in three phases")

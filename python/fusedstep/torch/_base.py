@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import optimizer as _torch
 
 from .. import _core
-from .._group_options import check_choice
+from .._arguments import choice
 from .._hyper import unexpected
 from .._settings import MODEL_OPTIONS, Settings, check_settings
 from .._slots import STATE_FORMATS
@@ -500,7 +500,7 @@ class FusedOptimizer(Settings, torch.optim.Optimizer):
             Another `state_format`.
         """
         if state_format is not None:
-            check_choice("state_format", state_format, STATE_FORMATS)
+            choice("state_format", state_format, STATE_FORMATS)
         with self._claim.exclusive("state_dict()"):
             saved = super().state_dict()
             states, untouched = saved["state"], self._untouched()

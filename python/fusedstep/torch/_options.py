@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection
-from typing import Any, Literal, TypedDict
+from typing import Any
 
 from torch import Tensor
 
-from .._group_options import GROUP_OPTIONS
+from .._group_options import GROUP_OPTIONS, StepOptions
 from .._group_options import check_group as _check_group
 from .._hyper import OTHER_NAMES, check_hyper
 from .._settings import MODEL_OPTIONS
@@ -39,7 +39,7 @@ WATCHED = (
 )
 
 
-class Own(TypedDict, total=False):
+class Own(StepOptions, total=False):
     """This package's own options by keyword; see `fusedstep.Optimizer`.
 
     `eps_root`, `lr_in_momentum` and `eps_norm` belong to those rules whose class in `fusedstep` has them.
@@ -49,16 +49,6 @@ class Own(TypedDict, total=False):
     eps_root: float
     eps_norm: float
     lr_in_momentum: bool
-    state_format: Literal["float32", "bfloat16", "8bit"]
-    min_quantized_size: int
-    master: Literal["float32", "split"] | None
-    rounding: Literal["nearest", "stochastic"]
-    max_grad_norm: float | None
-    clip_value: float | None
-    skip_nonfinite: bool
-    ema_decay: float | None
-    zero_grads: bool
-    seed: int
 
 
 class Listed(Own, total=False):
