@@ -382,7 +382,7 @@ void Engine::sum_directions(std::size_t t, std::size_t begin, std::size_t end) {
     const RuleEntry& rule = kernels_->rules[group.rule];
     if (!rule.norms) return;
     const Constants& c = constants_[constants_of_[t]];
-    const unsigned used = rule.used_states(c.variant);
+    const unsigned used = rule.used_states(c.variant) & rule.norm_states;
     Staging<kBlock> staging(*kernels_, x.compute);
     for (std::size_t i = begin; i < end; i += kBlock) {
         const std::size_t n = std::min(kBlock, end - i);
