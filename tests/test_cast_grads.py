@@ -338,7 +338,7 @@ def test_a_gradient_that_steps() -> None:
         def __array__(self, *args: Any, **kwargs: Any) -> Any:
             opt.step([gradients(), gradients()])
 
-    with pytest.raises(TypeError, match=r"^grads\[1\]: got Stepping.*called while the gradients of a step are read"):
+    with pytest.raises(TypeError, match=r"^grads\[1\]: got Stepping.*called during a step of this optimizer$"):
         opt.step([gradients(), Stepping()])
     assert opt.steps_taken == 0
     assert opt.step([gradients(), gradients()])
@@ -373,7 +373,10 @@ def test_a_gradient_that_loads_a_state_dict() -> None:
             opt.load_state_dict(saved)
             return gradients()
 
-    assert opt.step([gradients(), Loading()])
+    before = snapshot(opt)
+    with pytest.raises(TypeError, match=r"^grads\[1\]: .*load_state_dict\(\): called during a step of this optimizer$"):
+        opt.step([gradients(), Loading()])
+    assert_same(snapshot(opt), before)
     assert opt.steps_taken == 1
 
 
@@ -387,10 +390,29 @@ def test_a_gradient_that_adds_parameters() -> None:
             return gradients()
 
     before = snapshot(opt)
-    with pytest.raises(ValueError, match=r"^grads: got 2 gradients, needs 3"):
+    with pytest.raises(TypeError, match=r"^grads\[0\]: .*add_param_group\(\): called during a step of this optimizer$"):
         opt.step([Adding(), gradients()])
-    assert_same(snapshot(opt)[:2], before)
-    assert opt.step([[gradients(), gradients()], gradients()])
+    assert_same(snapshot(opt), before)
+    assert opt.step([gradients(), gradients()])
+
+
+def test_a_gradient_that_cannot_be_cleared() -> None:
+    """It was read for the step; the step counts, and the message says so."""
+    opt = fs.SGD([parameter(FLOAT32), parameter(FLOAT32)], cast_grads=True, zero_grads=True)
+
+    class Once:
+        read = 0
+
+        def __array__(self, *args: Any, **kwargs: Any) -> Any:
+            self.read += 1
+            if self.read == 2:
+                raise OSError("gone")
+            return gradients()
+
+    other = gradients()[::-1]
+    with pytest.raises(RuntimeError, match=r"^grads\[0\]: was read for the step, which was taken, .*gone$"):
+        opt.step([Once(), other])
+    assert opt.steps_taken == 1 and not other.any()
 
 
 # ---- other libraries ----

@@ -184,3 +184,51 @@ def test_bad_arguments(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call(params)
     assert_same(params, network())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda groups: groups.reverse(),
+        lambda groups: groups.pop(),
+        lambda groups: groups.append({"params": np.ones(3, np.float32)}),
+        lambda groups: groups[0]["params"].reverse(),
+        lambda groups: groups[0]["params"].pop(),
+        lambda groups: groups[0].pop("params"),
+        lambda groups: groups[1].update(params=[np.ones(3, np.float32)]),
+        lambda groups: groups.__setitem__(0, 3),
+    ],
+)
+def test_groups_that_were_changed(change: Any) -> None:
+    """Which gradient belongs to which array is known no longer."""
+    groups = fs.groups(network(), where=vector, lr=0.1)
+    change(groups)
+    calls: tuple[Any, ...] = (fs.SGD, fs.Muon, lambda given: fs.groups(given, where=vector, lr=1.0))
+    for call in calls:
+        with pytest.raises(ValueError, match=r"^params: got groups that were changed since they were made, needs all"):
+            call(groups)
+
+
+def test_options_that_were_changed() -> None:
+    """They count, also where the groups are split further."""
+    groups = fs.groups(network(), where=vector, lr=0.1)
+    groups[1]["lr"] = 0.3
+    further = fs.groups(groups, where=lambda path, array: not vector(path, array), weight_decay=0.5)
+    assert [group["lr"] for group in fs.SGD(groups, lr=1.0).param_groups] == [1.0, 0.3]
+    assert [(g["lr"], g["weight_decay"]) for g in fs.SGD(further, lr=1.0).param_groups] == [(0.3, 0.0), (1.0, 0.5)]
+
+
+def test_a_condition_that_changes_the_parameters() -> None:
+    params = network()
+
+    def where(path: str, array: Any) -> bool:
+        params.clear()
+        return True
+
+    with pytest.raises(ValueError, match=r"^params: got 0 arrays, needs the \d+ that there were a moment ago"):
+        fs.groups(params, where=where, lr=0.1)
+
+
+def test_a_condition_that_answers_with_an_array() -> None:
+    with pytest.raises(TypeError, match=r"^where\(.*\): got ndarray, needs True or False"):
+        fs.groups(network(), where=lambda path, array: array > 0, lr=0.1)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import BFLOAT16, CLASSES, ROWS, assert_same, copied, label
+from cases import BFLOAT16, CLASSES, ROWS, assert_same, copied, label, snapshot
 from isolated import linux, python
 
 import fusedstep as fs
@@ -122,7 +122,9 @@ SHARED = bytearray(1 << 20)
         (lambda size: bytearray(size - 1), ValueError, "^memory: its function returned a buffer of"),
         (lambda size: bytes(size), ValueError, "^memory: its function returned a read-only buffer"),
         (lambda size: memoryview(bytearray(2 * size))[::2], ValueError, "a strided buffer"),
-        (lambda size: SHARED, ValueError, "overlap in memory"),
+        (lambda size: SHARED, ValueError, "^memory: its function returned memory that overlaps"),
+        (lambda size: np.empty(size, object), TypeError, "^memory: its function returned a buffer of Python objects"),
+        (lambda size: np.empty(size, [("a", "i8"), ("b", object)]), TypeError, "a buffer of Python objects"),
     ],
     ids=lambda value: None if callable(value) else str(value)[:20],
 )
@@ -131,6 +133,48 @@ def test_bad_memory(memory: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         fs.Adam(params, memory=memory)
     assert_same(params, arrays())
+
+
+def test_memory_that_is_in_use() -> None:
+    """Nothing is written over the parameters, of any group, or over states that there are."""
+    block = np.ones(50_000, np.float32)
+    params = [block[:1000], block[2000:3000]]
+
+    def over(start: int) -> Any:
+        return lambda size: block[start:].view(np.uint8)[:size]
+
+    for start in (0, 500, 2000):
+        groups: Any = [{"params": params[:1]}, {"params": params[1:]}]
+        for structure in (params, groups):
+            with pytest.raises(ValueError, match=r"^memory: its function returned memory that overlaps"):
+                fs.Adam(structure, memory=over(start))
+    assert (block == 1).all()
+
+    buffers = [bytearray(1 << 20) for _ in range(4)]
+    given = iter([buffers[0], buffers[1], buffers[0], buffers[1], buffers[2], buffers[3], buffers[0]])
+    optimizer = fs.RMSprop(np.ones(2000, np.float32), centered=True, memory=lambda size: next(given))
+    optimizer.step(np.ones(2000, np.float32))
+    before = snapshot(optimizer)
+    with pytest.raises(ValueError, match=r"^memory: its function returned memory that overlaps"):
+        optimizer.add_param_group({"params": np.ones(2000, np.float32)})
+    other = fs.RMSprop(np.ones(2000, np.float32), centered=True, momentum=0.9)
+    other.step(np.ones(2000, np.float32))
+    next(given)
+    next(given)
+    with pytest.raises(ValueError, match=r"^memory: its function returned memory that overlaps"):
+        optimizer.load_state_dict(other.state_dict())
+    assert_same(snapshot(optimizer), before)
+    assert optimizer.step(np.ones(2000, np.float32))
+
+
+def test_a_folder_that_is_gone(tmp_path: pathlib.Path) -> None:
+    folder = tmp_path / "states"
+    folder.mkdir()
+    optimizer = fs.Adam(arrays(), memory=folder)
+    folder.rmdir()
+    with pytest.raises(FileNotFoundError, match=r"memory: got a folder where no file of \d+ bytes can be made"):
+        optimizer.add_param_group({"params": np.ones(3, np.float32)})
+    assert optimizer.step(arrays())
 
 
 def test_errors_of_the_function_are_its_own() -> None:

@@ -387,6 +387,8 @@ def test_loading_errors() -> None:
         ({"rest": {"lr": -1}}, ValueError, "rest.*lr"),
         ({"rest": {"rule": "adagrad"}}, ValueError, r"rest\[\"rule\"\]: got 'adagrad', needs one of 'adabelief'"),
         ({"betas": (0.9, 0.99)}, TypeError, "unexpected keyword argument 'betas'"),
+        ({"reshape": np.ones(2)}, ValueError, r"reshape: got array\(.*\), needs one of None, 'flatten'"),
+        ({"rest": {"rule": np.ones(2)}}, ValueError, r"rest\[\"rule\"\]: got array\(.*\), needs one of"),
         ({"master": "split"}, TypeError, "got float32 with master='split', needs bfloat16"),
     ],
     ids=str,
@@ -412,6 +414,16 @@ def test_wrong_options(options: dict[str, Any], error: type[Exception], message:
 def test_wrong_groups(group: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         fs.Muon([group])
+
+
+def test_a_group_without_matrices() -> None:
+    """What it gives is its own: nothing is left out in silence."""
+    params = {"W": np.ones((2, 2)), "b": np.ones(2)}
+    opt = fs.Muon(fs.groups(params, where=lambda path, array: array.ndim < 2, lr=0.0), lr=0.1)
+    assert opt.step({"W": np.ones((2, 2)), "b": np.ones(2)})
+    assert (params["b"] == 1).all() and (params["W"] != 1).all()
+    with pytest.raises(ValueError, match=r"param_groups\[0\] has an unknown option 'momentum'"):
+        fs.Muon([{"params": np.ones(3), "momentum": 0.5}])
 
 
 @pytest.mark.parametrize("module", [fs.functional, fs.reference], ids=["native", "reference"])

@@ -289,6 +289,107 @@ def test_a_formula_that_steps() -> None:
     assert opt.steps_taken == 0
 
 
+class Hooked(fs.NumPyOptimizer):
+    """Calls what a test asks for in the middle of a step."""
+
+    hook: ClassVar[Any] = None
+
+    @staticmethod
+    def update(param: Array, grad: Array, velocity: Array, *, step: int, lr: Any = 0.5) -> None:
+        velocity += grad
+        param -= lr * velocity
+        Hooked.hook(param, velocity)
+
+
+def hooked(hook: Any, **options: Any) -> tuple[Any, Any, BaseException]:
+    """The error of a step whose formula calls this with the optimizer's arrays, and what was before."""
+    Hooked.hook = staticmethod(lambda param, velocity: None)
+    opt = Hooked([np.ones(4, np.float32), np.ones(4, np.float32)], **options)
+    grads = [np.ones(4, np.float32), np.ones(4, np.float32)]
+    opt.step(grads)
+    before, params = snapshot(opt), [slot.param for slot in opt._slots]
+    Hooked.hook = staticmethod(lambda param, velocity: hook(opt, params))
+    with pytest.raises((ValueError, RuntimeError, ZeroDivisionError)) as caught:
+        opt.step(grads)
+    assert opt.steps_taken == 1
+    return opt, before, caught.value
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda opt: opt.load_state_dict(opt.state_dict()),
+        lambda opt: opt.state_dict(),
+        lambda opt: opt.add_param_group({"params": np.ones(3, np.float32)}),
+        lambda opt: copy.deepcopy(opt),
+        lambda opt: pickle.dumps(opt),
+    ],
+)
+def test_a_formula_that_uses_its_optimizer(use: Any) -> None:
+    opt, before, error = hooked(lambda opt, params: use(opt))
+    assert "called during a step of this optimizer" in str(error)
+    assert_same(snapshot(opt), before)
+
+
+FORMATS: list[dict[str, Any]] = [{}, {"state_format": "8bit", "min_quantized_size": 0}, {"ema_decay": 0.5}]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("options", FORMATS, ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda array: array.resize(1, refcheck=False),
+        lambda array: setattr(array, "dtype", np.int16),
+        lambda array: setattr(array.flags, "writeable", False),
+    ],
+    ids=["resized", "retyped", "read-only"],
+)
+@pytest.mark.parametrize("which", [0, 1], ids=["the first", "the second"])
+def test_a_formula_that_changes_arrays_in_place(which: int, change: Any, options: dict[str, Any]) -> None:
+    """Its memory may be gone: nothing reads it any more, and all else is as it was."""
+    opt, before, error = hooked(lambda opt, params: change(params[which]), **options)
+    assert str(error).startswith(f"update: got params[{which}], a state or the gradient resized")
+    for i, (left, was) in enumerate(zip(snapshot(opt), before, strict=True)):
+        assert_same(left[1:], was[1:])
+        if i != which:
+            assert_same(left[0], was[0])
+
+
+def test_a_formula_that_fails_after_it_wrote_elsewhere() -> None:
+    def fail(opt: Any, params: Any) -> None:
+        params[1][:] = 77
+        params[0].flags.writeable = False
+        raise ZeroDivisionError
+
+    opt, before, _ = hooked(fail)
+    assert_same(snapshot(opt), before)
+
+
+@pytest.mark.parametrize("options", FORMATS, ids=str)
+def test_a_formula_that_reshapes_its_arguments(options: dict[str, Any]) -> None:
+    """They are its own."""
+    left = []
+    for hook in (lambda param, velocity: None, lambda param, velocity: setattr(velocity, "shape", (2, 2))):
+        Hooked.hook = staticmethod(hook)
+        opt = Hooked(np.ones(4, np.float32), **options)
+        for _ in range(2):
+            opt.step(np.ones(4, np.float32))
+        left.append(snapshot(opt))
+    assert_same(left[1], left[0])
+
+
+def test_betas_are_as_many_as_the_formula_has() -> None:
+    class Three(fs.NumPyOptimizer):
+        @staticmethod
+        def update(param: Array, grad: Array, *, step: int, betas: Any = (0.9, 0.99, 0.999)) -> None:
+            param -= betas[2] * grad
+
+    assert Three(np.ones(3)).step(np.ones(3))
+    with pytest.raises(ValueError, match="betas: got 2 numbers, needs 3 real numbers"):
+        Three(np.ones(3), betas=(0.9, 0.99))
+
+
 def test_optimizers_are_collected() -> None:
     opt = Average(np.ones(3))
     opt.step(np.ones(3))

@@ -210,3 +210,31 @@ def test_metrics_count_skipped_steps_and_make_a_table() -> None:
 @pytest.mark.parametrize("rule", ["ScheduleFreeAdamW", "Rprop", "LAMB", "Adagrad"])
 def test_metrics_of_other_rules(rule: str) -> None:
     assert all(isinstance(value, float) for value in getattr(fs, rule)(ones(2)).metrics().values())
+
+
+def test_values_that_cannot_be_compared() -> None:
+    """Equal numbers make one group, whatever holds them; a schedule is equal to itself alone."""
+
+    @dataclass
+    class Constant:  # as a dataclass without a hash
+        value: float
+
+        def __call__(self, step: int) -> float:
+            return self.value
+
+    rates: Any = {"a": np.array(0.5), "b": np.float32(0.5), "c": 0.5}
+    opt = fs.SGD({name: ones(2) for name in rates}, lr=rates)
+    assert [group["lr"] for group in opt.param_groups] == [0.5]
+    schedules: Any = {name: Constant(0.5) for name in rates}
+    assert len(fs.SGD({name: ones(2) for name in rates}, lr=schedules).param_groups) == 3
+    with pytest.raises(TypeError, match=r"^state_format\[\"a\"\]: got set, needs a value of state_format"):
+        formats: Any = {"a": {"8bit"}, "b": "float32"}
+        fs.Adam({"a": ones(2), "b": ones(2)}, state_format=formats)
+
+
+def test_muon_takes_trees_for_the_rest_too() -> None:
+    params = {"W": ones(2, 2), "b": ones(2)}
+    options: Any = {"maximize": {"W": False, "b": True}, "state_format": {"W": "bfloat16", "b": "float32"}}
+    opt = fs.Muon(params, **options)
+    found = [(group["rule"], group["maximize"], group["state_format"]) for group in opt.param_groups]
+    assert found == [("muon", False, "bfloat16"), ("adamw", True, "float32")]

@@ -263,7 +263,7 @@ def test_register_structure_checks() -> None:
     for arguments in wrong:
         with pytest.raises(TypeError, match=r"^(kind|flatten|unflatten): got .*, needs"):
             fs.register_structure(*arguments)
-    for kind in (dict, list, tuple, np.ndarray, np.matrix, object, Pair):
+    for kind in (dict, list, tuple, np.ndarray, np.matrix, object, Pair, int, str, type(None), np.float64):
         with pytest.raises(ValueError, match=r"^kind: got .*, needs a class that is not a container"):
             fs.register_structure(kind, vars, lambda node, entries: node)
     for found in (None, [ones(2)], {1: ones(2)}):
@@ -295,7 +295,8 @@ class Odd(Mapping[str, Any]):
 
 
 def test_mappings_that_lie() -> None:
-    assert fs.SGD(Odd(lambda: [("a", ones(2))])).step({"a": ones(2)})
+    array = ones(2)
+    assert fs.SGD(Odd(lambda: [("a", array)])).step({"a": ones(2)})
     opt = fs.SGD({"a": ones(2)}, lr=1.0)
 
     def raises() -> Any:
@@ -383,14 +384,61 @@ def test_fields_that_are_gone() -> None:
 def test_registered_names_of_other_lengths() -> None:
     class Changing:
         names = ("W",)
+        array = ones(2)
 
-    fs.register_structure(Changing, lambda node: dict.fromkeys(node.names, ones(2)), lambda node, entries: node)
+    fs.register_structure(Changing, lambda node: dict.fromkeys(node.names, node.array), lambda node, entries: node)
     opt = fs.SGD(Changing())
     for names in ((), ("W", "b"), ("b",), ("caf\udce9",)):
         Changing.names = names  # type: ignore[assignment]
         with pytest.raises(TypeError, match="an object with the fields W"):
             opt.step(Changing())
     assert fs.Adam(Changing()).state_dict()["param_groups"][0]["param_names"] == [r".caf\udce9"]
+
+
+def test_a_name_twice() -> None:
+    class Twice(Module):
+        pass
+
+    fs.register_structure(Twice, lambda node: Odd(lambda: [("W", node.W), ("W", node.b)]), lambda node, entries: node)
+    with pytest.raises(ValueError, match=r"^register_structure: got a name twice of Twice, needs different names"):
+        fs.SGD(Twice(ones(2), ones(2)))
+
+
+@dataclasses.dataclass
+class Copying:
+    """Its weights are a copy whenever somebody looks."""
+
+    W: Any
+
+    def __getattribute__(self, name: str) -> Any:
+        found = object.__getattribute__(self, name)
+        return found.copy() if name == "W" else found
+
+
+def test_arrays_that_are_made_anew() -> None:
+    """A step would change copies, and nobody would see it."""
+    numbers = iter(range(9))
+    swapped = type("Swapped", (Module,), {})
+    fs.register_structure(
+        swapped,
+        lambda node: {"W": node.W, "b": node.b} if next(numbers) % 2 else {"W": node.b, "b": node.W},
+        lambda node, entries: Module(**entries),
+    )
+    foreign = type("Foreign", (Module,), {})
+    fs.register_structure(foreign, vars, lambda node, entries: foreign(ones(2), entries["b"]))
+    for structure in (Copying(ones(2)), {"layer": [Copying(ones(2))]}, swapped(ones(2), ones(2)), foreign(ones(2))):
+        with pytest.raises(ValueError, match=r"^params.*: got an array that is another one .*, needs one that a step"):
+            fs.SGD(structure)
+
+
+def test_views_made_anew() -> None:
+    class Viewed(Module):
+        pass
+
+    fs.register_structure(Viewed, lambda node: {"W": node.W[1:]}, lambda node, entries: node)
+    node = Viewed(ones(3))
+    assert fs.SGD(node, lr=1.0).step(Viewed(ones(3)))
+    assert node.W.tolist() == [1, 0, 0]
 
 
 def test_structures_are_collected() -> None:

@@ -74,3 +74,13 @@ def test_layer_decay() -> None:
 def test_bad_arguments(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call(network())
+
+
+def test_groups_that_were_changed() -> None:
+    groups = ft.groups(network(), where=no_decay, lr=0.1)
+    groups[1]["lr"] = 0.3
+    again = ft.groups(groups, where=lambda name, param: not no_decay(name, param), weight_decay=0.5)
+    assert [group.get("lr") for group in again] == [0.3, None]
+    groups.reverse()
+    with pytest.raises(ValueError, match=r"^params: got groups that were changed since they were made"):
+        ft.groups(groups, where=no_decay, lr=0.1)

@@ -447,3 +447,14 @@ def test_8bit_states_go_on_in_numpy(rule: str) -> None:
     other.step([values[2].copy()])
     assert array.tobytes() == param.detach().numpy().tobytes()
     assert other.state[0]["step"] == 2
+
+
+@pytest.mark.parametrize("value", [lambda t: 0.1, "1", -1.0, math.nan])
+def test_a_first_value_that_is_no_number(value: Any) -> None:
+    """It is read when a parameter has its first gradient, long after the dict was loaded."""
+    optimizer = ft.Adagrad([torch.nn.Parameter(torch.ones(3))])
+    saved = optimizer.state_dict()
+    saved["param_groups"][0]["initial_accumulator_value"] = value
+    with pytest.raises((TypeError, ValueError), match=r'\["initial_accumulator_value"\]: got .*, needs'):
+        optimizer.load_state_dict(saved)
+    assert optimizer.param_groups[0]["initial_accumulator_value"] == 0

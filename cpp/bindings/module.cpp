@@ -77,16 +77,18 @@ std::string received(py::handle object) {
 // with model.exclusive("state_dict()"): no other thread takes a step.
 class Exclusive {
 public:
-    Exclusive(std::shared_ptr<Claim> claim, std::string what) : claim_(std::move(claim)), what_(std::move(what)) {}
+    Exclusive(std::shared_ptr<Claim> claim, std::string what, bool step)
+        : claim_(std::move(claim)), what_(std::move(what)), step_(step) {}
     void enter() {
         if (guard_) throw std::runtime_error(what_ + ": this context manager is in use");
-        guard_.emplace(*claim_, what_.c_str(), false);
+        guard_.emplace(*claim_, what_.c_str(), step_);
     }
     void exit(const py::args&) { guard_.reset(); }
 
 private:
     std::shared_ptr<Claim> claim_;
     std::string what_;
+    bool step_;
     std::optional<Claim::Guard> guard_;
 };
 
@@ -209,15 +211,15 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         .def("advise", &Model::advise, py::arg("advice"))
         .def(
             "exclusive",
-            [](const Model& model, std::string what) {
-                return std::make_unique<Exclusive>(model.claim(), std::move(what));
+            [](const Model& model, std::string what, bool step) {
+                return std::make_unique<Exclusive>(model.claim(), std::move(what), step);
             },
-            py::arg("what"), "A context manager that keeps steps out; RuntimeError during a step.")
+            py::arg("what"), py::arg("step") = false,
+            "A context manager that keeps steps out; RuntimeError during a step. With `step`, a part of a step.")
         .def("share_claim", &Model::share_claim, py::arg("other"))
         .def("finish", &Model::finish)
         .def("share_tensors", &Model::share_tensors, py::arg("pieces"), py::arg("buckets"), py::arg("begin"),
              py::arg("receive"), py::arg("sum"), py::arg("send"))
-        .def("share_parts", &Model::share_parts, py::arg("begin"), py::arg("sum"))
         .def("bind", &Model::bind, py::arg("tree"), py::arg("grads"))
         .def("prepare", &Model::prepare, py::arg("grad_scale"))
         .def("step_bound", &Model::step_bound, py::arg("grad_scale"))

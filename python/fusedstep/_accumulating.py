@@ -99,11 +99,13 @@ class Accumulating(Attributes, Settings):
 
     def _step_copied(self, grads: Any, grad_scale: float) -> bool:
         """A step with gradients that are converted, summed, or both."""
-        with self._made_model().exclusive("step()"):
+        model = self._made_model()
+        with model.exclusive("step()"):
             given = self._grads if grads is None else grads
             if given is None:
-                return self._made_model().step_bound(grad_scale)  # which says that there are none
-            leaves = self._tree.flatten(given, "grads")
+                return model.step_bound(grad_scale)  # which says that there are none
+            with model.exclusive("step()", step=True):  # containers may run code of theirs
+                leaves = self._tree.flatten(given, "grads")
             taken = True
 
             def step(flat: list[Any]) -> bool:
@@ -111,14 +113,14 @@ class Accumulating(Attributes, Settings):
                 if self._adder is not None:
                     taken = self._step_summed(self._adder, flat, grad_scale)
                     return True  # they are in the sum, whatever becomes of that
-                taken = self._made_model().step_list(flat, grad_scale)
+                taken = model.step_list(flat, grad_scale)
                 return taken
 
             if self._casts is None:
                 step(leaves)
             else:
-                self._casts.run(leaves, self.zero_grads, step)
-            self._made_model().warn_of_nonfinite()
+                self._casts.run(leaves, self.zero_grads, step, model)
+            model.warn_of_nonfinite()
         return taken
 
     def _step_summed(self, adder: Model, flat: Sequence[Any], grad_scale: float) -> bool:

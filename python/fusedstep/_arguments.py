@@ -109,6 +109,6 @@ def flag(name: str, value: Any) -> bool:
 
 def choice(name: str, value: Any, choices: tuple[Any, ...]) -> Any:
     """Return `value`, or raise ValueError if it is none of the choices."""
-    if value not in choices:
+    if not (value is None or isinstance(value, str)) or value not in choices:  # an array equals none
         raise ValueError(f"{name}: got {value!r}, needs one of {', '.join(map(repr, choices))}")
     return value

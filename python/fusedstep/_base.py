@@ -22,8 +22,8 @@ from ._memory import check_memory
 from ._metrics import metrics
 from ._option_trees import by_trees, is_tree
 from ._settings import MODEL_OPTIONS, check_settings
-from ._slots import STATE_FORMATS, Progress, Slot, StateView, StateViews, gather
-from ._structures import rebuilt
+from ._slots import STATE_FORMATS, Progress, StateView, StateViews, gather
+from ._structures import rebuilt, tree
 from .grouping import Grouping
 from .reference import RULES
 
@@ -122,18 +122,23 @@ class Optimizer(Making):
         self._cast_grads = check_hyper("cast_grads", cast_grads)
         self.skipped_steps = 0
         self._next_number = 0
-        whole = params if isinstance(params, Grouping) else None
+        self._slots = []
+        if callable(self._memory):
+            structures = [group["params"] for group in params] if grouped else [params]
+            self._others = tuple(leaf for structure in structures for leaf in tree(structure, "params").leaves)
+        whole = params.checked() if isinstance(params, Grouping) else None
         made = [
             self._make_group(group, i, grouped and whole is None, whole)
             for i, group in enumerate(params if grouped else [{"params": params}])
         ]
         self._groups = Groups([group for group, _ in made], self)
-        self._slots: list[Slot] = [slot for _, slots in made for slot in slots]
+        self._slots = [slot for _, slots in made for slot in slots]
         self._structures = [group["params"] for group in self._groups]
         if whole is not None:
             self._grouped, self._structures = False, [fixed(whole.structure)]
             places = [i for members in whole.members for i in members]
             self._slots = [slot for _, slot in sorted(zip(places, self._slots, strict=True), key=lambda pair: pair[0])]
+        self._others = ()
         self._number(self._slots)
         self._grads = grads
         self._progress = Progress()

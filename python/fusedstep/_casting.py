@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import formats
+from ._core import Model
 from ._floats import default_floats
 from ._slots import FLOAT32, FLOAT64, Slot
 from .sparse import SparseRows
@@ -36,10 +37,9 @@ class Casts:
     def __init__(self, slots: Sequence[Slot]) -> None:
         self._slots = slots
         self._buffers: dict[int, Array] = {}
-        self._busy = False
 
     @default_floats()
-    def run(self, grads: Sequence[Any], zero_grads: bool, step: Callable[[list[Any]], bool]) -> bool:
+    def run(self, grads: Sequence[Any], zero_grads: bool, step: Callable[[list[Any]], bool], model: Model) -> bool:
         """Call `step` with the gradients that it can read, and clear what was copied if it was taken.
 
         Parameters
@@ -48,28 +48,42 @@ class Casts:
             One for every parameter, in order.
         zero_grads
             Whether the caller's own arrays are set to zero; those that are not copied are left to `step`.
+        model
+            Whose step it is: code that a gradient runs while it is read can neither step nor change it.
 
         Raises
         ------
         TypeError, ValueError
             A gradient that cannot be read or has another shape, or with `zero_grads` cannot be written.
         RuntimeError
-            Called by a gradient while it is read.
+            A gradient that was read for the step cannot be read again, to be set to zero. The step was taken.
         """
-        if self._busy:  # the buffers are in use
-            raise RuntimeError("step(): called while the gradients of a step are read")
-        self._busy = True
-        try:
-            taken = step(self.readable(grads, zero_grads))
-            if taken and zero_grads:
-                for slot, grad in zip(self._slots, grads, strict=True):
-                    if grad is not None and not self._is_plain(slot, grad):
-                        # Read again: whoever holds it may have moved its memory since.
-                        values = grad.values if isinstance(grad, SparseRows) else grad
-                        _read(values, "grads" + slot.path)[...] = 0
-            return taken
-        finally:
-            self._busy = False
+        with model.exclusive("step()", step=True):
+            flat = self.readable(grads, zero_grads)
+        taken = step(flat)
+        if taken and zero_grads:
+            with model.exclusive("step()", step=True):
+                self._clear(grads)
+        return taken
+
+    def _clear(self, grads: Sequence[Any]) -> None:
+        """Set to zero what was copied. It is read again: whoever holds it may have moved its memory since."""
+        written = _written(self._slots)
+        failed: tuple[str, Exception] | None = None
+        for slot, grad in zip(self._slots, grads, strict=True):
+            if grad is not None and not self._is_plain(slot, grad):
+                where = "grads" + slot.path
+                try:
+                    values = _read(grad.values if isinstance(grad, SparseRows) else grad, where)
+                    _check_writeable(values, where, written)
+                    values[...] = 0
+                except Exception as error:
+                    failed = failed or (where, error)
+        if failed is not None:
+            where, cause = failed
+            raise RuntimeError(
+                f"{where}: was read for the step, which was taken, and could not be set to zero after it: {cause}"
+            ) from cause
 
     def readable(self, grads: Sequence[Any], zero_grads: bool) -> list[Any]:
         """The gradients, or copies of them in the compute type."""
@@ -78,8 +92,7 @@ class Casts:
         written = _written(self._slots) if zero_grads else []
         return [
             grad if grad is None or self._is_plain(slot, grad) else self._copy(i, slot, grad, written, zero_grads)
-            # A list of their own: a gradient that is read may add parameters, which the step then misses.
-            for i, (slot, grad) in enumerate(zip(list(self._slots), grads, strict=True))
+            for i, (slot, grad) in enumerate(zip(self._slots, grads, strict=True))
         ]
 
     def _is_plain(self, slot: Slot, grad: Any) -> bool:

@@ -10,6 +10,8 @@ import weakref
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import numpy as np
+
 from ._hyper import did_you_mean
 from ._settings import MODEL_OPTIONS
 from ._structures import rebuilt, tree
@@ -60,8 +62,31 @@ class FixedList(list[Any]):
 
 
 def fixed(structure: Any) -> Any:
-    """The nesting of the parameters in containers of its own, which nobody changes."""
-    return rebuilt(structure, lambda leaf: leaf, (FixedDict, FixedList))
+    """The nesting of the parameters in containers of its own, which nobody changes.
+
+    Raises
+    ------
+    ValueError
+        It does not hold the same arrays again: a property that makes new ones, or functions of `register_structure`
+        that do not fit each other.
+    """
+    shape = tree(structure, "params")
+    made = rebuilt(structure, lambda leaf: leaf, (FixedDict, FixedList))
+    leaves = shape.flatten(made, "params")
+    for leaf, again, path in zip(shape.leaves, leaves, shape.paths, strict=True):
+        if leaf is not again and not same_memory(leaf, again):
+            raise ValueError(
+                f"params{path}: got an array that is another one in a copy of what holds it, needs one that a step can "
+                "change in place: no property or flatten() that makes a new array, and an unflatten() that keeps it"
+            )
+    return made
+
+
+def same_memory(array: Any, other: Any) -> bool:
+    """Whether both are arrays of the same elements in the same memory."""
+    if not isinstance(array, np.ndarray) or not isinstance(other, np.ndarray):
+        return False
+    return array.__array_interface__ == other.__array_interface__
 
 
 def same_arrays(structure: Any, other: Any) -> bool:

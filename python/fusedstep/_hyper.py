@@ -14,11 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from ._arguments import choice
+
 __all__ = [
     "FINITE",
     "FLAGS",
     "NUMBERS",
     "TUPLES",
+    "WEIGHT",
     "Interval",
     "check_hyper",
     "check_hypers",
@@ -72,7 +75,6 @@ NUMBERS: dict[str, Interval] = {
     "ademamix.alpha": NON_NEGATIVE,  # a factor
     "alpha_warmup": NON_NEGATIVE,
     "beta3_warmup": NON_NEGATIVE,
-    "gamma": NON_NEGATIVE,
     "rho": CLOSED_WEIGHT,
     "eps": NON_NEGATIVE,
     "eps_root": NON_NEGATIVE,
@@ -250,9 +252,7 @@ def check_hyper(name: str, value: Any, where: str | None = None, *, rule: str = 
     if name in OPTIONAL and value is None:
         return None
     if name in CHOICES:
-        if value not in CHOICES[name]:
-            raise ValueError(f"{where}: got {value!r}, needs one of {', '.join(map(repr, CHOICES[name]))}")
-        return value
+        return choice(where, value, CHOICES[name])
     if name in COUNTS:
         if isinstance(value, (bool, np.bool_)) or not isinstance(value, Integral):
             raise TypeError(f"{where}: got {value!r} ({type(value).__name__}), needs an integer")

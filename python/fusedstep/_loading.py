@@ -16,6 +16,7 @@ from ._groups import FIXED
 from ._names import match, needs
 from ._saved import Loaded, Write, count
 from ._settings import check_settings
+from ._slots import check_apart
 from .reference import RULES
 
 if TYPE_CHECKING:
@@ -82,9 +83,13 @@ def load(optimizer: Optimizer, state_dict: Mapping[str, Any], first: Callable[[]
         undo.callback(_renumber, optimizer, [slot.number for slot in optimizer._slots], optimizer._next_number)
         _renumber(optimizer, numbers, max(numbers, default=-1) + 1)
         extended = [entry for entry in loaded if entry.added]
-        for entry in extended:
+        new = [entry.new_states() for entry in extended]
+        places = [part for states in new for value in states.values() for part in _parts(value)]
+        check_apart(optimizer._memory, places, optimizer._near())
+        for entry, states in zip(extended, new, strict=True):
+            entry.fill(states)
             undo.callback(setattr, entry.slot, "states", entry.slot.states)
-            entry.slot.states = entry.slot.states | entry.new_states()
+            entry.slot.states = entry.slot.states | states
         if extended:
             optimizer._taken = None
             undo.callback(setattr, optimizer._progress, "model", model)
@@ -102,6 +107,11 @@ def load(optimizer: Optimizer, state_dict: Mapping[str, Any], first: Callable[[]
         model.set_index(i, entry.slot.number)
         model.set_step(i, entry.step)
         model.set_scalars(i, entry.scalars)
+
+
+def _parts(stored: Any) -> tuple[Array, ...]:
+    """The arrays of a state: codes and scales, or one."""
+    return stored if isinstance(stored, tuple) else (stored,)
 
 
 def _numbers(optimizer: Optimizer, saved: Sequence[Any], own: bool) -> list[int]:

@@ -45,6 +45,7 @@ class Making(Accumulating):
     _progress: Progress
     _grads: Any
     _memory: Memory
+    _others: tuple[Any, ...] = ()  # the parameters of all groups while they are made
     _grouped: bool  # gradients are a list, with an entry for each of the structures
     _structures: list[Any]
     _next_number: int
@@ -88,10 +89,16 @@ class Making(Accumulating):
         slots = []
         for leaf, path in zip(structure.leaves, paths, strict=True):
             slots.append(self._make_slot(leaf, where + path, prefix + path, number, group, used))
-        gather(slots, self._memory)
+        gather(slots, self._memory, self._near())
         for slot in slots:
             self._fill(slot, group, used)
         return group, slots
+
+    def _near(self) -> list[Any]:
+        """What new memory of a caller's function must not touch: all other parameters and states."""
+        if not callable(self._memory):
+            return []
+        return [*self._others, *(a for slot in self._slots for a in (slot.param, *(a for _, a in slot.items())))]
 
     def _defaults_of(self, group: Mapping[str, Any], number: int) -> dict[str, Any]:
         """The options of a group that does not give its own."""

@@ -67,9 +67,13 @@ def allocated(memory: Memory, size: int) -> Bytes:
 
     # A file without a name: it is gone when the last array is, also after a crash, so that a half-made step is never
     # taken for a checkpoint. Its space is reserved now: a full disk would end the process when a page is written.
-    with tempfile.TemporaryFile(dir=memory) as file:
-        _reserve(file, size)
-        mapped = mmap.mmap(file.fileno(), size)
+    try:
+        with tempfile.TemporaryFile(dir=memory) as file:
+            _reserve(file, size)
+            mapped = mmap.mmap(file.fileno(), size)
+    except OSError as error:
+        what = f"memory: got a folder where no file of {size} bytes can be made, needs one: {error.strerror}"
+        raise OSError(error.errno, what, memory) from error
     if hasattr(mmap, "MADV_SEQUENTIAL"):  # a step goes through it in order: read ahead, and let go behind
         mapped.madvise(mmap.MADV_SEQUENTIAL)
     return np.frombuffer(mapped, np.uint8)
@@ -80,12 +84,14 @@ def _given(buffer: Any, size: int) -> Bytes:
         view = memoryview(buffer)
     except TypeError:
         raise TypeError(f"memory: its function returned {type(buffer).__name__}, needs a buffer of bytes") from None
+    if "O" in view.format:
+        raise TypeError("memory: its function returned a buffer of Python objects, needs one of bytes")
     if view.readonly or not view.c_contiguous or view.nbytes < size:
         kind = "read-only " if view.readonly else "" if view.c_contiguous else "strided "
         raise ValueError(
             f"memory: its function returned a {kind}buffer of {view.nbytes} bytes, needs a writeable one of {size}"
         )
-    return np.frombuffer(buffer, np.uint8, size)
+    return np.frombuffer(view, np.uint8, size)  # the buffer that was checked
 
 
 def _reserve(file: Any, size: int) -> None:

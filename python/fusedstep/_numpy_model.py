@@ -57,9 +57,8 @@ class NumPyModel:
         self._check, self._cross_check = check, cross_check
         self._steps = list(steps)
         self._claim = Model("sgd", None, None)  # keeps other threads out
-        self._busy = False
         self._bound: list[Any] | None = None
-        self._copies: dict[tuple[int, int], Array] = {}
+        self._copies: dict[int, dict[int, Array]] = {}
         self.steps_taken = 0
         self.grad_norm: float | None = None
         self.nonfinite_blocks = 0
@@ -68,8 +67,8 @@ class NumPyModel:
 
     # ---- what the native model offers ----
 
-    def exclusive(self, what: str) -> Exclusive:
-        return self._claim.exclusive(what)
+    def exclusive(self, what: str, step: bool = False) -> Exclusive:
+        return self._claim.exclusive(what, step)
 
     def share_claim(self, other: Any) -> None:
         self._claim = other._claim
@@ -102,8 +101,9 @@ class NumPyModel:
         self._bound = flat
 
     def prepare(self, grad_scale: float) -> None:
-        self._hypers()
-        self._tensors([None] * len(self._slots))
+        with self.exclusive("step()", step=True):
+            self._hypers()
+            self._tensors([None] * len(self._slots))
 
     def step_bound(self, grad_scale: float) -> bool:
         if self._bound is None:
@@ -133,17 +133,12 @@ class NumPyModel:
     # ---- a step ----
 
     def _step(self, gradients: Callable[[], list[Any]], grad_scale: float) -> bool:
-        with self.exclusive("step()"):
-            if self._busy:
-                raise RuntimeError("step(): called during a step of this optimizer")
-            self._busy = True
-            try:
-                hypers = self._hypers()
-                tensors = self._tensors(gradients())
-                with default_floats():
-                    return self._take(hypers, tensors, check_hyper("grad_scale", grad_scale))
-            finally:
-                self._busy = False
+        with self.exclusive("step()", step=True):
+            hypers = self._hypers()
+            flat = gradients()
+            tensors = self._tensors(flat)
+            with default_floats():
+                return self._take(hypers, tensors, flat, check_hyper("grad_scale", grad_scale))
 
     def _hypers(self) -> list[dict[str, Any]]:
         """The checked values of every group; schedules are called here."""
@@ -186,15 +181,9 @@ class NumPyModel:
         check_overlap(memory)
         return found
 
-    def _copy(self, index: int, number: int, array: Array) -> Array:
-        """A copy of an array that a step writes, in memory that is kept from step to step."""
-        kept = self._copies.get((index, number))
-        if kept is None or kept.shape != array.shape:
-            kept = self._copies[index, number] = np.empty_like(array)
-        kept[...] = array
-        return kept
-
-    def _take(self, hypers: list[dict[str, Any]], found: list[tuple[int, Tensor]], grad_scale: float) -> bool:
+    def _take(
+        self, hypers: list[dict[str, Any]], found: list[tuple[int, Tensor]], flat: Sequence[Any], grad_scale: float
+    ) -> bool:
         tensors = [tensor for _, tensor in found]
         _check_scale(tensors, grad_scale)
         options = {"grad_scale": grad_scale, "max_grad_norm": self._max_grad_norm}
@@ -206,22 +195,31 @@ class NumPyModel:
             self.grad_norm = math.sqrt(total) / grad_scale
         if self._skip_nonfinite and not all(_is_finite(tensor, multipliers[False]) for tensor in tensors):
             return False
-        before: list[tuple[Array, Array]] = []
+        before = [Kept(self._slots[i], tensor, flat[i], self._copies.setdefault(i, {})) for i, tensor in found]
+
+        def maths(*args: Any, **kwargs: Any) -> None:
+            # The formula gets views of its own: what it makes of them is not what is stored afterwards.
+            self._maths(*(arg.view() if isinstance(arg, np.ndarray) else arg for arg in args), **kwargs)
+            kept.check()
+
+        maths.__name__ = self._rule.name
         try:
-            for i, tensor in found:
-                before += [(array, self._copy(i, k, array)) for k, array in enumerate(_written(tensor))]
+            for kept, (i, tensor) in zip(before, found, strict=True):
+                kept.check()
                 own = dict(hypers[self._slots[i].group - self._first])
                 way, around = own.pop("maximize"), {name: own.pop(name) for name in ("clip_value", "ema_decay")}
-                exact = _step_one(self._maths, tensor, multipliers[way], own, around)
+                exact = _step_one(maths, tensor, multipliers[way], own, around)
                 half = tensor.param.array.dtype == np.float16
                 if half and (np.isinf(tensor.param.array.reshape(-1)) & np.isfinite(exact)).any():
                     raise OverflowError(
                         f"params{self._slots[i].path}: the step would take an element beyond 65504, the largest "
                         "float16; nothing was changed. Use bfloat16 or float32, or a smaller lr"
                     )
+            for kept in before:  # a formula may know the arrays of others
+                kept.check()
         except BaseException:  # the formula's own errors as well
-            for array, kept in before:
-                array[...] = kept
+            for kept in before:
+                kept.put_back()
             raise
         self.nonfinite_blocks = 0
         for i, tensor in found:
@@ -233,6 +231,50 @@ class NumPyModel:
                     self.nonfinite_blocks += int(np.count_nonzero(~np.isfinite(state.extra)))
         self.steps_taken += 1
         return True
+
+
+class Kept:
+    """What a step writes of one parameter, as it was before.
+
+    Parameters
+    ----------
+    slot, tensor, grad
+        The parameter, as the optimizer and as the reference have it, and its gradient as it came.
+    copies
+        Memory for the copies, which is kept from step to step.
+    """
+
+    def __init__(self, slot: Slot, tensor: Tensor, grad: Any, copies: dict[int, Array]) -> None:
+        self.path, self.saved = slot.path, []
+        for k, array in enumerate(_written(tensor)):
+            copy = copies.get(k)
+            if copy is None or copy.shape != array.shape:
+                copy = copies[k] = np.empty_like(array)
+            copy[...] = array
+            # The view stays writeable whatever becomes of the array.
+            self.saved.append((array.view(), copy, slot.param if k == 0 else array))
+        self.arrays = [owner for _, _, owner in self.saved] + [grad]
+        self.memory = [_memory_of(array) for array in self.arrays]
+
+    def check(self) -> None:
+        """Raise ValueError if an array was changed in place; its memory may be gone then."""
+        if any(_memory_of(array) != was for array, was in zip(self.arrays, self.memory, strict=True)):
+            raise ValueError(
+                f"update: got params{self.path}, a state or the gradient resized, retyped or made read-only in place, "
+                "needs other values alone"
+            )
+
+    def put_back(self) -> None:
+        """Write the values back where the memory is still there."""
+        for (view, values, owner), was in zip(self.saved, self.memory, strict=False):
+            if _memory_of(owner)[0] == was[0]:
+                view[...] = values
+
+
+def _memory_of(array: Array) -> tuple[Any, ...]:
+    """Where an array's memory is, and what it holds."""
+    about = array.__array_interface__
+    return (about["data"][0], array.nbytes), about["data"][1], array.dtype, array.strides
 
 
 def _written(tensor: Tensor) -> Iterator[Array]:

@@ -48,20 +48,27 @@ def by_trees(rule: str, hypers: Mapping[str, Any], params: Any, trees: Mapping[s
         column = []
         for where, one in _values(name, given.structure, value, name, 0):
             if not callable(one) and (name in hypers or name in CHECKED):
-                check_hyper(name, one, where, rule=rule)
-            column.append(tuple(one) if isinstance(one, list) else one)
+                one = check_hyper(name, one, where, rule=rule)
+            elif not callable(one) and not isinstance(one, (str, int)) and one is not None:
+                raise TypeError(f"{where}: got {type(one).__name__}, needs a value of {name}")
+            column.append(one)
         columns.append(column)
     members: list[list[int]] = []
     options: list[dict[str, Any]] = []
     for places, old in zip(given.members, given.options, strict=True):
         found: dict[Any, list[int]] = {}
         for i in places:
-            found.setdefault(tuple((type(column[i]), column[i]) for column in columns), []).append(i)
+            found.setdefault(tuple(_key(column[i]) for column in columns), []).append(i)
         for same in found.values():
             members.append(same)
             values = zip(trees, (column[same[0]] for column in columns), strict=True)
             options.append(dict(values) | old)
     return Grouping(given.structure, members, options)
+
+
+def _key(value: Any) -> tuple[Any, ...]:
+    """What equal values have in common; a schedule is equal to itself alone."""
+    return (type(value), id(value) if callable(value) else value)
 
 
 def _values(name: str, node: Any, value: Any, where: str, depth: int, plain: bool = False) -> Iterator[tuple[str, Any]]:

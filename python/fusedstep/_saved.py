@@ -134,12 +134,13 @@ class Loaded:
         self.received = saved.get("grad_sum") is not None
 
     def new_states(self) -> dict[str, Any]:
-        """The states that the loaded options call for and that there were not."""
-        found = {}
-        for state, format_, stored in self.added:
-            found[state.name] = like(format_, self.memory)
-            convert(found[state.name], stored, state.kind)
-        return found
+        """Memory for the states that the loaded options call for and that there were not."""
+        return {state.name: like(format_, self.memory) for state, format_, _ in self.added}
+
+    def fill(self, new: Mapping[str, Any]) -> None:
+        """Write the saved values of new states."""
+        for state, _, stored in self.added:
+            convert(new[state.name], stored, state.kind)
 
     def _check_names(self, saved: Mapping[str, Any], rule: str) -> None:
         about = RULES[rule]

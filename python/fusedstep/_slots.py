@@ -16,6 +16,7 @@ from ._floats import default_floats
 from ._memory import Memory, allocated
 from ._pieces import BLOCK_8BIT, blocks, flat, pieces
 from ._stored import Stored
+from .reference._checks import check_overlap
 
 __all__ = [
     "QUANT_BLOCK",
@@ -24,6 +25,7 @@ __all__ = [
     "Slot",
     "StateView",
     "StateViews",
+    "check_apart",
     "constant",
     "convert",
     "gather",
@@ -143,8 +145,10 @@ class Slot:
             yield "grad_sum", self.grad_sum
 
 
-def gather(slots: Iterable[Slot], memory: Memory) -> None:
+def gather(slots: Iterable[Slot], memory: Memory, near: Iterable[Any] = ()) -> None:
     """Move every array to the start of a cache line, the small ones of one kind into one block of memory.
+
+    Nothing is written before it is known that new memory lies apart from the parameters and from the arrays in `near`.
 
     A vector that crosses from one cache line to the next costs two accesses. A thousand small arrays lie on thousands
     of pages, more than a processor keeps the addresses of; a large block lies on a few huge ones. The arrays of a
@@ -159,22 +163,40 @@ def gather(slots: Iterable[Slot], memory: Memory) -> None:
             sizes[kind] += _whole_lines(array.nbytes) * (array.nbytes < LARGE)
     starts = [(kind + 1) * PAGE // (kinds + 1) // LINE * LINE for kind in range(kinds)]
     blocks = [_aligned(memory, size, start) for size, start in zip(sizes, starts, strict=True)]
+    places: list[Array] = []
     for slot in slots:
-        kind = -1
-
-        def move(array: Array) -> Array:
-            nonlocal kind
-            kind += 1
+        for kind, (_, array) in enumerate(slot.items()):
             size = _whole_lines(array.nbytes)
             if array.nbytes < LARGE:
                 place, blocks[kind] = blocks[kind][:size], blocks[kind][size:]
             else:
                 place = _aligned(memory, size, starts[kind])
-            moved: Array = place[: array.nbytes].view(array.dtype).reshape(array.shape)
-            moved[...] = array
-            return moved
+            places.append(place[: array.nbytes].view(array.dtype).reshape(array.shape))
+    check_apart(memory, places, [*(slot.param for slot in slots), *near])
+    following = iter(places)
 
+    def move(array: Array) -> Array:
+        moved = next(following)
+        moved[...] = array
+        return moved
+
+    for slot in slots:
         slot.move(move)
+
+
+def check_apart(memory: Memory, places: Iterable[Array], others: Iterable[Any]) -> None:
+    """Raise ValueError where memory that a function returned is not for these places alone."""
+    if not callable(memory):
+        return
+    arrays = [("memory", place, True) for place in places]
+    arrays += [("params", np.asarray(array), False) for array in others if isinstance(array, np.ndarray)]
+    try:
+        check_overlap(arrays)
+    except ValueError:
+        raise ValueError(
+            "memory: its function returned memory that overlaps a parameter, a state or what it returned before, needs "
+            "memory of its own for every call"
+        ) from None
 
 
 def _whole_lines(size: int) -> int:

@@ -6,6 +6,8 @@ import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
+from numbers import Number
+from types import FunctionType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,6 +17,7 @@ from ._core import Tree
 __all__ = ["DEEPEST", "contents", "inside", "rebuilt", "register_structure", "tree"]
 
 DEEPEST = 200
+VALUES = (Number, str, bytes, bool, type(None), type, np.generic, FunctionType)  # of options, and None of a structure
 T = TypeVar("T")
 
 _registered: dict[type, tuple[Callable[[Any], Any], Callable[[Any, dict[str, Any]], Any]]] = {}
@@ -41,7 +44,7 @@ def register_structure(
     TypeError
         `kind` is not a class, or the others cannot be called.
     ValueError
-        `kind` is a container or an array already: a dict, list, tuple or NumPy array.
+        `kind` is a container, an array or a plain value already: a dict, list, tuple, NumPy array, number or string.
 
     Notes
     -----
@@ -68,8 +71,8 @@ def register_structure(
     for name, function in (("flatten", flatten), ("unflatten", unflatten)):
         if not callable(function):
             raise TypeError(f"{name}: got {type(function).__name__}, needs a function")
-    if issubclass(kind, (dict, list, tuple, np.ndarray)) or issubclass(object, kind):
-        raise ValueError(f"kind: got {kind.__name__}, needs a class that is not a container or an array already")
+    if issubclass(kind, (dict, list, tuple, np.ndarray, *VALUES)) or issubclass(object, kind):
+        raise ValueError(f"kind: got {kind.__name__}, needs a class that is not a container, array or value already")
     _registered[kind] = flatten, unflatten
 
 
@@ -91,16 +94,24 @@ def _entries(node: Any) -> dict[Any, Any] | tuple[tuple[str, ...], tuple[Any, ..
     functions = _functions(type(node))
     if functions is not None:
         found = functions[0](node)
-        if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):
+        entries: list[Any] = list(found.items()) if isinstance(found, Mapping) else [(None, None)]
+        if not all(isinstance(name, str) for name, _ in entries):
             raise TypeError(
                 f"register_structure: got {type(found).__name__} of {type(node).__name__}, needs a dict of names"
             )
-        return tuple(found), tuple(found.values())
+        if len(dict(entries)) != len(entries):
+            raise ValueError(f"register_structure: got a name twice of {type(node).__name__}, needs different names")
+        return tuple(name for name, _ in entries), tuple(entry for _, entry in entries)
     if isinstance(node, Mapping):
         return dict(node.items())
     kind: Any = type(node)
     names = _fields(kind)
-    return None if names is None else (names, tuple(getattr(node, name) for name in names))
+    if names is None:
+        return None
+    try:
+        return names, tuple(getattr(node, name) for name in names)
+    except AttributeError as error:
+        raise AttributeError(f"{kind.__name__}: got a field without a value, needs all of them: {error}") from error
 
 
 def inside(node: Any) -> dict[Any, tuple[str, Any]] | None:

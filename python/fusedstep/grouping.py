@@ -3,40 +3,85 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ._arguments import real, whole
 from ._group_options import Structure
 from ._structures import tree
 
-__all__ = ["Grouping", "as_grouping", "groups", "layer_decay"]
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["Grouping", "Made", "as_grouping", "groups", "layer_decay"]
 
 
-class Grouping(list[dict[str, Any]]):
+class Made(list[dict[str, Any]]):
+    """Groups that were made of the leaves of something whole.
+
+    The options of a group may be changed. What is taken out, put in or reordered is a ValueError when it is used.
+
+    Attributes
+    ----------
+    leaves
+        All parameters.
+    members
+        For each group, the places of its parameters among the leaves.
+    """
+
+    def __init__(self, leaves: Sequence[Any], members: Sequence[list[int]], options: Sequence[dict[str, Any]]) -> None:
+        self.leaves, self.members = leaves, list(members)
+        chosen = zip(members, options, strict=True)
+        super().__init__({"params": [leaves[i] for i in places], **given} for places, given in chosen)
+
+    @property
+    def options(self) -> list[dict[str, Any]]:
+        """What each group gives beside its parameters."""
+        return [{name: value for name, value in group.items() if name != "params"} for group in self]
+
+    def checked(self) -> Self:
+        """The groups themselves.
+
+        Raises
+        ------
+        ValueError
+            They are not the ones that were made, with the same parameters in the same order.
+        """
+        whole = len(self) == len(self.members)
+        for group, places in zip(self, self.members, strict=False):
+            own = group.get("params") if isinstance(group, dict) else None
+            whole = whole and isinstance(own, list) and len(own) == len(places)
+            whole = whole and all(a is self.leaves[i] for a, i in zip(own or (), places, strict=True))
+        if not whole:
+            raise ValueError(
+                "params: got groups that were changed since they were made, needs all of them with their parameters in "
+                "order (their options may change); make new ones"
+            )
+        return self
+
+
+class Grouping(Made):
     """Groups of the leaves of one structure: what an optimizer takes, with gradients of that structure.
 
     Attributes
     ----------
     structure
         The parameters as they were given.
-    members, options
-        For each group, the places of its parameters among the leaves, and what was given for it.
-    paths, leaves
+    paths
         Of every parameter, in the structure's order.
     """
 
     def __init__(self, structure: Structure, members: Sequence[list[int]], options: Sequence[dict[str, Any]]) -> None:
-        found = tree(structure, "params")
-        self.structure, self.members, self.options = structure, list(members), list(options)
-        self.paths, self.leaves = found.paths, found.leaves
-        chosen = zip(members, options, strict=True)
-        super().__init__({"params": [found.leaves[i] for i in places], **given} for places, given in chosen)
+        found, count = tree(structure, "params"), sum(map(len, members))
+        if members and len(found.leaves) != count:
+            raise ValueError(f"params: got {len(found.leaves)} arrays, needs the {count} that there were a moment ago")
+        self.structure, self.paths = structure, found.paths
+        super().__init__(found.leaves, members, options)
 
 
 def as_grouping(params: Structure) -> Grouping:
     """A structure as one group of all its leaves; groups as they are."""
     if isinstance(params, Grouping):
-        return params
+        return params.checked()
     count = len(tree(params, "params").leaves)
     if count == 0:
         raise ValueError("params: holds no arrays, needs at least one")
@@ -146,7 +191,11 @@ def split(
         found: list[int] = []
         rest: list[int] = []
         for i in places:
-            (found if where(paths[i], leaves[i]) else rest).append(i)
+            answer = where(paths[i], leaves[i])
+            try:
+                (found if answer else rest).append(i)
+            except ValueError:  # an array of more than one element
+                raise TypeError(f"where({paths[i]}): got {type(answer).__name__}, needs True or False") from None
         left += [(rest, old)] * bool(rest)
         chosen += [(found, old | options)] * bool(found)
     if not chosen:

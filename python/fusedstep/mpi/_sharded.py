@@ -231,7 +231,7 @@ class Sharded(Stored):
                     "grads: got None, needs the gradients; only an optimizer that was made with grads= can step "
                     "without them"
                 )
-            with whole._model.exclusive("step()"):
+            with whole._model.exclusive("step()", step=True):
                 leaves = whole._tree.flatten(given, "grads")
             for slot, grad in zip(whole._slots, leaves, strict=True):
                 if isinstance(grad, SparseRows):
@@ -239,7 +239,8 @@ class Sharded(Stored):
                         f"grads{slot.path}: got SparseRows, needs an array in an optimizer of several ranks"
                     )
             if whole._casts is not None:
-                return whole._casts.run(leaves, self._part.zero_grads, lambda flat: self._step(flat, grad_scale))
+                zero = self._part.zero_grads
+                return whole._casts.run(leaves, zero, lambda flat: self._step(flat, grad_scale), whole._model)
             return self._step(leaves, grad_scale)
         except BaseException as error:
             if not self._agreed and self._ranks.lost is None:

@@ -12,7 +12,6 @@ from .ademamix import AdEMAMix
 from .adopt import ADOPT
 from .asgd import ASGD
 from .lion import Lion
-from .mars import MARS, MARSLion
 from .muon import Muon
 from .nadam import NAdam
 from .radam import RAdam
@@ -41,8 +40,6 @@ __all__ = [
     "LAMB",
     "LARS",
     "Lion",
-    "MARS",
-    "MARSLion",
     "Momentum",
     "Muon",
     "NAdam",

@@ -13,6 +13,8 @@ from .._base import Number, Optimizer, Options, Structure, is_group
 from .._directions import Matrices, NumPyDirections
 from .._group_options import GROUP_OPTIONS, check_group
 from .._groups import unknown_option
+from .._hyper import check_hyper
+from .._option_trees import is_tree
 from .._slots import Slot
 from .._structures import tree
 from ..grouping import Grouping
@@ -122,7 +124,9 @@ class Muon(Optimizer):
         }
         if rest is not None and not isinstance(rest, Mapping):
             raise TypeError(f"rest: got {type(rest).__name__}, needs a dict of options")
-        shared = {name: options.get(name, value) for name, value in GROUP_OPTIONS.items()}
+        given = {name: options.get(name, value) for name, value in GROUP_OPTIONS.items()}
+        # A tree's values come with the groups that it makes.
+        shared = {name: GROUP_OPTIONS[name] if is_tree(name, value) else value for name, value in given.items()}
         self._rest = _complete(shared, rest or {}, "rest")
         self._reshape = reshape
         super().__init__(self._grouping(params), defaults, options)
@@ -164,7 +168,7 @@ class Muon(Optimizer):
     def _grouping(self, params: Structure) -> Grouping:
         """Groups of one rule each, over the structure that was given."""
         if isinstance(params, Grouping):
-            structure, members, options = params.structure, params.members, params.options
+            structure, members, options = params.structure, params.checked().members, params.options
         elif _has_groups(params):
             structure, options = [group["params"] for group in params], []
             members, count = [], 0
@@ -193,7 +197,7 @@ class Muon(Optimizer):
         shapes = [leaf.shape if isinstance(leaf, np.ndarray) else () for leaf in leaves]
         divided = []
         for places, given in zip(members, options, strict=True):
-            reshape = given.get("reshape", self._reshape)
+            reshape = check_hyper("reshape", given.get("reshape", self._reshape))
             if "rule" in given:
                 for k in places if given["rule"] == "muon" else ():
                     if isinstance(leaves[k], np.ndarray):
@@ -202,7 +206,7 @@ class Muon(Optimizer):
                 continue
             matrices = [k for k in places if as_matrices(shapes[k], reshape) is not None]
             others = [k for k in places if as_matrices(shapes[k], reshape) is None]
-            rest = {name: value for name, value in given.items() if name in GROUP_OPTIONS}
+            rest = {name: value for name, value in given.items() if name in GROUP_OPTIONS or not matrices}
             divided += [(matrices, dict(given))] * bool(matrices)
             divided += [(others, rest | {"rule": self._rest["rule"]})] * bool(others)
         return divided

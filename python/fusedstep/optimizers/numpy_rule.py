@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from .._base import Optimizer, Options, Structure
 from .._core import Model
-from .._hyper import FINITE, FLAGS, NUMBERS, TUPLES, check_hypers
+from .._hyper import FINITE, FLAGS, NUMBERS, TUPLES, WEIGHT, check_hypers
 from .._making import check_values
 from .._numpy_model import NumPyModel
 from ..reference import State
@@ -41,7 +41,7 @@ class NumPyOptimizer(Optimizer):
     - Every argument after `grad` is a state, zeros at first. `kinds` says how one may be stored: ``"signed"`` (the
       default), ``"unsigned"`` for values that are never negative, ``"exact"`` for the compute type only.
     - Keyword-only arguments but `step` (from 1) are hyper-parameters, and need a default. A name that other optimizers
-      have is checked as theirs, any other must be a finite number.
+      have is checked as theirs, any other must be a finite number. ``betas`` are as many as its default has.
 
     A step that fails, in the formula as well, changes nothing; for that, everything it writes is copied first.
     `SparseRows` are not taken.
@@ -86,10 +86,10 @@ class NumPyOptimizer(Optimizer):
         scalars: Sequence[list[float]],
         first: int = 0,
     ) -> Model:
-        update = type(self).update
+        kind = type(self)
 
         def maths(*args: Any, **kwargs: Any) -> None:
-            found = update(*args, **kwargs)
+            found = kind.update(*args, **kwargs)
             if found is not None:
                 raise TypeError(
                     f"update: got {type(found).__name__} returned, needs None; change param in place, as in param[:] ="
@@ -122,7 +122,9 @@ def _rule(cls: type[NumPyOptimizer]) -> Rule:
     for name, default in hypers.items():
         if default is inspect.Parameter.empty:
             raise TypeError(f"{where}: got {name!r} without a default, needs one")
-        if name not in NUMBERS and name not in TUPLES and name not in FLAGS:
+        if name == "betas" and isinstance(default, tuple):  # as many weights of averages as the formula has
+            TUPLES[f"{rule}.{name}"] = (WEIGHT,) * len(default)
+        elif name not in NUMBERS and name not in TUPLES and name not in FLAGS:
             NUMBERS[f"{rule}.{name}"] = FINITE
     strange = sorted(cls.kinds.keys() - set(arrays[2:]))
     if strange:

@@ -17,7 +17,6 @@ from .ademamix import ademamix
 from .adopt import adopt
 from .asgd import asgd
 from .lion import lion
-from .mars import mars, mars_lion
 from .muon import muon
 from .nadam import nadam
 from .radam import radam
@@ -56,8 +55,6 @@ __all__ = [
     "lamb",
     "lars",
     "lion",
-    "mars",
-    "mars_lion",
     "momentum",
     "muon",
     "nadam",

@@ -103,9 +103,13 @@ def plain(value: Any) -> Any:
 def check_group(rule: str, group: dict[str, Any], where: str) -> None:
     """Check the options and hyper-parameters of a parameter group; other entries are the user's."""
     check_implementation(group, where)
-    known = (*RULES[rule].hypers, *GROUP_OPTIONS)
+    about = RULES[rule]
+    known = (*about.hypers, *GROUP_OPTIONS)
     _check_group(rule, {name: plain(group[name]) for name in known}, where)
-    for name in (*RULES[rule].hypers, "maximize", "clip_value", "ema_decay"):
+    for first in (*(state.initial for state in about.states), *about.initial_scalars.values()):
+        if isinstance(first, str) and first in group:  # a first step reads it
+            check_hyper(first, plain(group[first]), where.format(first), rule=rule)
+    for name in (*about.hypers, "maximize", "clip_value", "ema_decay"):
         if callable(group[name]):  # schedules are torch's own here; the other faces take functions
             check_hyper(name, group[name], where.format(name), rule=rule)
 

@@ -7,23 +7,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..grouping import by_layer, split
+from ..grouping import Made, by_layer, split
 
 __all__ = ["NamedGroups", "groups", "layer_decay"]
 
 Named = nn.Module | Iterable[tuple[str, Tensor]]
 
 
-class NamedGroups(list[dict[str, Any]]):
-    """Groups for any optimizer of torch, which still know the parameters' names.
-
-    Attributes
-    ----------
-    names, params
-        Of every parameter.
-    members, options
-        For each group, the places of its parameters among them, and what was given for it.
-    """
+class NamedGroups(Made):
+    """Groups for any optimizer of torch, which still know the parameters' names."""
 
     def __init__(
         self,
@@ -32,14 +24,13 @@ class NamedGroups(list[dict[str, Any]]):
         members: Sequence[list[int]],
         options: Sequence[dict[str, Any]],
     ) -> None:
-        self.names, self.params, self.members, self.options = names, params, list(members), list(options)
-        chosen = zip(members, options, strict=True)
-        super().__init__({"params": [params[i] for i in places], **given} for places, given in chosen)
+        self.names = names
+        super().__init__(params, members, options)
 
 
 def _as_groups(params: Named | NamedGroups) -> NamedGroups:
     if isinstance(params, NamedGroups):
-        return params
+        return params.checked()
     named = list(params.named_parameters() if isinstance(params, nn.Module) else params)
     for entry in named:
         if not (isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[1], Tensor)):
@@ -76,8 +67,8 @@ def groups(params: Named | NamedGroups, *, where: Callable[[str, Tensor], Any], 
         `where` chose no parameter, or there are no `options` to give them.
     """
     given = _as_groups(params)
-    members, of_each = split(given.names, given.params, given.members, given.options, where, options)
-    return NamedGroups(given.names, given.params, members, of_each)
+    members, of_each = split(given.names, given.leaves, given.members, given.options, where, options)
+    return NamedGroups(given.names, given.leaves, members, of_each)
 
 
 def layer_decay(
@@ -104,5 +95,5 @@ def layer_decay(
         A number is out of its range.
     """
     given = _as_groups(params)
-    members, of_each = by_layer(given.names, given.params, given.members, given.options, lr, decay, layer)
-    return NamedGroups(given.names, given.params, members, of_each)
+    members, of_each = by_layer(given.names, given.leaves, given.members, given.options, lr, decay, layer)
+    return NamedGroups(given.names, given.leaves, members, of_each)
