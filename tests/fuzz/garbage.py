@@ -7,6 +7,7 @@ import decimal
 import fractions
 import math
 import random
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from cases import BFLOAT16
 
 import fusedstep as fs
 
-__all__ = ["garbage_like", "mutated", "odd_number", "odd_object", "spoil_array"]
+__all__ = ["garbage_like", "mutated", "odd_memory", "odd_number", "odd_object", "regrouped", "spoil_array"]
 
 
 class Odd:
@@ -150,7 +151,7 @@ def _bytes(array: Any) -> bytes:
 
 
 def _copied(value: Any) -> Any:
-    return value if isinstance(value, memoryview) else copy.copy(value)
+    return value if isinstance(value, (memoryview, types.MappingProxyType)) else copy.copy(value)
 
 
 def rows_like(rng: random.Random, right: Any) -> Any:
@@ -213,6 +214,38 @@ def mutated(rng: random.Random, value: Any, others: list[Any] | None = None) -> 
             entries[i] = mutated(rng, entries[i], others)
         return entries if rng.random() < 0.5 else type(value)(entries)
     return garbage_like(rng, value, others)
+
+
+def regrouped(rng: random.Random, structure: Any) -> Any:
+    """Groups of a structure that were changed since they were made."""
+    found = fs.groups(structure, where=lambda path, param: True, lr=0.1)
+    if rng.random() < 0.5:
+        odd = iter(range(99))
+        found = fs.groups(found, where=lambda path, param: next(odd) % 2 == 0, maximize=True)
+    group = rng.choice(found)
+    changes: list[Callable[[], Any]] = [
+        found.reverse, found.clear, lambda: found.append(group), group["params"].reverse, group["params"].pop,
+        lambda: group.update(params=odd_object(rng)), lambda: group.pop("params"), found.pop,
+        lambda: group.update({rng.choice([*group, "extra"]): odd_number(rng)}),
+    ]  # fmt: skip
+    rng.choice(changes)()
+    return found
+
+
+def odd_memory(rng: random.Random, others: list[Any]) -> Any:
+    """A function that returns something else than new memory."""
+    given: list[Any] = [bytearray(1 << 20), np.empty(100, object), *(a for a in others if isinstance(a, np.ndarray))]
+    dtypes: tuple[Any, ...] = (np.uint8, np.float64, ">i2", object)
+    kind, fixed = rng.randrange(5), rng.choice(given)
+    if kind == 0:
+        return lambda size: odd_object(rng)
+    if kind == 1:
+        return lambda size: bytearray(rng.choice([0, size - 1, size, size + 1]))
+    if kind == 2:
+        return lambda size: rng.choice(given)
+    if kind == 3:
+        return lambda size: np.zeros(size, rng.choice(dtypes))[:: rng.choice([1, 2, -1])]
+    return lambda size: fixed
 
 
 def mutated_state_dict(rng: random.Random, saved: Any, change: Callable[[Any], Any]) -> Any:

@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import copy
+import pathlib
 import pickle
 import random
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from cases import CLASSES, Array, assert_same, copied
+from cases import Array, assert_same, copied
 
 import fusedstep as fs
 from fusedstep.reference import RULES
 
-from .garbage import garbage_like, mutated, mutated_state_dict, odd_number, odd_object, spoil_array
-from .programs import Functions, Program, draw
+from .faces import Arrays, filled, memory
+from .garbage import (
+    garbage_like,
+    mutated,
+    mutated_state_dict,
+    odd_memory,
+    odd_number,
+    odd_object,
+    regrouped,
+    spoil_array,
+)
+from .programs import KINDS, Functions, Program, draw
 
 __all__ = ["run_functions", "run_optimizer"]
 
-ERRORS = (TypeError, ValueError, OverflowError, RuntimeError, AttributeError)
+ERRORS = (TypeError, ValueError, OverflowError, RuntimeError, AttributeError, OSError)
 FEW = 12  # mistakes with one optimizer
 
 
@@ -43,7 +55,8 @@ class World:
         self.twin_grads = copied(self.grads)
         self.params = copied(self.program.params())
         self.structure = self.program.structure(self.params)
-        self.optimizer = self.program.make(self.params, self.grads)
+        more = {"cast_grads": True} if self.rng.random() < 0.3 else {}
+        self.optimizer = self.program.make(self.params, self.grads, memory=memory(self.rng), **more)
         self.twin = self.program.make(copied(self.params), self.twin_grads)
         self.taken = 0
 
@@ -81,7 +94,8 @@ def counts(optimizer: Any) -> Any:
     model = optimizer._model
     every = range(len(optimizer._slots))
     numbers = [model.get_step(i) for i in every], [model.get_scalars(i) for i in every]
-    return repr((numbers, model.steps_taken, optimizer.skipped_steps, optimizer._settings))
+    own = model.steps_taken, optimizer.skipped_steps, optimizer.accumulated, optimizer._settings
+    return repr((numbers, *own))
 
 
 def photograph(world: World, given: Any = ()) -> Any:
@@ -258,19 +272,88 @@ def construction(world: World) -> bool:
     rng, program = world.rng, world.program
     options = dict(program.options)
     structure = world.program.structure(copied(world.params))
-    if rng.random() < 0.5:
+    how = rng.random()
+    if how < 0.4:
         structure = mutated(rng, structure, [array for array in world.params if array.ndim])
+    elif how < 0.5:
+        structure = regrouped(rng, structure)
+    elif how < 0.6:
+        options["memory"] = odd_memory(rng, leaves(structure))
     else:
-        options[rng.choice([*options, *RULES[program.rule].hypers, "grads", "extra", "state_format"])] = odd_number(rng)
+        others = ("grads", "extra", "state_format", "cast_grads", "accumulate_steps", "memory", "rest")
+        name = rng.choice([*options, *RULES[program.rule].hypers, *others])
+        options[name] = mutated(rng, structure) if rng.random() < 0.2 else odd_number(rng)
 
     def make() -> None:
-        made = CLASSES[program.rule](structure, **options)
+        made = KINDS[program.rule](structure, **options)
         repr(made)
         made.memory()
         made.load_state_dict(made.state_dict())
 
     attempt(world, f"{program.rule} {options}", make, leaves(structure))
     return False
+
+
+def damaged_file(world: World) -> bool:
+    """A file that is no longer what was saved is refused, or what it holds is what was saved."""
+    rng, optimizer = world.rng, world.optimizer
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, rng.choice(["run.npz", "run.safetensors"]))
+        try:
+            optimizer.save(path)
+        except ERRORS:  # of schedules that fail
+            return False
+        found = bytearray(path.read_bytes())
+        for _ in range(rng.choice([1, 1, 3])):
+            place = rng.randrange(len(found) if rng.random() < 0.5 else min(len(found), 300))
+            how = rng.randrange(4)
+            if how == 0:
+                found[place] ^= 1 << rng.randrange(8)
+            elif how == 1:
+                del found[max(place, 1) :]
+            elif how == 2:
+                found[place:place] = bytes(rng.choice([1, 8, 64]))
+            else:
+                odd = (b"\xff" * 8, bytes(8), b'":[[[[[[', (1 << 62).to_bytes(8, "little"))
+                found[place : place + 8] = rng.choice(odd)
+        path.write_bytes(found)
+
+        before = photograph(world)
+        if attempt(world, "load(damaged file)", lambda: optimizer.load(path)):
+            assert photograph(world)[1:] == before[1:], "a damaged file was loaded as another one"
+    return False
+
+
+def code_in_gradient(world: World) -> bool:
+    """A gradient that uses its optimizer while it is read."""
+    rng, optimizer = world.rng, world.optimizer
+    right = world.arguments()[0]
+    if right is None:
+        return False
+    saved, asked = optimizer.state_dict(), 0
+
+    def act() -> None:
+        nonlocal asked
+        asked += 1
+        acts: list[Callable[[], Any]] = [
+            lambda: optimizer.step(right), lambda: optimizer.load_state_dict(saved), optimizer.state_dict,
+            lambda: optimizer.add_param_group({"params": np.ones(3, np.float32)}), lambda: copy.deepcopy(optimizer),
+            lambda: 1 / 0, lambda: pickle.dumps(optimizer),
+        ]  # fmt: skip
+        rng.choice(acts)()
+
+    class Acting(Arrays):
+        def __array__(self, dtype: Any = None, copy: Any = None) -> Array:
+            act()
+            return self.held
+
+    def leaf(grad: Any) -> Any:
+        return Acting(grad) if isinstance(grad, np.ndarray) else grad
+
+    given = filled(right, leaf)
+    taken = attempt(world, "a gradient with code", lambda: optimizer.step(given), leaves(right))
+    assert not taken or not asked, "a step was taken in spite of its gradient's code"
+    return taken
 
 
 def live_array(world: World) -> bool:
@@ -416,7 +499,8 @@ def switched(world: World, name: str) -> bool:
 
 MISTAKES: tuple[tuple[Mistake, int], ...] = (
     (gradients, 8), (scale, 2), (group_entry, 5), (attribute, 3), (group_list, 2), (added_group, 3), (state_dict, 6),
-    (construction, 3), (live_array, 5), (container, 1), (method, 4), (evaluation, 2),
+    (construction, 3), (live_array, 5), (container, 1), (method, 4), (evaluation, 2), (damaged_file, 1),
+    (code_in_gradient, 1),
 )  # fmt: skip
 WEIGHTS = [weight for _, weight in MISTAKES]
 
@@ -457,7 +541,8 @@ def run_functions(seed: int) -> int:
                 plain = [leaf for leaf in flat if type(leaf) is np.ndarray and leaf.dtype != np.longdouble]
                 before = [held(array) for array in plain]
                 try:
-                    taken: Any = getattr(where, program.rule)(**given)
+                    function = getattr(where, made._rule_of(group))
+                    taken: Any = function(**given)
                 except ERRORS as error:
                     assert [held(array) for array in plain] == before, f"{program.rule} raised {error}, and wrote"
                     taken = error
@@ -480,15 +565,18 @@ def arguments(program: Program, made: Any, group: Any, where: Any, rng: random.R
         grads = [np.ones_like(param) for param in run.columns["param"]]
     given: dict[str, Any] = {n: c for n, c in run.columns.items() if c[0] is not None}
     given = {"grad": grads, **given, "step": [1] * len(grads)}
-    count = sum(number == 0 for number in run.numbers)
-    given = {name: values[:count] for name, values in given.items()}
-    given |= {name: group[name] for name in (*run.rule.hypers, "maximize", "clip_value", "ema_decay", "rounding")}
+    first, about = [i for i, number in enumerate(run.numbers) if number == 0], RULES[run.rules[0]]
+    count = len(first)
+    own = {*about.initial_scalars, *(state.name for state in about.states), "param", "grad", "step", "master", "ema"}
+    given = {name: [values[i] for i in first] for name, values in given.items() if name in own}
+    given = {name: values for name, values in given.items() if values[0] is not None}
+    given |= {name: group[name] for name in (*about.hypers, "maximize", "clip_value", "ema_decay", "rounding")}
     given |= {**run.settings, "first": 0, "grad_scale": 1.0}
     if count == 1 and rng.random() < 0.5:
         given = {name: value[0] if isinstance(value, list) else value for name, value in given.items()}
     others = [array for array in run.arrays() if array.ndim]
     for _ in range(rng.choice([1, 1, 2])):
-        name = rng.choice([*given, "grad", "param", *(s.name for s in run.rule.states), "extra", "ema", "master"])
+        name = rng.choice([*given, "grad", "param", *(s.name for s in about.states), "extra", "ema", "master"])
         right = given.get(name)
         if name not in given or rng.random() < 0.05:
             given[name] = rng.choice([odd_number(rng), odd_object(rng), spoil_array(rng, np.ones(7, np.float32))])

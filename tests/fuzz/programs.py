@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 import random
+import tempfile
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +14,16 @@ import numpy as np
 from cases import CLASSES, FLOAT16, TEAMS, Array, Options, assert_same, copied, first_number, running
 
 import fusedstep as fs
+from fusedstep._group_options import GROUP_OPTIONS
 from fusedstep.reference import RULES
 
-from .values import DTYPES, FINITE, array, flat_shape, gradient_dtypes, nested, rule_options, storage
+from .faces import OWN, filled, form, memory, nested
+from .values import DTYPES, FINITE, array, flat_shape, gradient_dtypes, rule_options, storage
 
 __all__ = ["run_program"]
 
 ISAS = fs.available_isas()
+KINDS = CLASSES | {"muon": fs.Muon}
 
 
 @dataclass
@@ -31,35 +36,49 @@ class Program:
     nestings: list[Any]  # the structure of every group, with the numbers of the parameters
     steps: list[tuple[list[Any], float]]  # gradients (None: absent) and their scale
     changes: dict[int, Options]  # of group 0, before this step
+    way: str  # how the optimizer hears of groups: "groups", "conditions" or "trees"
+    accumulate_steps: int
 
     def params(self) -> list[Array]:
         return [param for group, _ in self.groups for param in group]
 
     def structure(self, leaves: list[Any]) -> Any:
         """Parameters or gradients as the optimizer gets them."""
-        parts = [_filled(nesting, leaves) for nesting in self.nestings]
+        parts = [filled(nesting, leaves.__getitem__) for nesting in self.nestings]
         return parts if len(parts) > 1 else parts[0]
 
-    def make(self, params: list[Array], grads: list[Any] | None = None) -> Any:
-        structure = self.structure(params)
+    def make(self, params: list[Array], grads: list[Any] | None = None, kind: Any = None, **more: Any) -> Any:
+        structure: Any = self.structure(params)
+        options = self.options | more
         if len(self.groups) > 1:
-            structure = [{"params": s, **o} for s, (_, o) in zip(structure, self.groups, strict=True)]
-        bound = {} if grads is None else {"grads": self.structure(grads)}
-        return CLASSES[self.rule](structure, **self.options, **bound)
+            own = [given for _, given in self.groups]
+            if self.way == "groups":
+                structure = [{"params": part, **given} for part, given in zip(structure, own, strict=True)]
+            elif self.way == "conditions":
+                for i, given in enumerate(own):
+                    if given:
+                        structure = fs.groups(structure, where=_below(f"[{i}]"), **given)
+            else:
+                for name in {name for given in own for name in given}:
+                    default = options.get(name, GROUP_OPTIONS.get(name))
+                    options[name] = [given.get(name, default) for given in own]
+        if self.accumulate_steps > 1:
+            options["accumulate_steps"] = self.accumulate_steps
+        if grads is not None:
+            options["grads"] = self.structure(grads)
+        return (kind or KINDS[self.rule])(structure, **options)
 
 
-def _filled(nesting: Any, leaves: list[Any]) -> Any:
-    if isinstance(nesting, int):
-        return leaves[nesting]
-    if isinstance(nesting, dict):
-        return {key: _filled(part, leaves) for key, part in nesting.items()}
-    return type(nesting)([_filled(part, leaves) for part in nesting])
+def _below(prefix: str) -> Any:
+    return lambda path, _: path.startswith(prefix)
 
 
 def draw(seed: int, row_gradients: bool = True) -> Program:
     rng = random.Random(seed)
-    rule = rng.choice(sorted(CLASSES))
+    rule = rng.choice(sorted(KINDS))
     options = rule_options(rng, rule)
+    accumulate_steps = rng.choice([1, 1, 1, 2, 3])
+    matrices = RULES[rule].matrices  # and the rest: two groups or more
     options["maximize"] = rng.random() < 0.2
     options["seed"] = rng.choice([0, 1, 2**64 - 1, rng.getrandbits(64)])
     for name, chance, values in (
@@ -69,9 +88,9 @@ def draw(seed: int, row_gradients: bool = True) -> Program:
         ("skip_nonfinite", 0.2, (True,)),
         ("zero_grads", 0.2, (True,)),
     ):
-        if rng.random() < chance:
+        if rng.random() < chance and not (name == "max_grad_norm" and matrices):
             options[name] = rng.choice(values)
-    rows = row_gradients and RULES[rule].rows_without is not None and rng.random() < 0.5
+    rows = row_gradients and accumulate_steps == 1 and RULES[rule].rows_without is not None and rng.random() < 0.5
     if rows:  # which leave all other rows alone
         options |= dict.fromkeys(RULES[rule].rows_without or (), 0.0)
         options.pop("nesterov", None)
@@ -115,7 +134,10 @@ def draw(seed: int, row_gradients: bool = True) -> Program:
     changes: dict[int, Options] = {}
     if "lr" in RULES[rule].hypers and rng.random() < 0.3:
         changes[rng.randrange(len(steps))] = {"lr": rng.choice([0.0, 0.01, np.float32(0.3), _rate])}
-    return Program(rule, groups, options, nestings, steps, changes)
+    way = rng.choice(["groups", "conditions", "trees"])
+    if way == "conditions" and not all(own for _, own in groups[1:]):
+        way = "groups"
+    return Program(rule, groups, options, nestings, steps, changes, way, accumulate_steps)
 
 
 def _rows(rng: random.Random, shape: tuple[int, ...], dtype: np.dtype[Any], kind: str) -> Any:
@@ -149,23 +171,40 @@ def _rate(done: int) -> float:
     return 0.1 / (done + 1)
 
 
+def _rules(optimizer: Any) -> list[str]:
+    """The rule of every group."""
+    return [optimizer._rule_of(group) for group in optimizer.param_groups]
+
+
+def _names(rules: list[str]) -> tuple[list[str], list[str]]:
+    """States and scalars of these rules."""
+    states = [state.name for rule in rules for state in RULES[rule].states]
+    scalars = [name for rule in rules for name in RULES[rule].initial_scalars]
+    return list(dict.fromkeys(states)), list(dict.fromkeys(scalars))
+
+
 class Functions:
     """The run by plain functions, of the reference or native: arrays of its own, one call for each run of tensors."""
 
     def __init__(self, program: Program, made: Any, where: Any) -> None:
         self.program = program
-        self.rule = RULES[program.rule]
-        self.function = getattr(where, program.rule)
+        self.rules = _rules(made)
+        self.functions = [getattr(where, rule) for rule in self.rules]
         self.groups = [dict(group) for group in made.param_groups]
         self.settings = {n: getattr(made, n) for n in ("max_grad_norm", "skip_nonfinite", "zero_grads", "seed")}
-        self.numbers = [i for i, (params, _) in enumerate(program.groups) for _ in params]
+        self.numbers = [slot.group for slot in made._slots]
         self.steps = [0] * len(self.numbers)
         self.taken = 0
         self.columns: dict[str, list[Any]] = {"param": program.params()}
-        for state in self.rule.states:
-            self.columns[state.name] = [slot.states.get(state.name) for slot in made._slots]
-        for name, first in self.rule.initial_scalars.items():
-            self.columns[name] = [np.array(first_number(first, self.groups[n])) for n in self.numbers]
+        states, scalars = _names(self.rules)
+        for name in states:
+            self.columns[name] = [slot.states.get(name) for slot in made._slots]
+        for name in scalars:
+            first = [RULES[self.rules[n]].initial_scalars.get(name) for n in self.numbers]
+            self.columns[name] = [
+                None if one is None else np.array(first_number(one, self.groups[n]))
+                for one, n in zip(first, self.numbers, strict=True)
+            ]
         self.columns["master"] = [slot.master for slot in made._slots]
         self.columns["ema"] = [slot.ema for slot in made._slots]
         self.columns = copied(self.columns)
@@ -206,13 +245,14 @@ class Functions:
         return True
 
     def _call(self, run: list[int], grads: list[Any], scale: float) -> bool:
-        group = self.groups[self.numbers[run[0]]]
-        options = {name: group[name] for name in (*self.rule.hypers, "maximize", "clip_value", "ema_decay", "rounding")}
+        number = self.numbers[run[0]]
+        group, about = self.groups[number], RULES[self.rules[number]]
+        options = {name: group[name] for name in (*about.hypers, "maximize", "clip_value", "ema_decay", "rounding")}
         options = {n: v(self.taken) if callable(v) else v for n, v in options.items()}
         given = {name: [column[i] for i in run] for name, column in self.columns.items()}
         given = {name: values for name, values in given.items() if values[0] is not None}
         given |= {"grad": [grads[i] for i in run], "step": [self.steps[i] + 1 for i in run]}
-        taken: bool = self.function(first=run[0], grad_scale=scale, **given, **options, **self.settings)
+        taken: bool = self.functions[number](first=run[0], grad_scale=scale, **given, **options, **self.settings)
         return taken
 
     def arrays(self) -> list[Array]:
@@ -228,15 +268,63 @@ class Functions:
         return self.steps
 
 
-class Class:
-    """The run by the optimizer, which may be copied, pickled, saved and loaded in between."""
+class Sums:
+    """A run whose gradients are summed up first, as the reference defines it."""
 
-    def __init__(self, program: Program, bound: bool, moves: random.Random | None) -> None:
-        self.program, self.moves = program, moves
+    def __init__(self, run: Functions) -> None:
+        self.run, self.number = run, 0
+        params = run.columns["param"]
+        kinds = [np.float64 if param.dtype == np.float64 else np.float32 for param in params]
+        self.sums = [np.zeros(param.shape, kind) for param, kind in zip(params, kinds, strict=True)]
+        self.received: set[int] = set()
+
+    def change(self, options: Options) -> None:
+        self.run.change(options)
+
+    def step(self, grads: list[Any], scale: float) -> bool:
+        before = copied(self.sums), set(self.received), _copies(grads)
+        for i, grad in enumerate(grads):
+            if grad is not None:
+                fs.reference.accumulate(self.sums[i], grad, grad_scale=scale)
+                self.received.add(i)
+                if self.run.settings["zero_grads"]:
+                    grad[...] = 0
+        if self.number + 1 < self.run.program.accumulate_steps:
+            self.number += 1
+            return True
+        given = [grad if i in self.received else None for i, grad in enumerate(self.sums)]
+        try:
+            taken = self.run.step(given, float(self.run.program.accumulate_steps))
+        except OverflowError:
+            self.sums, self.received, grads[:] = before
+            raise
+        self.sums, self.number, self.received = [np.zeros_like(grad) for grad in self.sums], 0, set()
+        return taken
+
+    def arrays(self) -> list[Array]:
+        return [*self.run.arrays(), *self.sums]
+
+    def counts(self) -> list[int]:
+        return self.run.counts()
+
+
+class Class:
+    """The run by an optimizer, which may be copied, pickled, saved and loaded in between."""
+
+    def __init__(
+        self, program: Program, bound: bool, moves: random.Random | None, kind: Any = None, odd: Any = None
+    ) -> None:
+        self.program, self.moves, self.kind = program, moves, kind
+        self.odd: random.Random | None = odd  # gradients in any form, memory anywhere
         params = copied(program.params())
         grads = [np.zeros_like(grad) for grad in program.steps[0][0]] if bound else None
         self.bound = grads
-        self.optimizer = program.make(params, grads)
+        self.optimizer = self._make(params)
+
+    def _make(self, params: list[Array]) -> Any:
+        more = {} if self.odd is None else {"cast_grads": True}
+        place = None if self.odd is None else memory(self.odd)
+        return self.program.make(params, self.bound, self.kind, memory=place, **more)
 
     def change(self, options: Options) -> None:
         for name, value in options.items():
@@ -246,7 +334,15 @@ class Class:
         if self.moves is not None and self.moves.random() < 0.3:
             self._move(self.moves)
         if self.bound is None:
-            return bool(self.optimizer.step(self.program.structure(grads), grad_scale=scale))
+            forms = [self._form(grad) for grad in grads]
+            try:
+                return bool(
+                    self.optimizer.step(self.program.structure([given for given, _ in forms]), grad_scale=scale)
+                )
+            finally:
+                for grad, (_, held) in zip(grads, forms, strict=True):
+                    if held is not None:
+                        grad[...] = held
         for mine, grad in zip(self.bound, grads, strict=True):
             mine[...] = grad
         try:
@@ -255,9 +351,14 @@ class Class:
             for mine, grad in zip(self.bound, grads, strict=True):
                 grad[...] = mine
 
+    def _form(self, grad: Any) -> tuple[Any, Array | None]:
+        if self.odd is None or not isinstance(grad, np.ndarray):
+            return grad, None
+        return form(self.odd, grad)
+
     def _move(self, rng: random.Random) -> None:
         """Go on with a copy, which nothing may tell from the original."""
-        how = rng.randrange(5)
+        how = rng.randrange(7)
         old = self.optimizer
         if how == 0 and self.bound is None:
             self.optimizer = copy.deepcopy(old)
@@ -268,22 +369,27 @@ class Class:
         elif how == 3:
             old.load_state_dict(pickle.loads(pickle.dumps(old.state_dict())))
         else:
-            self.optimizer = self.program.make([slot.param.copy() for slot in old._slots], self.bound)
+            self.optimizer = self._make([slot.param.copy() for slot in old._slots])
             for group, options in zip(self.optimizer.param_groups, old.param_groups, strict=True):
                 group.update({k: v for k, v in options.items() if callable(v)})
-            self.optimizer.load_state_dict(old.state_dict())
+            if how == 4:
+                with tempfile.TemporaryDirectory() as folder:
+                    path = os.path.join(folder, rng.choice(["run.npz", "run.safetensors"]))
+                    old.save(path)
+                    self.optimizer.load(path)
+            else:
+                self.optimizer.load_state_dict(old.state_dict())
 
     def arrays(self) -> list[Array]:
-        slots = self.optimizer._slots
-        rule = RULES[self.program.rule]
+        slots, views = self.optimizer._slots, self.optimizer.state
+        states, scalars = _names(_rules(self.optimizer))
         found: list[Any] = [slot.param for slot in slots]
-        for state in rule.states:
+        for name in states:
             for slot in slots:
-                value = slot.states.get(state.name)
+                value = slot.states.get(name)
                 found += value if isinstance(value, tuple) else [value]
-        views = self.optimizer.state if rule.scalars else ()
-        found += [np.array(view[name]) for name in rule.scalars for view in views]
-        found += [slot.master for slot in slots] + [slot.ema for slot in slots]
+        found += [np.array(view[name]) for name in scalars for view in views if name in view]
+        found += [slot.master for slot in slots] + [slot.ema for slot in slots] + [slot.grad_sum for slot in slots]
         return [array for array in found if array is not None]
 
     def counts(self) -> list[int]:
@@ -315,19 +421,29 @@ def trace(program: Program, run: Any, expected: list[Any] | None) -> list[Any]:
     return found
 
 
+def _by_functions(program: Program, made: Any, where: Any) -> Functions | Sums:
+    run = Functions(program, made, where)
+    return Sums(run) if program.accumulate_steps > 1 else run
+
+
 def run_program(seed: int) -> int:
     """Run one program; return how many native steps were compared."""
     program = draw(seed)
     rng = random.Random(~seed)
     made = program.make(copied(program.params()))
     with np.errstate(all="ignore"):
-        expected = trace(program, Functions(program, made, fs.reference), None)
+        expected = trace(program, _by_functions(program, made, fs.reference), None)
     full = all(isinstance(grad, np.ndarray) for grads, _ in program.steps for grad in grads)
-    runs: list[tuple[str, Any]] = [("functional", lambda: Functions(program, made, fs.functional))]
+    runs: list[tuple[str, Any]] = [("functional", lambda: _by_functions(program, made, fs.functional))]
     runs.append(("class", lambda: Class(program, False, None)))
     runs.append(("moved", lambda: Class(program, False, random.Random(seed))))
+    runs.append(("odd", lambda: Class(program, False, random.Random(seed), odd=random.Random(seed))))
     if full:
         runs.append(("bound", lambda: Class(program, True, random.Random(seed) if rng.random() < 0.5 else None)))
+    own = OWN.get(program.rule) if full else None
+    if own is not None:
+        with np.errstate(all="ignore"):
+            trace(program, Class(program, False, random.Random(seed), own), expected)
     places: list[Any] = [(isa, 1, None) for isa in ISAS] + [(ISAS[-1], rng.choice([2, 3, 7]), rng.choice(TEAMS))]
     for place in places:
         with running(*place):

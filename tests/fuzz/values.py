@@ -11,7 +11,7 @@ from cases import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, ROWS, Array, Options, spe
 
 from fusedstep.reference import RULES
 
-__all__ = ["DTYPES", "array", "flat_shape", "gradient_dtypes", "nested", "option", "rule_options", "storage"]
+__all__ = ["DTYPES", "array", "flat_shape", "gradient_dtypes", "option", "rule_options", "storage"]
 
 DTYPES = (FLOAT32, FLOAT64, FLOAT16, BFLOAT16)
 POOL = 1 << 15
@@ -71,25 +71,6 @@ def flat_shape(rng: random.Random, large: bool) -> tuple[int, ...]:
     return (size,)
 
 
-def nested(rng: random.Random, leaves: list[Any]) -> Any:
-    """Any nesting of dict, list and tuple with these leaves in order (dict entries count in their own order)."""
-    if len(leaves) == 1 and rng.random() < 0.3:
-        return leaves[0]
-    parts: list[Any] = []
-    rest = leaves
-    while rest:
-        count = rng.randint(1, len(rest))
-        if count == len(leaves):
-            parts.extend(rest)
-        else:
-            parts.append(nested(rng, rest[:count]))
-        rest = rest[count:]
-    kind = rng.randrange(3)
-    if kind == 0:
-        return {f"k{i}" if i % 3 else i: part for i, part in enumerate(parts)}
-    return parts if kind == 1 else tuple(parts)
-
-
 def option(rng: random.Random, name: str, default: Any) -> Any:
     """A value that a hyper-parameter may have."""
     if isinstance(default, bool):
@@ -101,6 +82,14 @@ def option(rng: random.Random, name: str, default: Any) -> Any:
         return rng.choice([default, (0.25, 1.5), (0.9, 7.0)])
     if name == "step_sizes":
         return rng.choice([default, (1e-3, 2e-2), (0.0, 1e30)])
+    if name == "ns_coefficients":
+        return rng.choice([default, (2.0, -1.5, 0.5)])
+    if name == "ns_steps":
+        return rng.choice([1, 2, 5])
+    if name == "adjust_lr_fn":
+        return rng.choice([None, "original", "match_rms_adamw"])
+    if name == "reshape":
+        return rng.choice([None, "flatten", "batch"])
     if name == "warmup_steps":
         return rng.choice([0, 1, 3, 1000])
     if name in ("momentum", "beta", "alpha", "rho", "dampening"):
@@ -112,11 +101,13 @@ def option(rng: random.Random, name: str, default: Any) -> Any:
 
 def rule_options(rng: random.Random, rule: str) -> Options:
     """One of the rule's option sets, some of its options drawn anew; what belongs together stays."""
-    chosen = dict(rng.choice(ROWS[rule].options))
+    chosen = dict(rng.choice(ROWS[rule].options)) if rule in ROWS else {}
     for name, default in RULES[rule].hypers.items():
         together = name in ("nesterov", "momentum", "dampening") and "nesterov" in RULES[rule].hypers
         if not together and rng.random() < 0.3:
             chosen[name] = option(rng, name, default)
+    if rule == "muon":  # which divides by it
+        chosen["eps"] = rng.choice([1e-7, 1e-30, 10.0])
     return chosen
 
 
