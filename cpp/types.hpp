@@ -121,8 +121,9 @@ struct RuleEntry {
     int n_states;
     const char* const* scalars;  // per-tensor values that the derivation itself advances
     int n_scalars;
-    bool norms;    // the update needs two norms of the whole tensor first
-    bool product;  // the caller changes every tensor's direction before the update: see Engine::start
+    bool norms;            // the update needs two norms of the whole tensor first
+    unsigned norm_states;  // bit mask over the states that these are made of
+    bool product;          // the caller changes every tensor's direction before the update: see Engine::start
     unsigned (*variant)(const double* h, std::uint64_t step);
     unsigned (*used_states)(unsigned variant);  // bit mask over states
     void (*derive[kComputes])(const double* h, std::uint64_t step, double* scalars, void* constants);

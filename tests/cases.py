@@ -90,6 +90,11 @@ ROWS: dict[str, Row] = {
     "adopt": row(WD, {"clipping": False}, {"betas": (0.5, 0.75), "decoupled_weight_decay": True, **WD}),
     "yogi": row({"betas": (0.5, 0.75), **WD}),
     "stable_adamw": row({"betas": (0.5, 0.75), **WD}, {"weight_decay": 0.0, "eps": 1e-3}),
+    "mars": row(
+        {"betas": (0.5, 0.75), "gamma": 0.5, **WD},
+        {"gamma": 0.0, "clipping": False, **WD},
+    ),
+    "mars_lion": row({"beta": 0.5, "gamma": 0.5, **WD}, {"clipping": False, "gamma": 0.0}),
     "schedule_free_sgd": row({"momentum": 0.5, "warmup_steps": 2, "r": 1.0, **WD}),
     "schedule_free_adamw": row({"betas": (0.5, 0.9), "warmup_steps": 3, "r": 0.5, **WD}),
 }

@@ -164,6 +164,7 @@ OPTAX: list[tuple[str, dict[str, Any], Any]] = [
 ]
 # rule: pytorch_optimizer's class, and what its options are called where they have other names
 DECOUPLED = {"weight_decouple": True}
+MARS_LION = {"optimize_1d": True, "mars_type": "lion"}
 PYTORCH_OPTIMIZER: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
     ("adan", "Adan", {}, {}),
     ("adan", "Adan", {"weight_decay": 0.02}, {}),
@@ -174,14 +175,21 @@ PYTORCH_OPTIMIZER: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
     ("yogi", "Yogi", {"weight_decay": 0.02}, DECOUPLED),
     ("stable_adamw", "StableAdamW", {}, {}),
     ("stable_adamw", "StableAdamW", {"weight_decay": 0.0, "betas": (0.8, 0.9), "eps": 1e-3}, {}),
+    ("mars_lion", "MARS", {"lr": 1e-3, "weight_decay": 0.02}, MARS_LION),
+    ("mars_lion", "MARS", {"lr": 1e-3, "beta": 0.8, "gamma": 0.2}, {**MARS_LION, "betas": (0.8, 0.99)}),
+]
+# compared below with the authors' code, written out: no package has the same formula
+AUTHORS: list[tuple[str, dict[str, Any]]] = [
+    ("mars", {"weight_decay": 0.02}),  # pytorch_optimizer adds 1e-15 to the second moment
+    ("mars", {"gamma": 0.0, "clipping": False}),
 ]
 # compared in another file, or below with the paper's own recursion
 OTHERS = {"sparse_adam": "test_reference_rows.py"}
-COMPARED = {*TORCH, *(rule for rule, *_ in [*OPTAX, *PYTORCH_OPTIMIZER]), *OTHERS}
+COMPARED = {*TORCH, *(rule for rule, *_ in [*OPTAX, *PYTORCH_OPTIMIZER, *AUTHORS]), *OTHERS}
 """Every rule that is compared with an independent source (`test_completeness` asks)."""
 # rules that round the parameter more than once: a decoupled decay or an interpolation, and the step
 TWICE = {"adamw", "nadam", "radam", "asgd", "lion", "adabelief", "schedule_free_sgd", "schedule_free_adamw"}
-TWICE |= {"adan", "ademamix", "adopt", "yogi", "stable_adamw"}
+TWICE |= {"adan", "ademamix", "adopt", "yogi", "stable_adamw", "mars", "mars_lion"}
 
 
 class Run:
@@ -292,8 +300,8 @@ def test_optax_float64(rule: str, options: dict[str, Any], make: Any) -> None:
 def test_pytorch_optimizer_float64(rule: str, name: str, options: dict[str, Any], other_names: dict[str, Any]) -> None:
     pytest.importorskip("pytorch_optimizer")
     param, grads = data(np.float64)
-    given = {n: v for n, v in options.items() if n not in ("no_prox", "alpha_warmup", "beta3_warmup")} | other_names
-    ours, theirs = Run(rule, param, options), TorchPeer(name, param, given, "pytorch_optimizer")
+    given = {n: v for n, v in options.items() if n not in ("no_prox", "alpha_warmup", "beta3_warmup", "beta")}
+    ours, theirs = Run(rule, param, options), TorchPeer(name, param, given | other_names, "pytorch_optimizer")
     for grad in grads:
         ours.step(grad)
         theirs.step(grad)
@@ -301,7 +309,7 @@ def test_pytorch_optimizer_float64(rule: str, name: str, options: dict[str, Any]
 
 
 ALL_ROWS = [(rule, options) for rule, _, options in TORCH_ROWS] + [(rule, options) for rule, options, _ in OPTAX]
-ALL_ROWS += [(rule, options) for rule, _, options, _ in PYTORCH_OPTIMIZER]
+ALL_ROWS += [(rule, options) for rule, _, options, _ in PYTORCH_OPTIMIZER] + AUTHORS
 
 
 @pytest.mark.parametrize(("rule", "options"), ALL_ROWS, ids=label)
@@ -376,6 +384,71 @@ def test_adopt_against_the_authors(decoupled: bool) -> None:
     for grad in grads:
         ours.step(grad)
     close(ours.param, authors_adopt(param, grads, 0.02, decoupled))
+
+
+def authors_mars(
+    param: Array,
+    grads: list[Array],
+    before: list[Array] | None = None,
+    *,
+    lr: float,
+    betas: tuple[float, float],
+    decay: float,
+    gamma: float,
+    lion: bool,
+) -> Array:
+    """The function ``update_fn`` of the authors' code (github.com/AGI-Arena/MARS, mars.py), in NumPy.
+
+    `before` has the gradients of the same batches at the parameters of the step before: the exact variant.
+    """
+    beta1, beta2 = betas
+    exp_avg, exp_avg_sq, last_grad = np.zeros_like(param), np.zeros_like(param), np.zeros_like(param)
+    for step, grad in enumerate(grads, 1):
+        if before is not None:
+            last_grad = before[step - 1]
+        c_t = (grad - last_grad) * (gamma * (beta1 / (1.0 - beta1))) + grad
+        c_t_norm = np.linalg.norm(c_t)
+        if c_t_norm > 1.0:
+            c_t = c_t / c_t_norm
+        exp_avg = beta1 * exp_avg + (1.0 - beta1) * c_t
+        if lion:
+            direction = np.sign(exp_avg)
+        else:
+            exp_avg_sq = beta2 * exp_avg_sq + (1.0 - beta2) * c_t * c_t
+            denom = (np.sqrt(exp_avg_sq) * (1 / np.sqrt(1.0 - beta2**step)) + 1e-8) * (1.0 - beta1**step)
+            direction = exp_avg / denom
+        param = param - lr * (decay * param + direction)
+        last_grad = grad
+    return param
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3])  # all gradients are clipped, or none
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("lion", [False, True])
+def test_mars_against_the_authors(scale: float, exact: bool, lion: bool) -> None:
+    param, grads = data(np.float64)
+    grads = [scale * grad for grad in grads]
+    before = [0.9 * grad + 0.05 * scale for grad in grads] if exact else None
+    shared: dict[str, Any] = {"lr": 3e-3, "gamma": 0.1}
+    betas = {"beta": 0.9} if lion else {"betas": (0.9, 0.99)}
+    ours = Run("mars_lion" if lion else "mars", param, {"weight_decay": 0.02, **betas, **shared})
+    for step, grad in enumerate(grads):
+        if before is not None:
+            ours.states["last_grad"] = before[step].copy()
+        ours.step(grad)
+    close(ours.param, authors_mars(param, grads, before, betas=(0.9, 0.99), decay=0.02, lion=lion, **shared))
+
+
+def test_mars_without_its_own_is_adamw() -> None:
+    """What the authors' code does with vectors."""
+    param, grads = data(np.float64)
+    ours = Run("mars", param, {"gamma": 0.0, "clipping": False, "betas": (0.9, 0.95), "weight_decay": 0.1})
+    theirs = Run("adamw", param, {"lr": 3e-3, "betas": (0.9, 0.95), "weight_decay": 0.1})
+    assert ours.states["last_grad"] is None
+    for grad in grads:
+        ours.step(grad)
+        theirs.step(grad)
+    close(ours.param, theirs.param)
 
 
 def test_stable_adamw_clips_the_update() -> None:

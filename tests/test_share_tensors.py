@@ -31,8 +31,8 @@ class Together:
         self.values: list[Array] = [np.zeros(0)] * count
         self.barrier = threading.Barrier(count, timeout=30)
 
-    def sum(self, share: int) -> Callable[[memoryview], None]:
-        def add(values: memoryview) -> None:
+    def sum(self, share: int) -> Callable[[memoryview, int], None]:
+        def add(values: memoryview, flags: int) -> None:
             mine = np.frombuffer(values)
             self.values[share] = mine.copy()
             self.barrier.wait()

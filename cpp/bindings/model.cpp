@@ -270,6 +270,17 @@ void Model::share_tensors(const std::vector<std::pair<std::size_t, std::size_t>>
     engine_.prepare();
 }
 
+void Model::share_parts(py::object begin, py::object sum) {
+    const Claim::Guard claimed(*claim_, "params", false);
+    check_finished("share_parts()");
+    for (Tensor& x : engine_.tensors) x.after = x.size == 0 ? 1 : 0;  // a block for the sum of the others' parts
+    engine_.buckets = {{engine_.tensors.size(), 0}};
+    engine_.sums_of_tensors = true;
+    peers_ = std::make_unique<PythonPeers>(std::move(begin), py::none(), std::move(sum), py::none());
+    engine_.peers = peers_.get();
+    engine_.prepare();
+}
+
 // Reads one value of a group anew.
 void Model::read_value(std::size_t group, Value& value) {
     const py::object source = dict_item(groups_[group].dict.ptr(), value.key.ptr());
@@ -431,6 +442,9 @@ void Model::check_still_there() const {
                 "place, since the optimizer was made; make a new one");
 }
 
+// Other threads ran while this one waited for other processes.
+void Model::check_after_waiting() { check_still_there(); }
+
 // Python code that is asked about a gradient may have changed the arrays that were taken before.
 void Model::check_gradients_still_there(const std::vector<py::object>& grads) const {
     for (std::size_t i = 0; i < grads.size(); ++i) {
@@ -481,7 +495,7 @@ bool Model::run() {
         if (rows_used_ != 0)
             throw py::type_error("grads: got SparseRows, needs arrays in a model of several processes");
         peers_->begin();
-        check_still_there();  // other threads ran meanwhile
+        check_after_waiting();
     }
     const auto released = [this](auto&& work) {
         if (engine_.elements() < kReleaseFrom)

@@ -76,6 +76,9 @@ public:
                        const std::vector<std::pair<std::size_t, std::size_t>>& buckets, py::object begin,
                        py::object receive, py::object sum, py::object send);
 
+    // The same for tensors of which every process has a part cut anywhere: `sum` gets one value of each tensor, or two.
+    void share_parts(py::object begin, py::object sum);
+
     // Gradients of the structure of `tree`, kept until bind is called again; None leaves its parameter alone.
     void bind(const Tree& tree, py::object grads);
 
@@ -156,6 +159,7 @@ protected:
     void zero_rows();
     void check_gradient_overlap();
     void check_still_there() const;
+    virtual void check_after_waiting();
     void check_gradients_still_there(const std::vector<py::object>& grads) const;
     void check_count() const;
     void check_finished(const char* what) const;

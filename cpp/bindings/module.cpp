@@ -220,6 +220,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         .def("finish", &Model::finish)
         .def("share_tensors", &Model::share_tensors, py::arg("pieces"), py::arg("buckets"), py::arg("begin"),
              py::arg("receive"), py::arg("sum"), py::arg("send"))
+        .def("share_parts", &Model::share_parts, py::arg("begin"), py::arg("sum"))
         .def("bind", &Model::bind, py::arg("tree"), py::arg("grads"))
         .def("prepare", &Model::prepare, py::arg("grad_scale"))
         .def("step_bound", &Model::step_bound, py::arg("grad_scale"))

@@ -13,22 +13,24 @@ namespace py = pybind11;
 class PythonPeers : public Peers {
 public:
     // `begin()` before anything happens, once nothing is left that could fail in this process alone; if it raises,
-    // nothing has changed. `receive(bucket)`, `sum(values)` with a memoryview of doubles, `send(bucket)`: see Peers.
+    // nothing has changed. `receive(bucket)`, `sum(values, flags)` with a memoryview of doubles, `send(bucket)`: see
+    // Peers. None instead of receive or send: nothing travels in buckets.
     PythonPeers(py::object begin, py::object receive, py::object sum, py::object send)
         : begin_(std::move(begin)), receive_(std::move(receive)), sum_(std::move(sum)), send_(std::move(send)) {}
 
     void begin() { begin_(); }
     bool receive(std::size_t bucket) noexcept override {
-        return call([&] { receive_(bucket); });
+        return receive_.is_none() || call([&] { receive_(bucket); });
     }
-    bool sum(double* values, std::size_t n) noexcept override {
+    bool sum(double* values, std::size_t n, std::size_t flags) noexcept override {
         return call([&] {
             sum_(py::memoryview::from_buffer(values, {static_cast<py::ssize_t>(n)},
-                                             {static_cast<py::ssize_t>(sizeof(double))}));
+                                             {static_cast<py::ssize_t>(sizeof(double))}),
+                 flags);
         });
     }
     bool send(std::size_t bucket) noexcept override {
-        return call([&] { send_(bucket); });
+        return send_.is_none() || call([&] { send_(bucket); });
     }
 
     // What ended the step. Needs the GIL.

@@ -260,6 +260,18 @@ TensorModel::Found TensorModel::place_gradient(std::size_t i, bool& ran) {
     return Found::usable;
 }
 
+void TensorModel::check_after_waiting() {
+    for (std::size_t i = 0; i < items_.size(); ++i) {
+        const ::fusedstep::Tensor& x = engine_.tensors[i];
+        if (x.grad.data == nullptr || x.size == 0) continue;
+        View view;
+        const Item& item = items_[i];
+        if (!same_places(item) || !reader_.view(item.grad.ptr(), view) || view.data != x.grad.data)
+            throw std::runtime_error(param_name(paths_[i]) +
+                                     ": it, its gradient or a state was moved while this process waited for others");
+    }
+}
+
 void TensorModel::expose_states(bool exposed) {
     exposed_ = exposed;
     for (std::size_t i = 0; exposed && i < items_.size(); ++i) items_[i].progress.write(engine_.tensors[i]);

@@ -82,6 +82,7 @@ private:
         std::vector<Entry> entries;
     };
     void settle(std::size_t group) override;
+    void check_after_waiting() override;
     static unsigned states_in_use(const Group& group);
     bool has_states(const ::fusedstep::Tensor& x) const;
     bool same_groups(py::list groups) const;

@@ -192,7 +192,7 @@ void Engine::prepare() {
     exchanged_.assign(peers == nullptr ? 0 : std::max(tensors.size(), norms_ ? 2 * blocks : blocks + 1), 0);
     constants_.resize(std::max<std::size_t>(1, tensors.size()));
     constants_of_.assign(tensors.size(), 0);
-    scalars_before_.resize(half_ || products_ ? tensors.size() : 0);
+    scalars_before_.resize(half_ || products_ || peers != nullptr ? tensors.size() : 0);
     cost_.assign(tensors.size() + 1, 0);
     active_.assign((tensors.size() + 63) / 64, 0);
     partition();
@@ -297,7 +297,7 @@ void Engine::derive(const StepOptions& options, double coefficient) {
     for (std::size_t t = 0; t < tensors.size(); ++t) {
         Tensor& x = tensors[t];
         if (x.grad.data == nullptr) continue;
-        if (half_ || products_) scalars_before_[t] = x.scalars;
+        if (!scalars_before_.empty()) scalars_before_[t] = x.scalars;
         x.step = x.step + 1;
         const Group& group = groups[static_cast<std::size_t>(x.group)];
         const RuleEntry& rule = kernels_->rules[group.rule];
@@ -382,7 +382,7 @@ void Engine::sum_directions(std::size_t t, std::size_t begin, std::size_t end) {
     const RuleEntry& rule = kernels_->rules[group.rule];
     if (!rule.norms) return;
     const Constants& c = constants_[constants_of_[t]];
-    const unsigned used = rule.used_states(c.variant);
+    const unsigned used = rule.used_states(c.variant) & rule.norm_states;
     Staging<kBlock> staging(*kernels_, x.compute);
     for (std::size_t i = begin; i < end; i += kBlock) {
         const std::size_t n = std::min(kBlock, end - i);
@@ -573,40 +573,56 @@ bool Engine::stays_finite(double multiplier, double norm, StepResult& result) {
     });
     if (peers == nullptr) return finite;
     exchanged_[0] = finite ? 0 : 1;
-    result.failed = !sum_over_peers(1);
+    result.failed = !sum_over_peers(1, 1);
     return exchanged_[0] == 0;
+}
+
+// body(place in the exchange, block) for the blocks whose sums this process has made.
+template <class Body>
+void Engine::for_each_own_block(Body body) const {
+    for (std::size_t t = 0; t < tensors.size(); ++t) {
+        const Tensor& x = tensors[t];
+        const std::size_t first = first_block_[t] + x.before / kBlock;
+        for (std::size_t b = first; x.grad.data != nullptr && b < first + (x.size + kBlock - 1) / kBlock; ++b)
+            body(exchanged_at(t, b), b);
+    }
+}
+
+// body(place in the exchange, block, whether that block is to hold the sum of this place) for all blocks.
+template <class Body>
+void Engine::for_each_joined_block(Body body) const {
+    for (std::size_t t = 0; t < tensors.size(); ++t) {
+        const std::size_t end = t + 1 < tensors.size() ? first_block_[t + 1] : grad_sums_.size();
+        for (std::size_t b = first_block_[t]; b < end; ++b)
+            body(exchanged_at(t, b), b, !sums_of_tensors || b == first_block_[t]);
+    }
 }
 
 // Puts the sums over this process's blocks together with the others'; whether all of these were finite.
 bool Engine::join_gradient_sums(bool& finite) {
     std::fill(exchanged_.begin(), exchanged_.end(), 0.0);
-    const std::size_t blocks = grad_sums_.size();
-    for (std::size_t t = 0; t < tensors.size(); ++t) {
-        const Tensor& x = tensors[t];
-        const std::size_t first = first_block_[t] + x.before / kBlock;
-        for (std::size_t b = first; x.grad.data != nullptr && b < first + (x.size + kBlock - 1) / kBlock; ++b) {
-            exchanged_[b] = grad_sums_[b].sum;
-            exchanged_[blocks] += grad_sums_[b].finite ? 0 : 1;
-        }
-    }
-    if (!sum_over_peers(blocks + 1)) return false;
-    finite = exchanged_[blocks] == 0;
-    for (std::size_t b = 0; b < blocks; ++b) grad_sums_[b] = {exchanged_[b], finite};
+    const std::size_t n = exchanged_sums();
+    for_each_own_block([&](std::size_t at, std::size_t b) {
+        exchanged_[at] += grad_sums_[b].sum;
+        exchanged_[n] += grad_sums_[b].finite ? 0 : 1;
+    });
+    if (!sum_over_peers(n + 1, 1)) return false;
+    finite = exchanged_[n] == 0;
+    for_each_joined_block(
+        [&](std::size_t at, std::size_t b, bool first) { grad_sums_[b] = {first ? exchanged_[at] : 0, finite}; });
     return true;
 }
 
 bool Engine::join_pair_sums() {
     std::fill(exchanged_.begin(), exchanged_.end(), 0.0);
-    for (std::size_t t = 0; t < tensors.size(); ++t) {
-        const Tensor& x = tensors[t];
-        const std::size_t first = first_block_[t] + x.before / kBlock;
-        for (std::size_t b = first; x.grad.data != nullptr && b < first + (x.size + kBlock - 1) / kBlock; ++b) {
-            exchanged_[2 * b] = pair_sums_[b].first;
-            exchanged_[2 * b + 1] = pair_sums_[b].second;
-        }
-    }
-    if (!sum_over_peers(2 * pair_sums_.size())) return false;
-    for (std::size_t b = 0; b < pair_sums_.size(); ++b) pair_sums_[b] = {exchanged_[2 * b], exchanged_[2 * b + 1]};
+    for_each_own_block([&](std::size_t at, std::size_t b) {
+        exchanged_[2 * at] += pair_sums_[b].first;
+        exchanged_[2 * at + 1] += pair_sums_[b].second;
+    });
+    if (!sum_over_peers(2 * exchanged_sums(), 0)) return false;
+    for_each_joined_block([&](std::size_t at, std::size_t b, bool first) {
+        pair_sums_[b] = first ? PairSum{exchanged_[2 * at], exchanged_[2 * at + 1]} : PairSum{0, 0};
+    });
     return true;
 }
 
@@ -614,7 +630,7 @@ bool Engine::join_pair_sums() {
 bool Engine::join_overflows(std::size_t& overflowed) {
     std::fill(exchanged_.begin(), exchanged_.end(), 0.0);
     if (overflowed != kNone) exchanged_[overflowed] = 1;
-    if (!sum_over_peers(tensors.size())) return false;
+    if (!sum_over_peers(tensors.size(), tensors.size())) return false;
     overflowed = kNone;
     for (std::size_t t = tensors.size(); t-- > 0;)
         if (exchanged_[t] != 0) overflowed = t;
@@ -662,7 +678,10 @@ StepResult Engine::start(const StepOptions& options) noexcept {
     if (norms_) {
         share([&](std::size_t t, std::size_t begin, std::size_t end) { sum_directions(t, begin, end); });
         result.failed = !trust();
-        if (result.failed) return result;
+        if (result.failed) {
+            take_back();
+            return result;
+        }
     }
     if (products_) share([&](std::size_t t, std::size_t begin, std::size_t end) { aim(t, begin, end); });
     return result;
@@ -679,7 +698,7 @@ void Engine::finish(const StepOptions& options, StepResult& result) noexcept {
         });
         result.overflowed = overflowed;
         if (peers != nullptr) result.failed = !join_overflows(result.overflowed);
-        if (result.failed) return;
+        if (result.failed) return take_back();
         result.taken = result.overflowed == kNone;
         if (!result.taken) return take_back();
     }

@@ -69,8 +69,9 @@ public:
     virtual ~Peers() = default;
     // Waits for the gradients of one of the buckets.
     virtual bool receive(std::size_t bucket) noexcept = 0;
-    // Adds up what all processes have. Of each value all but one have a zero, so the order does not matter.
-    virtual bool sum(double* values, std::size_t n) noexcept = 0;
+    // Adds up what all processes have. The last `flags` of the values are not sums: above 0 in one process, they become
+    // so in all. Sums of blocks: of each value all but one process have a zero, so the order does not matter.
+    virtual bool sum(double* values, std::size_t n, std::size_t flags) noexcept = 0;
     // One bucket's parameters are stepped.
     virtual bool send(std::size_t bucket) noexcept = 0;
 };
@@ -97,6 +98,9 @@ public:
     // Of a model that several processes step; null and empty otherwise.
     Peers* peers = nullptr;
     std::vector<BucketEnd> buckets;
+    // What peers add up: one value of each tensor, of which every process has a part cut anywhere; otherwise one of
+    // each block, so that the sum over the blocks is that of one process.
+    bool sums_of_tensors = false;
 
     // Call after tensors were added and before the next step.
     void prepare();
@@ -139,7 +143,14 @@ private:
     bool receives_first(const StepOptions& options) const {
         return peers != nullptr && (options.max_grad_norm > 0 || options.skip_nonfinite || norms_ || half_);
     }
-    bool sum_over_peers(std::size_t n) { return peers->sum(exchanged_.data(), n); }
+    // Where the sum over a block is exchanged, and how many such places there are.
+    std::size_t exchanged_at(std::size_t t, std::size_t block) const { return sums_of_tensors ? t : block; }
+    std::size_t exchanged_sums() const { return sums_of_tensors ? tensors.size() : grad_sums_.size(); }
+    template <class Body>
+    void for_each_own_block(Body body) const;
+    template <class Body>
+    void for_each_joined_block(Body body) const;
+    bool sum_over_peers(std::size_t n, std::size_t flags) { return peers->sum(exchanged_.data(), n, flags); }
     bool join_gradient_sums(bool& finite);
     bool join_pair_sums();
     bool join_overflows(std::size_t& overflowed);
@@ -164,7 +175,7 @@ private:
     bool products_ = false;  // some rule has a product
     bool half_ = false;      // some parameter is stored in float16, which ends at 65504
     std::vector<std::array<Visible<double>, kMaxScalars>>
-        scalars_before_;                       // of every tensor, only with half_ or products_
+        scalars_before_;                       // of every tensor, only where a step may be taken back
     std::vector<std::uint64_t> cost_;          // cumulative, per tensor; size tensors + 1
     std::vector<std::uint64_t> active_;        // one bit per tensor with a gradient: what cost_ was made for
     bool rows_ = false;                        // some gradient was of rows: cost_ holds for that step alone

@@ -39,15 +39,16 @@ namespace {
 #include "rules/adopt.hpp"
 #include "rules/yogi.hpp"
 #include "rules/stable_adamw.hpp"
+#include "rules/mars.hpp"
 // clang-format on
 #include "formats/formats.hpp"
 
 // Every rule, in the order of their numbers.
 template <class...>
 struct List {};
-using Rules =
-    List<Sgd, Momentum, RmsProp, Adam, AdamW, Adagrad, Adadelta, Adamax, NAdam, RAdam, AdaBelief, Asgd, Rprop, Lion,
-         Lamb, Lars, ScheduleFreeSgd, ScheduleFreeAdamW, SparseAdam, Muon, Adan, AdEMAMix, Adopt, Yogi, StableAdamW>;
+using Rules = List<Sgd, Momentum, RmsProp, Adam, AdamW, Adagrad, Adadelta, Adamax, NAdam, RAdam, AdaBelief, Asgd, Rprop,
+                   Lion, Lamb, Lars, ScheduleFreeSgd, ScheduleFreeAdamW, SparseAdam, Muon, Adan, AdEMAMix, Adopt, Yogi,
+                   StableAdamW, Mars, MarsLion>;
 
 // 0, 1, ... n - 1 as template arguments.
 template <unsigned... V>
@@ -173,20 +174,25 @@ BlockSum sum_squares(const void* data, std::size_t n) {
 
 template <class Rule, class T, unsigned V>
 PairSum direction(const void* constants, double multiplier, const Run& run) {
-    constexpr unsigned used = Rule::states(V);
+    constexpr unsigned used = Rule::states(V) & Rule::kNormStates;
     const auto c = *static_cast<const typename Rule::template Constants<T>*>(constants);
     const T scale = T(multiplier);
     const T* const param = static_cast<const T*>(run.param);
     const T* const grad = static_cast<const T*>(run.grad);
     const T* const s0 = static_cast<const T*>(run.states[0]);
     const T* const s1 = static_cast<const T*>(run.states[1]);
+    const T* const s2 = static_cast<const T*>(run.states[2]);
     double first[kLanes] = {}, second[kLanes] = {};
     const auto one = [&](std::size_t i, std::size_t j) {
-        T a = 0, b = 0, x = 0, y = 0;
+        constexpr int states = kStatesOf<Rule>;
+        static_assert(states <= 3, "pass the fourth state, too");
+        T a = 0, b = 0, d = 0, x = 0, y = 0;
         if constexpr (used & 1u) a = s0[i];
         if constexpr (used & 2u) b = s1[i];
-        if constexpr (kStatesOf<Rule> == 1) Rule::template direction<T, V>(c, param[i], scale * grad[i], a, x, y);
-        if constexpr (kStatesOf<Rule> == 2) Rule::template direction<T, V>(c, param[i], scale * grad[i], a, b, x, y);
+        if constexpr (used & 4u) d = s2[i];
+        if constexpr (states == 1) Rule::template direction<T, V>(c, param[i], scale * grad[i], a, x, y);
+        if constexpr (states == 2) Rule::template direction<T, V>(c, param[i], scale * grad[i], a, b, x, y);
+        if constexpr (states == 3) Rule::template direction<T, V>(c, param[i], scale * grad[i], a, b, d, x, y);
         const double u = static_cast<double>(x), w = static_cast<double>(y);
         first[j] += u * u;
         second[j] += w * w;
@@ -297,6 +303,7 @@ constexpr RuleEntry entry() {
             Rule::kScalarNames,
             Rule::kScalars,
             Rule::kNorms,
+            Rule::kNormStates,
             Rule::kProduct,
             Rule::variant,
             used_states<Rule>,

@@ -75,6 +75,7 @@ NUMBERS: dict[str, Interval] = {
     "ademamix.alpha": NON_NEGATIVE,  # a factor
     "alpha_warmup": NON_NEGATIVE,
     "beta3_warmup": NON_NEGATIVE,
+    "gamma": NON_NEGATIVE,
     "rho": CLOSED_WEIGHT,
     "eps": NON_NEGATIVE,
     "eps_root": NON_NEGATIVE,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +34,24 @@ def _child(rank: int, size: int, folder: str, body: Callable[..., Any], argument
 
 
 @pytest.fixture
-def two_processes(tmp_path: Path) -> Callable[..., list[Any]]:
-    """Runs a function of (rank, *arguments) in two processes joined by gloo; returns what each of them returned."""
+def processes(tmp_path: Path) -> Callable[..., list[Any]]:
+    """Runs a function of (rank, *arguments) in so many processes joined by gloo; returns what each of them returned."""
     torch = pytest.importorskip("torch")
     if not torch.distributed.is_available():
         pytest.skip("torch was built without torch.distributed")
 
-    def run(body: Callable[..., Any], *arguments: Any) -> list[Any]:
+    def run(count: int, body: Callable[..., Any], *arguments: Any) -> list[Any]:
         import torch.multiprocessing as mp
 
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         folder.mkdir()
-        mp.spawn(_child, (2, str(folder), body, arguments), nprocs=2)  # type: ignore[attr-defined, no-untyped-call]
-        return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
+        mp.spawn(_child, (count, str(folder), body, arguments), nprocs=count)  # type: ignore[attr-defined, no-untyped-call]
+        return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(count)]
 
     return run
+
+
+@pytest.fixture
+def two_processes(processes: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
+    """The same in two processes."""
+    return partial(processes, 2)

@@ -115,23 +115,3 @@ def test_gradients_that_are_partial_sums(two_processes: Callable[..., Any]) -> N
     for theirs, mine in zip(two_processes(partial_gradient, False), two_processes(partial_gradient, True), strict=True):
         assert torch.equal(theirs, torch.full((4,), -2.0))
         assert torch.equal(mine, theirs)
-
-
-def clips_itself(rank: int) -> str:
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-
-    import fusedstep.torch as ours_module
-
-    model = fully_shard(network(), mesh=init_device_mesh("cpu", (2,)))
-    optimizer = ours_module.AdamW(model.parameters(), max_grad_norm=1.0)
-    model(batch(0, rank)).sum().backward()
-    try:
-        optimizer.step()
-    except ValueError as error:
-        return str(error)
-    return "no error"
-
-
-def test_a_norm_of_one_part_is_refused(two_processes: Callable[..., Any]) -> None:
-    assert all("clip_grad_norm_" in text for text in two_processes(clips_itself))

@@ -10,6 +10,7 @@ struct Elementwise {
     static constexpr const char* const* kScalarNames = nullptr;  // their names, kScalars of them
     static constexpr unsigned kVariants = 1;                     // of the update, each compiled by itself
     static constexpr bool kNorms = false;                        // true: a first pass sums two squares per tensor
+    static constexpr unsigned kNormStates = ~0u;                 // the states that it reads
     static constexpr bool kProduct = false;                      // true: the caller changes the direction in between
     static constexpr bool kBfloat16Step = false;                 // true: variant 0 has the steps of bfloat16_step.hpp
     static unsigned variant(const double*, std::uint64_t) { return 0u; }  // the one for these hyper-parameters

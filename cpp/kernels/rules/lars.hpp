@@ -7,6 +7,7 @@ struct Lars : Elementwise {
     enum { kLr, kMomentum, kWeightDecay, kTrustCoefficient, kEps, kNesterov };
     static constexpr State kStates[] = {{"momentum_buffer", kSigned}};
     static constexpr bool kNorms = true;
+    static constexpr unsigned kNormStates = 0;
 
     enum : unsigned { kWithDecay = 1, kWithMomentum = 2, kWithNesterov = 4 };
     static constexpr unsigned kVariants = 8;

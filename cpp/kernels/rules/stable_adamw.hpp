@@ -7,6 +7,7 @@ struct StableAdamW : Elementwise {
     enum { kLr, kBeta1, kBeta2, kEps, kWeightDecay };
     static constexpr State kStates[] = {{"exp_avg", kSigned}, {"exp_avg_sq", kUnsigned}};
     static constexpr bool kNorms = true;
+    static constexpr unsigned kNormStates = 2;
 
     static constexpr unsigned states(unsigned) { return 3u; }
 

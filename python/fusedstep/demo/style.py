@@ -43,6 +43,8 @@ OPTIMIZERS = {
     "ADOPT": "#495057",
     "Yogi": "#74b816",
     "StableAdamW": "#862e9c",
+    "MARS": "#c2255c",
+    "MARSLion": "#5c940d",
 }
 """By class, and SGD with its option momentum apart. Told apart also by people who do not see red and green alike."""
 

@@ -31,6 +31,8 @@ __all__ = [
     "lamb",
     "lars",
     "lion",
+    "mars",
+    "mars_lion",
     "momentum",
     "nadam",
     "radam",
@@ -343,3 +345,28 @@ def stable_adamw(
 ) -> Optimizer:
     """StableAdamW, AdamW that clips updates; see `fusedstep.StableAdamW`."""
     return _make("stable_adamw", locals())
+
+
+def mars(
+    lr: Number = 0.003,
+    betas: Pair = (0.95, 0.99),
+    eps: Number = 1e-08,
+    weight_decay: Number = 0.0,
+    gamma: Number = 0.025,
+    clipping: bool = True,
+    **options: Unpack[Options],
+) -> Optimizer:
+    """MARS in its AdamW form, as the authors' code; see `fusedstep.MARS`."""
+    return _make("mars", locals())
+
+
+def mars_lion(
+    lr: Number = 0.0003,
+    beta: Number = 0.95,
+    weight_decay: Number = 0.0,
+    gamma: Number = 0.025,
+    clipping: bool = True,
+    **options: Unpack[Options],
+) -> Optimizer:
+    """MARS in its Lion form, as the authors' code; see `fusedstep.MARSLion`."""
+    return _make("mars_lion", locals())

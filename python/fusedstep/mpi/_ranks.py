@@ -5,13 +5,13 @@ from __future__ import annotations
 import atexit
 import pickle
 import time
-import zlib
 from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .._agreement import RankError, agree
 from ._library import MPI
 
 __all__ = ["LostRankError", "RankError", "Ranks"]
@@ -21,10 +21,6 @@ _SLEEP: Final = 1e-4  # seconds
 _CALL: Final = 77  # tag of the messages that find out who is still there
 
 _OWN = MPI.Comm.Create_keyval()  # under which a communicator keeps its duplicate for this package
-
-
-class RankError(RuntimeError):
-    """Another rank could not take part, or was called with other options. Nothing has changed on any rank."""
 
 
 class LostRankError(TimeoutError):
@@ -99,8 +95,8 @@ class Ranks:
 
     # ------------------------------------------------------------------------------------------------------ talking
 
-    def sum(self, values: Any) -> None:
-        """Add up float64 values over all ranks, in place."""
+    def sum(self, values: Any, flags: int = 0) -> None:
+        """Add up float64 values over all ranks, in place; flags, which are 0 or more, as well."""
         if self.size > 1:
             self.wait(self.comm.Iallreduce(MPI.IN_PLACE, [values, MPI.DOUBLE], MPI.SUM))
 
@@ -141,25 +137,11 @@ class Ranks:
         RankError
             Another rank has an error, or other values.
         """
-        if self.size == 1:
-            return
-        short = zlib.crc32(repr(facts).encode())
-        values = np.array([error is not None, short, -short], np.int64)
-        self.wait(self.comm.Iallreduce(MPI.IN_PLACE, values, MPI.MAX))
-        if not values[0] and values[1] == -values[2]:
-            return
-        said = self.exchange((None if error is None else f"{type(error).__name__}: {error}", list(facts)))
-        if error is not None:
-            return
-        for rank, (text, _) in enumerate(said):
-            if text is not None:
-                raise RankError(f"rank {rank}: {text} (seen by rank {self.rank}; nothing has changed on any rank)")
-        for rank, (_, theirs) in enumerate(said):
-            first = dict(said[0][1])
-            for name, value in theirs:
-                if first.get(name) != value:
-                    raise RankError(
-                        f"{name}: got {first.get(name, 'nothing')} on rank 0 and {value} on rank {rank}, needs the "
-                        "same on every rank; nothing has changed"
-                    )
-        raise RankError("the ranks differ: needs the same parameters and options on every rank; nothing has changed")
+        if self.size > 1:
+            agree(self.rank, error, facts, self._largest, lambda thing: list(enumerate(self.exchange(thing))))
+
+    def _largest(self, values: Sequence[int]) -> list[int]:
+        found = np.array(values, np.int64)
+        self.wait(self.comm.Iallreduce(MPI.IN_PLACE, found, MPI.MAX))
+        largest: list[int] = found.tolist()
+        return largest

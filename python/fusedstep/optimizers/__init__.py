@@ -12,6 +12,7 @@ from .ademamix import AdEMAMix
 from .adopt import ADOPT
 from .asgd import ASGD
 from .lion import Lion
+from .mars import MARS, MARSLion
 from .muon import Muon
 from .nadam import NAdam
 from .radam import RAdam
@@ -40,6 +41,8 @@ __all__ = [
     "LAMB",
     "LARS",
     "Lion",
+    "MARS",
+    "MARSLion",
     "Momentum",
     "Muon",
     "NAdam",

@@ -17,6 +17,7 @@ from .ademamix import ademamix
 from .adopt import adopt
 from .asgd import asgd
 from .lion import lion
+from .mars import mars, mars_lion
 from .muon import muon
 from .nadam import nadam
 from .radam import radam
@@ -55,6 +56,8 @@ __all__ = [
     "lamb",
     "lars",
     "lion",
+    "mars",
+    "mars_lion",
     "momentum",
     "muon",
     "nadam",

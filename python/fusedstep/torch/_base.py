@@ -23,6 +23,7 @@ from . import _gradients, _sparse, _states
 from ._building import Slot, build, check_places, make_slot
 from ._loading import load, torchs_class, with_torchs_defaults
 from ._options import GROUP_OPTIONS, check_group, check_implementation, likely_meant, plain
+from ._parts import Parts, announce, distributed
 from ._saved import packed, without
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ REPLACED = ("_init_group", "_process_value_according_to_param_policy")
 OWN = frozenset(
     (
         *("_settings", "_model", "_works", "_slots", "_exposed", "_counts", "_numbers", "_brought", "skipped_steps"),
-        *("eager", "_pending", "_hosts", "_buffers", "_streams"),
+        *("eager", "_pending", "_hosts", "_buffers", "_streams", "_parts"),
     )
 )
 NOTHING: dict[int, Tensor | None] = {}
@@ -127,6 +128,7 @@ class FusedOptimizer(Settings, torch.optim.Optimizer):
     _brought: dict[int, Tensor | None]
     _numbers: dict[int, int]
     _claim: _core.Model
+    _parts: Parts | None
     _itself: Callable[[], Any]
     _own: dict[str, Any]
     _exposed: bool
@@ -164,6 +166,7 @@ class FusedOptimizer(Settings, torch.optim.Optimizer):
         this["_model"], this["_works"], this["_slots"], this["_exposed"] = None, [], [], True
         this["_counts"] = {}  # exact step counts and scalars of the model before, by the identity of the parameter
         this["_numbers"] = {}  # of the parameters in the model, by their identity, once they are needed
+        this["_parts"] = None  # the other processes of distributed tensors
         this["_brought"] = NOTHING  # by number, what stands for the parameters' own gradients
         this["_claim"] = _core.Model(self.rule, None, None)  # shared by all models that are made
 
@@ -297,6 +300,16 @@ class FusedOptimizer(Settings, torch.optim.Optimizer):
 
     def _step(self, only: Tensor | None = None) -> None:
         """Step all parameters that have a gradient, or only this one."""
+        if (parts := self._parts) is not None:
+            parts.agreed = False
+        try:
+            self._take(only)
+        except Exception as error:
+            if distributed(self):
+                announce(self, self._parts, error)
+            raise
+
+    def _take(self, only: Tensor | None) -> None:
         model = self._model
         if model is None or self._works or self._all_states().changed:
             with self._claim.exclusive("step()"):
@@ -395,7 +408,7 @@ class FusedOptimizer(Settings, torch.optim.Optimizer):
             id(slot.param): (model.get_step(i), model.get_scalars(i), slot.untouched)
             for i, slot in enumerate(self._slots)
         }
-        self._model, self._works, self._numbers = None, [], {}
+        self._model, self._works, self._numbers, self._parts = None, [], {}, None
 
     def _build(self) -> None:
         self._stale()
@@ -403,6 +416,9 @@ class FusedOptimizer(Settings, torch.optim.Optimizer):
             self._fill_in(group, f"param_groups[{number}]")
         model, self._slots = build(self, self._counts)
         model.share_claim(self._claim)
+        if distributed(self):
+            self._parts = Parts(self._itself, [slot.param for slot in self._slots], model.stepped)
+            model.share_parts(self._parts.begin, self._parts.sum)
         self._works = [slot for slot in self._slots if slot.work is not None]
         self._model = model
         self._brought = NOTHING

@@ -14,6 +14,7 @@ from .. import _core
 from .._hyper import check_hyper, check_hypers
 from ..reference import RULES, State
 from ._options import WATCHED, check_group, plain
+from ._parts import check_placements
 from ._reading import memory, reader
 from ._states import (
     PARAMETERS,
@@ -143,7 +144,8 @@ def _used_slot(optimizer: FusedOptimizer, param: Tensor, state: dict[str, Any], 
         return None
     try:
         slot = optimizer._make_slot(param, name)
-        _check_sharding(optimizer, slot)
+        if local(param) is not param:
+            check_placements(optimizer.rule, param, slot.name)
     except (TypeError, ValueError):
         if active:
             raise
@@ -194,19 +196,6 @@ def check_memory(tensor: Tensor, name: str) -> None:
     needed = (tensor.storage_offset() + reach) * tensor.element_size()
     if tensor.numel() and tensor.untyped_storage().nbytes() < needed:
         raise ValueError(f"the memory of {name} was freed or resized: it holds fewer bytes than the parameter needs")
-
-
-def _check_sharding(optimizer: FusedOptimizer, slot: Slot) -> None:
-    if local(slot.param) is slot.param:
-        return
-    for name in ("max_grad_norm", "skip_nonfinite"):
-        if getattr(optimizer, name):
-            raise ValueError(
-                f"{name}: {slot.name} is a distributed tensor, of which this process sees only its own part; "
-                "use torch.nn.utils.clip_grad_norm_, which knows them all"
-            )
-    if RULES[optimizer.rule].norms:
-        raise ValueError(f"{slot.name} is a distributed tensor, of whose norm {optimizer.rule} needs all parts")
 
 
 def _is_number(value: Any) -> bool:
