@@ -48,8 +48,9 @@ constexpr NamedValue kValues[] = {
     {"gamma", 0.1},   {"t0", 10.0},      {"warmup_steps", 5.0}, {"lambd", 0.0001},      {"step_sizes.1", 2.},
 };
 // Options that are on or off; everything runs with all off and with all on.
-constexpr const char* kFlags[] = {"nesterov",       "bias_correction", "centered", "amsgrad", "decoupled_weight_decay",
-                                  "lr_in_momentum", "no_prox",         "clipping"};
+constexpr const char* kFlags[] = {
+    "nesterov",       "bias_correction", "centered", "amsgrad",       "decoupled_weight_decay",
+    "lr_in_momentum", "no_prox",         "clipping", "grad_averaging"};
 
 // How parameter, gradient and states are stored, and whether the parameter has a float32 master.
 struct Storage {

@@ -119,7 +119,7 @@ struct RuleEntry {
     int n_hypers;
     const State* states;
     int n_states;
-    const char* const* scalars;  // per-tensor values that the derivation itself advances
+    const char* const* scalars;  // per-tensor values that derive() advances, or trust()
     int n_scalars;
     bool norms;            // the update needs two norms of the whole tensor first
     unsigned norm_states;  // bit mask over the states that these are made of
@@ -127,7 +127,8 @@ struct RuleEntry {
     unsigned (*variant)(const double* h, std::uint64_t step);
     unsigned (*used_states)(unsigned variant);  // bit mask over states
     void (*derive[kComputes])(const double* h, std::uint64_t step, double* scalars, void* constants);
-    void (*trust[kComputes])(void* constants, const double* h, double first, double second);
+    void (*trust[kComputes])(void* constants, const double* h, std::uint64_t step, double* scalars, double first,
+                             double second);
     const UpdateFn* update[kComputes];        // by variant
     const DirectionFn* direction[kComputes];  // by variant; null without norms
     const UpdateFn* aim[kComputes];           // by variant; null without a product: writes the run's direction alone

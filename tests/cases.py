@@ -95,6 +95,7 @@ ROWS: dict[str, Row] = {
         {"gamma": 0.0, "clipping": False, **WD},
     ),
     "mars_lion": row({"beta": 0.5, "gamma": 0.5, **WD}, {"clipping": False, "gamma": 0.0}),
+    "novograd": row({"betas": (0.5, 0.75), "grad_averaging": True, **WD}, {"eps": 0.0}),
     "schedule_free_sgd": row({"momentum": 0.5, "warmup_steps": 2, "r": 1.0, **WD}),
     "schedule_free_adamw": row({"betas": (0.5, 0.9), "warmup_steps": 3, "r": 0.5, **WD}),
 }

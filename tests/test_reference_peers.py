@@ -149,6 +149,12 @@ OPTAX: list[tuple[str, dict[str, Any], Any]] = [
             o.scale_by_yogi(0.8, 0.95, 1e-4), o.add_decayed_weights(0.02), o.scale_by_learning_rate(1e-2)
         ),
     ),
+    ("novograd", {}, lambda o: o.novograd(1e-3, 0.95, 0.98, 1e-8)),
+    (
+        "novograd",
+        {"betas": (0.9, 0.25), "eps": 1e-2, "weight_decay": 0.02},
+        lambda o: o.novograd(1e-3, 0.9, 0.25, 1e-2, weight_decay=0.02),
+    ),
     ("schedule_free_sgd", {"lr": 0.1}, lambda o: o.contrib.schedule_free_sgd(0.1)),
     (
         "schedule_free_sgd",
@@ -175,6 +181,8 @@ PYTORCH_OPTIMIZER: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
     ("yogi", "Yogi", {"weight_decay": 0.02}, DECOUPLED),
     ("stable_adamw", "StableAdamW", {}, {}),
     ("stable_adamw", "StableAdamW", {"weight_decay": 0.0, "betas": (0.8, 0.9), "eps": 1e-3}, {}),
+    ("novograd", "NovoGrad", {"weight_decay": 0.02, "grad_averaging": True}, {}),
+    ("novograd", "NovoGrad", {"betas": (0.8, 0.5), "weight_decay": 0.02}, {}),
     ("mars_lion", "MARS", {"lr": 1e-3, "weight_decay": 0.02}, MARS_LION),
     ("mars_lion", "MARS", {"lr": 1e-3, "beta": 0.8, "gamma": 0.2}, {**MARS_LION, "betas": (0.8, 0.99)}),
 ]

@@ -407,7 +407,12 @@ bool Engine::trust() {
             sum.first += pair_sums_[first_block_[t] + b].first;
             sum.second += pair_sums_[first_block_[t] + b].second;
         }
-        rule.trust[x.compute](constants_[constants_of_[t]].bytes, group.hypers.data(), sum.first, sum.second);
+        std::array<double, kMaxScalars> scalars;
+        const auto n_scalars = static_cast<std::size_t>(rule.n_scalars);
+        std::copy_n(x.scalars.begin(), n_scalars, scalars.begin());
+        rule.trust[x.compute](constants_[constants_of_[t]].bytes, group.hypers.data(), x.step, scalars.data(),
+                              sum.first, sum.second);
+        std::copy_n(scalars.begin(), n_scalars, x.scalars.begin());
         if (rule.product) x.direction_norm = std::sqrt(sum.second);
     }
     return true;

@@ -40,6 +40,7 @@ namespace {
 #include "rules/yogi.hpp"
 #include "rules/stable_adamw.hpp"
 #include "rules/mars.hpp"
+#include "rules/novograd.hpp"
 // clang-format on
 #include "formats/formats.hpp"
 
@@ -48,7 +49,7 @@ template <class...>
 struct List {};
 using Rules = List<Sgd, Momentum, RmsProp, Adam, AdamW, Adagrad, Adadelta, Adamax, NAdam, RAdam, AdaBelief, Asgd, Rprop,
                    Lion, Lamb, Lars, ScheduleFreeSgd, ScheduleFreeAdamW, SparseAdam, Muon, Adan, AdEMAMix, Adopt, Yogi,
-                   StableAdamW, Mars, MarsLion>;
+                   StableAdamW, Mars, MarsLion, NovoGrad>;
 
 // 0, 1, ... n - 1 as template arguments.
 template <unsigned... V>
@@ -239,9 +240,15 @@ void derive(const double* h, std::uint64_t step, double* scalars, void* constant
 }
 
 template <class Rule, class T>
-void trust(void* constants, const double* h, double first, double second) {
-    if constexpr (Rule::kNorms)
-        Rule::template trust<T>(*static_cast<typename Rule::template Constants<T>*>(constants), h, first, second);
+void trust([[maybe_unused]] void* constants, [[maybe_unused]] const double* h, [[maybe_unused]] std::uint64_t step,
+           [[maybe_unused]] double* scalars, [[maybe_unused]] double first, [[maybe_unused]] double second) {
+    if constexpr (Rule::kNorms) {
+        auto& c = *static_cast<typename Rule::template Constants<T>*>(constants);
+        if constexpr (Rule::kScalars != 0)
+            Rule::template trust<T>(c, h, step, scalars, first, second);
+        else
+            Rule::template trust<T>(c, h, first, second);
+    }
 }
 
 template <class Rule>

@@ -68,7 +68,8 @@ public:
         read_values();
         read_step();
         if (rule_.n_scalars != 0)
-            scalars_ = arguments_.take({"state.scalars"}, kU32, 2 * static_cast<std::size_t>(rule_.n_scalars));
+            scalars_ = arguments_.take({"state.scalars"}, kU32,
+                                       2 * static_cast<std::size_t>(rule_.n_scalars) * (rule_.norms ? count : 1));
         if (flags_ & kSkipNonfinite) skipped_ = arguments_.take({"state.skipped"}, kS32, 1);
         if (flags_ & kMeasureNorm) grad_norm_ = arguments_.take({"state.grad_norm"}, kF32, 1);
         if (flags_ & kCountNonfinite) nonfinite_ = arguments_.take({"state.nonfinite_blocks"}, kS32, 1);
@@ -167,11 +168,17 @@ private:
                 arguments_.refuse({"ema", t}, average, "the parameter's compute type");
             x.ema = average.data;
         }
-        for (int s = 0; s < rule_.n_scalars; ++s) {
+        for (std::size_t s = 0; s < static_cast<std::size_t>(rule_.n_scalars); ++s) {
             double value;
-            std::memcpy(&value, static_cast<const char*>(scalars_.data) + s * sizeof(value), sizeof(value));
-            x.scalars[static_cast<std::size_t>(s)] = value;
+            std::memcpy(&value, scalar(t, s), sizeof(value));
+            x.scalars[s] = value;
         }
+    }
+
+    // Where a scalar is: each tensor has its own if they come from sums over it, else all of them share one.
+    char* scalar(std::size_t t, std::size_t s) const {
+        const std::size_t before = rule_.norms ? t * static_cast<std::size_t>(rule_.n_scalars) : 0;
+        return static_cast<char*>(scalars_.data) + (before + s) * sizeof(double);
     }
 
     static Format native(const Tensor& x) { return x.compute == kDouble ? Format::float64 : Format::float32; }
@@ -241,10 +248,11 @@ private:
         if (nonfinite_.data != nullptr)
             *static_cast<std::int32_t*>(nonfinite_.data) =
                 static_cast<std::int32_t>(std::min<std::uint64_t>(result.nonfinite_blocks, INT32_MAX));
-        if (engine_.tensors.empty()) return;
-        for (int s = 0; s < rule_.n_scalars; ++s) {  // the same for every tensor
-            const double value = engine_.tensors[0].scalars[static_cast<std::size_t>(s)];
-            std::memcpy(static_cast<char*>(scalars_.data) + s * sizeof(value), &value, sizeof(value));
+        for (std::size_t t = 0; t < engine_.tensors.size(); ++t) {
+            for (std::size_t s = 0; s < static_cast<std::size_t>(rule_.n_scalars); ++s) {
+                const double value = engine_.tensors[t].scalars[s];
+                std::memcpy(scalar(t, s), &value, sizeof(value));
+            }
         }
     }
 

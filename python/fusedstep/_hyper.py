@@ -122,6 +122,7 @@ FLAGS = frozenset(
         "decoupled_weight_decay",
         "no_prox",
         "clipping",
+        "grad_averaging",
         "maximize",
         "skip_nonfinite",
         "zero_grads",

@@ -27,6 +27,7 @@ RULES: list[tuple[str, dict[str, Any]]] = [
     ("LARS", {"lr": 0.1, "weight_decay": 0.01}),
     ("StableAdamW", {"lr": 0.1}),
     ("MARS", {"lr": 0.1}),
+    ("NovoGrad", {"lr": 0.1}),
     ("AdamW", {"max_grad_norm": 1.0}),
     ("LAMB", {"max_grad_norm": 1.0, "skip_nonfinite": True}),
     ("SGD", {"lr": 0.1, "momentum": 0.9, "max_grad_norm": 1.0}),

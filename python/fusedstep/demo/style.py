@@ -43,6 +43,7 @@ OPTIMIZERS = {
     "ADOPT": "#495057",
     "Yogi": "#74b816",
     "StableAdamW": "#862e9c",
+    "NovoGrad": "#846358",
     "MARS": "#c2255c",
     "MARSLion": "#5c940d",
 }

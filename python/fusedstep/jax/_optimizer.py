@@ -47,8 +47,8 @@ class State(NamedTuple):
         States, masters and averages of all parameters, those of one dtype in one array under its name:
         `Optimizer.unpack` gives them the structure of the parameters.
     scalars
-        uint32, shape (n, 2): the bits of the rule's n float64 values, which `Optimizer.scalars` decodes; None for rules
-        without.
+        uint32, shape (n, 2): the bits of the rule's n float64 values, which `Optimizer.scalars` decodes; one tensor's
+        after the other where each has its own; None for rules without.
     skipped
         Steps left out by ``skip_nonfinite``: int32, shape (); else None.
     grad_norm
@@ -229,14 +229,18 @@ class Optimizer:
         }
         return state._replace(arrays=layout.pack(flat))
 
-    def scalars(self, state: State) -> dict[str, float]:
-        """The rule's values that belong to no element, ``{"mu_product": 0.81}``, of a state that is not traced."""
-        names = RULES[self.rule].scalars
-        return (
-            dict(zip(names, np.asarray(state.scalars).view(np.float64).reshape(-1).tolist(), strict=True))
-            if names
-            else {}
-        )
+    def scalars(self, state: State) -> dict[str, Any]:
+        """The rule's values that belong to no element, ``{"mu_product": 0.81}``, of a state that is not traced.
+
+        A list of them, in the order of the parameters that are stepped, where each has its own:
+        ``{"exp_avg_sq": [0.5, 2.0]}``.
+        """
+        about = RULES[self.rule]
+        if not about.scalars:
+            return {}
+        values = np.asarray(state.scalars).view(np.float64).reshape(-1, len(about.scalars))
+        columns = values.T.tolist()
+        return dict(zip(about.scalars, columns if about.scalars_differ else [c[0] for c in columns], strict=True))
 
     def average(self, params: Any, state: State) -> Any:
         """Where a schedule-free model is evaluated and saved; `params` are where its gradients are taken.
@@ -272,12 +276,13 @@ class Optimizer:
         tree, layout = self._look(params)
         if self.rule == "asgd" and isinstance(self._values.given["lr"], jax.core.Tracer):
             raise TypeError("lr: got a traced array, needs a number or a schedule, as a state of asgd begins with it")
-        numbers = np.array(self._numpy._initial_scalars(self._options), np.float64)
+        each = len(tree.leaves) if RULES[self.rule].scalars_differ else 1
+        numbers = np.array(self._numpy._initial_scalars(self._options) * each, np.float64)
         zero = jnp.zeros((), jnp.int32)
         return State(
             step=zero,
             arrays=layout.first(tree.trained(params)),
-            scalars=jnp.asarray(numbers.view(np.uint32).reshape(-1, 2)) if numbers.size else None,
+            scalars=jnp.asarray(numbers.view(np.uint32).reshape(-1, 2)) if RULES[self.rule].scalars else None,
             skipped=zero if self._skips else None,
             grad_norm=jnp.zeros((), jnp.float32) if self._measures else None,
             nonfinite_blocks=zero if layout.quantized else None,

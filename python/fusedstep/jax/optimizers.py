@@ -35,6 +35,7 @@ __all__ = [
     "mars_lion",
     "momentum",
     "nadam",
+    "novograd",
     "radam",
     "rmsprop",
     "rprop",
@@ -370,3 +371,15 @@ def mars_lion(
 ) -> Optimizer:
     """MARS in its Lion form, as the authors' code; see `fusedstep.MARSLion`."""
     return _make("mars_lion", locals())
+
+
+def novograd(
+    lr: Number = 0.001,
+    betas: Pair = (0.95, 0.98),
+    eps: Number = 1e-08,
+    weight_decay: Number = 0.0,
+    grad_averaging: bool = False,
+    **options: Unpack[Options],
+) -> Optimizer:
+    """NovoGrad, as ``optax.novograd``; see `fusedstep.NovoGrad`."""
+    return _make("novograd", locals())

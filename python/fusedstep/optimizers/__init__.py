@@ -15,6 +15,7 @@ from .lion import Lion
 from .mars import MARS, MARSLion
 from .muon import Muon
 from .nadam import NAdam
+from .novograd import NovoGrad
 from .radam import RAdam
 from .rmsprop import RMSprop
 from .rprop import Rprop
@@ -46,6 +47,7 @@ __all__ = [
     "Momentum",
     "Muon",
     "NAdam",
+    "NovoGrad",
     "Optimizer",
     "RAdam",
     "RMSprop",

@@ -20,6 +20,7 @@ from .lion import lion
 from .mars import mars, mars_lion
 from .muon import muon
 from .nadam import nadam
+from .novograd import novograd
 from .radam import radam
 from .rmsprop import rmsprop
 from .rprop import rprop
@@ -61,6 +62,7 @@ __all__ = [
     "momentum",
     "muon",
     "nadam",
+    "novograd",
     "radam",
     "rmsprop",
     "rprop",

@@ -97,6 +97,11 @@ class Rule:
         return tuple(self.initial_scalars)
 
     @property
+    def scalars_differ(self) -> bool:
+        """Whether tensors of one age may have other scalars: they come from sums over each tensor."""
+        return bool(self.norms) and bool(self.initial_scalars)
+
+    @property
     def coefficients(self) -> list[str]:
         """The numbers that the native rule reads, one by one: ``["lr", "betas.0", "betas.1"]``."""
         found = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from ._options import Options
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from .optimizers import Params
 
-__all__ = ["MARS", "MARSLion"]
+__all__ = ["MARS", "MARSLion", "NovoGrad"]
 
 
 class MARS(OwnOptimizer):
@@ -80,4 +81,40 @@ class MARSLion(OwnOptimizer):
         **options: Unpack[Options],
     ) -> None:
         hypers = {"lr": lr, "beta": beta, "weight_decay": weight_decay, "gamma": gamma, "clipping": clipping}
+        super().__init__(params, hypers, options)
+
+
+class NovoGrad(OwnOptimizer):
+    """NovoGrad, momentum of gradients divided by an average of their tensor's norm (see `fusedstep.NovoGrad`).
+
+    Parameters
+    ----------
+    params
+        As in ``torch.optim``.
+    lr, betas, eps, weight_decay, grad_averaging
+        As in `fusedstep.NovoGrad`.
+    **options
+        See `Options`.
+    """
+
+    rule = "novograd"
+    scalar_dtype = torch.float64
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Tensor = 0.001,
+        betas: tuple[float, float] = (0.95, 0.98),
+        eps: float = 1e-08,
+        weight_decay: float = 0.0,
+        grad_averaging: bool = False,
+        **options: Unpack[Options],
+    ) -> None:
+        hypers = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "grad_averaging": grad_averaging,
+        }
         super().__init__(params, hypers, options)

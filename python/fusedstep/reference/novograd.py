@@ -1,0 +1,84 @@
+"""NovoGrad."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from ._arithmetic import sum_of_squares
+from ._frame import Around, State, Steps, Tensors, rule
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["novograd"]
+
+
+@rule(State("exp_avg", "signed"), scalars={"exp_avg_sq": 0.0}, norms=("grad",))
+def novograd(
+    param: Tensors,
+    grad: Tensors,
+    exp_avg: Tensors,
+    exp_avg_sq: Tensors,
+    *,
+    step: Steps,
+    lr: float = 0.001,
+    betas: tuple[float, float] = (0.95, 0.98),
+    eps: float = 1e-08,
+    weight_decay: float = 0.0,
+    grad_averaging: bool = False,
+    **around: Unpack[Around],
+) -> None:
+    r"""One step of NovoGrad, in place, as ``optax.novograd``.
+
+    .. math::
+        v &\leftarrow \beta_2 v + (1 - \beta_2) \|g\|^2 \text{ for each tensor} \quad
+            (\|g\|^2 \text{ in the first step}) \\
+        m &\leftarrow \beta_1 m + \alpha \left( \frac{g}{\sqrt v + \epsilon} + \lambda p \right) \\
+        p &\leftarrow p - \eta m
+
+    Ginsburg et al. (2019), "Stochastic gradient methods with layer-wise adaptive moments for training of deep
+    networks", algorithm 1. There :math:`\alpha` is 1.
+
+    Parameters
+    ----------
+    param, grad
+        Parameter and gradient, or lists of them.
+    exp_avg
+        First moment :math:`m`, of the parameter's shape.
+    exp_avg_sq
+        float64 array of shape (): the second moment :math:`v`.
+    step
+        Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
+    lr
+        Learning rate :math:`\eta`.
+    betas
+        Weights :math:`\beta_1, \beta_2` of the old moments, in [0, 1).
+    eps
+        Added to the square root.
+    weight_decay
+        Decay :math:`\lambda` of the parameter, added to the normalized gradient.
+    grad_averaging
+        Let :math:`\alpha` be :math:`1 - \beta_1` after the first step.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fusedstep.reference import novograd
+    >>> p, m, v = np.array([1.0, 2.0]), np.zeros(2), np.zeros(())
+    >>> novograd(p, np.array([3.0, -4.0]), m, v, step=1, lr=0.1)
+    True
+    >>> p, v
+    (array([0.94, 2.08]), array(25.))
+    """
+    T = param.dtype.type
+    beta1, beta2 = betas
+    square = sum_of_squares(grad)
+    if step != 1:
+        square = beta2 * float(exp_avg_sq) + (1.0 - beta2) * square
+    exp_avg_sq[...] = square
+    root = math.sqrt(square) + eps
+    take = 1.0 - beta1 if grad_averaging and step != 1 else 1.0
+    change = grad * T(1.0 / root if root else math.inf) + T(weight_decay) * param
+    exp_avg[...] = T(beta1) * exp_avg + T(take) * change
+    param[...] = param - T(lr) * exp_avg
