@@ -34,3 +34,36 @@ def train(model: Any, optimizer: Any, steps: int, schedulers: Any = (), clip: fl
 def assert_same(mine: Any, theirs: Any, rtol: float = 1e-5, atol: float = 1e-6) -> None:
     for a, b in zip(mine.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=rtol, atol=atol)
+
+
+def matrix_network(dtype: Any = torch.float32) -> Any:
+    """Matrices, two of them equal, a convolution, vectors, and a stack of experts."""
+    torch.manual_seed(3)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 6, 3),
+        torch.nn.Flatten(),
+        torch.nn.Linear(96, 20),
+        torch.nn.Tanh(),
+        torch.nn.Linear(20, 20),
+        torch.nn.Linear(20, 20),
+    )
+    net.register_parameter("experts", torch.nn.Parameter(torch.randn(3, 4, 5)))
+    return net.to(dtype)
+
+
+def matrix_loss(net: Any, seed: int) -> Any:
+    generator = torch.Generator().manual_seed(seed)
+    dtype = net.experts.dtype
+    x = torch.randn(8, 1, 6, 6, generator=generator).to(dtype)
+    return (net(x) - x.flatten(1)[:, :20]).square().mean() + 0.01 * (net.experts - 1).square().mean()
+
+
+def train_matrices(net: Any, optimizer: Any, seeds: Any) -> list[float]:
+    values = []
+    for seed in seeds:
+        optimizer.zero_grad()
+        value = matrix_loss(net, seed)
+        value.backward()
+        optimizer.step()
+        values.append(value.item())
+    return values

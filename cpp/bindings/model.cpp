@@ -442,7 +442,7 @@ void Model::check_still_there() const {
                 "place, since the optimizer was made; make a new one");
 }
 
-// Other threads ran while this one waited for other processes.
+// Other threads ran while this one waited for other processes or for a product.
 void Model::check_after_waiting() { check_still_there(); }
 
 // Python code that is asked about a gradient may have changed the arrays that were taken before.
@@ -537,7 +537,7 @@ void Model::change_directions() {
                 active.append(py::make_tuple(i, x.direction_norm));
         }
         if (!active.empty()) product_(active);
-        check_still_there();
+        check_after_waiting();
         check_gradients_still_there(bound_current_ ? bound_ : flat_);
     } catch (...) {
         engine_.take_back();

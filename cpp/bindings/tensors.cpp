@@ -268,7 +268,7 @@ void TensorModel::check_after_waiting() {
         const Item& item = items_[i];
         if (!same_places(item) || !reader_.view(item.grad.ptr(), view) || view.data != x.grad.data)
             throw std::runtime_error(param_name(paths_[i]) +
-                                     ": it, its gradient or a state was moved while this process waited for others");
+                                     ": it, its gradient or a state was moved while a step was taken");
     }
 }
 

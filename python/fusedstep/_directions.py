@@ -35,6 +35,8 @@ class Matrices:
         How many matrices it is, and their shape.
     dtype
         Of its direction.
+    turned
+        Whether it is the transpose that lies in memory row by row: `rows` are the parameter's columns.
     """
 
     index: int
@@ -43,6 +45,7 @@ class Matrices:
     rows: int
     columns: int
     dtype: Any
+    turned: bool = False
 
     @staticmethod
     def of(index: int, group: int, param: NDArray[Any], reshape: str | None, where: str) -> Matrices:
@@ -96,11 +99,11 @@ class Directions(Generic[A]):
         self._where = where
         members: dict[tuple[Any, ...], list[Matrices]] = defaultdict(list)
         for one in matrices:
-            members[one.group, one.rows, one.columns, one.dtype, one.count > 1].append(one)
+            members[one.group, one.rows, one.columns, one.dtype, one.count > 1, one.turned].append(one)
         self._blocks: list[Block[A]] = []
         self._memory: dict[int, A] = {}
         sizes: dict[Any, list[int]] = defaultdict(lambda: [0, 0])
-        for (_, rows, columns, dtype, _), found in members.items():
+        for (_, rows, columns, dtype, *_), found in members.items():
             count = sum(one.count for one in found)
             block = Block(self._empty((count, rows, columns), dtype), found)
             self._blocks.append(block)
@@ -181,7 +184,7 @@ class Directions(Generic[A]):
             self._iterate(
                 memory[start + first : start + first + n],
                 (other.reshape(n, rows, columns), gram, poly),
-                lr_factor(options["adjust_lr_fn"], rows, columns),
+                lr_factor(options["adjust_lr_fn"], *((columns, rows) if run[0].turned else (rows, columns))),
                 None if lowest is None else lowest[first : first + n],
                 options["ns_steps"],
                 options["ns_coefficients"],

@@ -127,7 +127,7 @@ class Muon(Optimizer):
         given = {name: options.get(name, value) for name, value in GROUP_OPTIONS.items()}
         # A tree's values come with the groups that it makes.
         shared = {name: GROUP_OPTIONS[name] if is_tree(name, value) else value for name, value in given.items()}
-        self._rest = _complete(shared, rest or {}, "rest")
+        self._rest = complete_rest(shared, rest or {}, "rest")
         self._reshape = reshape
         super().__init__(self._grouping(params), defaults, options)
         if _has_groups(params) and not isinstance(params, Grouping):  # gradients are a list of theirs
@@ -143,7 +143,7 @@ class Muon(Optimizer):
         if rule == self._rest["rule"]:
             return self._rest
         shared = {name: self.defaults[name] for name in GROUP_OPTIONS}
-        return _complete(shared, {"rule": rule}, f"param_groups[{number}]", ("muon",))
+        return complete_rest(shared, {"rule": rule}, f"param_groups[{number}]", ("muon",))
 
     def add_param_group(self, group: Mapping[str, Any]) -> None:
         """Add parameters with options of their own (see `Optimizer.add_param_group`): matrices, or others.
@@ -241,7 +241,7 @@ def _has_groups(params: Structure) -> bool:
     return isinstance(params, (list, tuple)) and bool(params) and all(map(is_group, params))
 
 
-def _complete(
+def complete_rest(
     shared: Mapping[str, Any], given: Mapping[str, Any], where: str, others: tuple[str, ...] = ()
 ) -> dict[str, Any]:
     """Options of a rule for the rest, checked, with defaults for those that are not given."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import ref
@@ -15,6 +15,7 @@ from torch.optim import optimizer as _torch
 from .. import _core
 from .._arguments import choice
 from .._hyper import unexpected
+from .._saving import STORAGE
 from .._settings import MODEL_OPTIONS, Settings, check_settings
 from .._slots import STATE_FORMATS
 from ..reference import RULES
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ..files._writing import Saving
+    from ._directions import TensorDirections
 
 __all__ = ["FusedOptimizer"]
 
@@ -60,23 +62,28 @@ def _number(first: float | str, group: dict[str, Any]) -> float:
 
 
 def _option(name: str) -> property:
-    """An option of the groups as an attribute of the optimizer."""
+    """An option of the groups that have it, as an attribute of the optimizer."""
+
+    def having(optimizer: FusedOptimizer) -> list[tuple[int, dict[str, Any]]]:
+        groups = enumerate(optimizer.param_groups)
+        return [(i, g) for i, g in groups if name in GROUP_OPTIONS or name in RULES[optimizer._rule_of(g)].hypers]
 
     def get(optimizer: FusedOptimizer) -> Any:
-        groups = optimizer.param_groups
-        value = groups[0].get(name)
-        for number, group in enumerate(groups):
+        groups = having(optimizer)
+        first, value = (groups[0][0], groups[0][1].get(name)) if groups else (0, None)
+        for number, group in groups:
             if plain(group.get(name)) != plain(value):
                 raise AttributeError(
-                    f"{name}: got {value!r} in param_groups[0] and {group.get(name)!r} in param_groups[{number}], "
-                    f'needs one value for all groups; read param_groups[i]["{name}"]'
+                    f"{name}: got {value!r} in param_groups[{first}] and {group.get(name)!r} in "
+                    f'param_groups[{number}], needs one value for all groups; read param_groups[i]["{name}"]'
                 )
         return value
 
     def put(optimizer: FusedOptimizer, value: Any) -> None:
-        for number, group in enumerate(optimizer.param_groups):
-            check_group(optimizer.rule, {**group, name: value}, f'param_groups[{number}]["{{}}"]')
-        for group in optimizer.param_groups:
+        groups = having(optimizer)
+        for number, group in groups:
+            check_group(optimizer._rule_of(group), {**group, name: value}, f'param_groups[{number}]["{{}}"]')
+        for _, group in groups:
             group[name] = value
 
     return property(get, put, doc=f"`{name}` of all parameter groups.")
@@ -113,6 +120,9 @@ class FusedOptimizer(Settings, torch.optim.Optimizer):
 
     counts_steps: ClassVar[bool] = True
     """Whether torch keeps a step count in the state."""
+
+    kept_options: ClassVar[tuple[str, ...]] = STORAGE
+    """Options of the groups that loading a state dict leaves as they are."""
 
     scalar_dtype: ClassVar[torch.dtype] = torch.float32
     """Of the tensors that hold scalar states: float32 as in torch, or float64 to resume with the same bits."""
@@ -235,16 +245,17 @@ class FusedOptimizer(Settings, torch.optim.Optimizer):
         """Add parameters with options of their own (see ``torch.optim.Optimizer.add_param_group``)."""
         with self._claim.exclusive("add_param_group()"):
             if isinstance(param_group, dict):
-                for name, value in self._own.items():
+                for name, value in self._own_of(param_group).items():
                     param_group.setdefault(name, value)
             super().add_param_group(param_group)
+            group = self.param_groups[-1]
             try:
-                check_group(self.rule, self.param_groups[-1], f'param_groups[{len(self.param_groups) - 1}]["{{}}"]')
+                check_group(self._rule_of(group), group, f'param_groups[{len(self.param_groups) - 1}]["{{}}"]')
             except Exception:
                 self.param_groups.pop()
                 raise
             self._stale()
-        self._hook(self.param_groups[-1]["params"])
+        self._hook(group["params"])
 
     def _fill_in(self, group: dict[str, Any], where: str) -> None:
         """Give a group that was made by hand the options that it lacks."""
@@ -256,12 +267,13 @@ class FusedOptimizer(Settings, torch.optim.Optimizer):
             if not isinstance(param, Tensor):
                 raise TypeError(f'{where}["params"][{i}]: got {type(param).__name__}, needs a tensor')
         group["params"] = params
-        for name, value in self._own.items():
+        for name, value in self._own_of(group).items():
             group.setdefault(name, value)
-        if not RULES[self.rule].hypers.keys() <= group.keys() or "maximize" not in group:
+        hypers = RULES[self._rule_of(group)].hypers
+        if not hypers.keys() <= group.keys() or "maximize" not in group:
             with_torchs_defaults(self, [group])
             group.setdefault("maximize", False)
-        for name in RULES[self.rule].hypers:
+        for name in hypers:
             if name not in group:
                 raise ValueError(f'{where}: has no entry "{name}"')
 
@@ -465,17 +477,29 @@ class FusedOptimizer(Settings, torch.optim.Optimizer):
         return make_slot(param, name)
 
     def _rule_of(self, group: dict[str, Any]) -> str:
-        """The update rule of a group; all of an optimizer's have the same hyper-parameters and states."""
+        """The update rule of a group."""
         return self.rule
+
+    def _own_of(self, group: dict[str, Any]) -> dict[str, Any]:
+        """This package's own options and their defaults, as a group has them."""
+        return self._own
+
+    def _has_count(self, group: dict[str, Any]) -> bool:
+        """Whether the states of a group have a step count."""
+        return self.counts_steps
+
+    def _directions(self, slots: Sequence[Slot]) -> TensorDirections | None:
+        """Memory for the directions of matrices; None for rules that have none."""
+        return None
 
     def _initial_state(self, name: str, like: Tensor, group: dict[str, Any]) -> float | Tensor:
         """What a state starts from: a number for every element, or a tensor like the parameter."""
-        first = RULES[self.rule].initial(name)
+        first = RULES[self._rule_of(group)].initial(name)
         return like.detach() if first == PARAM else _number(first, group)
 
     def _initial_scalars(self, group: dict[str, Any]) -> list[float]:
         """What the rule's scalar states start from."""
-        return [_number(first, group) for first in RULES[self.rule].initial_scalars.values()]
+        return [_number(first, group) for first in RULES[self._rule_of(group)].initial_scalars.values()]
 
     # ---- averages ----
 

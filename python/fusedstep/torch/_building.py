@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from weakref import ref
@@ -13,6 +13,7 @@ from torch import Tensor
 from .. import _core
 from .._hyper import check_hyper, check_hypers
 from ..reference import RULES, State
+from ._directions import check_matrix
 from ._options import WATCHED, check_group, plain
 from ._parts import check_placements
 from ._reading import memory, reader
@@ -57,6 +58,8 @@ class Slot:
     untouched
         Weak references to the states of zeros that it was given and that count for none before a step, where torch
         keeps no count, by name.
+    used
+        Whether there is anything to step: it has a gradient, or had one.
     """
 
     param: Tensor
@@ -65,6 +68,12 @@ class Slot:
     name: str
     group: int = 0
     untouched: dict[str, ref[Tensor]] = field(default_factory=dict)
+    used: bool = True
+
+    @property
+    def path(self) -> str:
+        """Where the parameter is among all."""
+        return self.name.removeprefix("params")
 
 
 def build(
@@ -84,68 +93,87 @@ def build(
     TypeError, ValueError
         A parameter or state that no step can be taken on.
     """
-    rule, groups, states = optimizer.rule, optimizer.param_groups, optimizer._all_states()
+    groups, states = optimizer.param_groups, optimizer._all_states()
+    rules = [optimizer._rule_of(group) for group in groups]
     nothing = torch.empty(0)
 
     def check(group: int, name: str, value: Any) -> Any:
-        return check_hyper(name, plain(value), f'param_groups[{group}]["{name}"]', rule=rule)
+        return check_hyper(name, plain(value), f'param_groups[{group}]["{name}"]', rule=rules[group])
 
     def cross_check(group: int) -> None:
-        values = {name: plain(groups[group][name]) for name in RULES[rule].hypers}
-        check_hypers(rule, values, f'param_groups[{group}]["{{}}"]')
+        values = {name: plain(groups[group][name]) for name in RULES[rules[group]].hypers}
+        check_hypers(rules[group], values, f'param_groups[{group}]["{{}}"]')
 
     model = _core.TensorModel(
-        rule,
+        optimizer.rule,
         check,
         cross_check,
         reader(),
         WATCHED,
     )
-    slots = []
     for number, group in enumerate(groups):
-        check_group(rule, group, f'param_groups[{number}]["{{}}"]')
-        model.add_group(group, optimizer._rule_of(group))
-        used = RULES[rule].used({name: plain(group[name]) for name in RULES[rule].hypers})
+        check_group(rules[number], group, f'param_groups[{number}]["{{}}"]')
+        model.add_group(group, rules[number])
+    slots = list(_slots(optimizer, nothing))
+    directions = optimizer._directions(slots)
+    if directions is not None:
+        model.take_product(directions)
+    for i, slot in enumerate(slots):
+        param, group, rule = slot.param, groups[slot.group], RULES[rules[slot.group]]
+        direction = None if directions is None else directions.like(i, slot.like)
+        if not slot.used:  # it keeps its number, and whatever it is does not matter
+            empty = memory(nothing, slot.name)
+            model.add(slot.group, empty, [None] * len(rule.states), path=slot.path, direction=empty)
+            model.watch(param, nothing, None, None, [], None, [])
+            continue
+        state = states.get(param, {})
+        used = rule.used({name: plain(group[name]) for name in rule.hypers})
         kept = [state.name for state in used]
-        names = group.get("param_names") or ()
-        if len(names) != len(group["params"]):  # parameters were put in or taken out by hand
-            names = [None] * len(group["params"])
-        for i, (param, called) in enumerate(zip(group["params"], names, strict=True)):
-            path = f"[{number}][{i}]" if called is None else f'["{called}"]'
-            state = states.get(param, {})
-            slot = _used_slot(optimizer, param, state, "params" + path)
-            if slot is None:  # it keeps its number, and whatever it is does not matter
-                slot = Slot(param, nothing, None, "params" + path)
-                model.add(number, memory(nothing, slot.name), [None] * len(RULES[rule].states), path=path)
-                model.watch(param, nothing, None, None, [], None, [])
-            else:
-                step, scalars, untouched = before.get(id(param), (0, [], {}))
-                # Where torch keeps no count, a step was taken if there is a state, other than one made for the first.
-                begun = all(isinstance(state.get(name), Tensor) for name in kept)
-                if begun and step == 0 and kept and all(name in untouched for name in kept):
-                    begun = any(untouched[name]() is not state[name] for name in kept)
-                complete(optimizer, state, slot.like, group)
-                if state and param not in states:
-                    states[param] = state
-                _add(optimizer, model, slot, number, path, used, max(step, 1) if begun else 0, scalars)
-                if not begun:
-                    slot.untouched = {name: ref(state[name]) for name in kept if name in state}
-            slot.group = number
-            slots.append(slot)
+        step, scalars, untouched = before.get(id(param), (0, [], {}))
+        # Where torch keeps no count, a step was taken if there is a state, other than one made for the first.
+        begun = all(isinstance(state.get(name), Tensor) for name in kept)
+        if begun and step == 0 and kept and all(name in untouched for name in kept):
+            begun = any(untouched[name]() is not state[name] for name in kept)
+        complete(optimizer, state, slot.like, group)
+        if state and param not in states:
+            states[param] = state
+        _add(optimizer, model, slot, used, max(step, 1) if begun else 0, scalars, direction)
+        if not begun:
+            slot.untouched = {name: ref(state[name]) for name in kept if name in state}
     model.finish()
     model.changed = increment_versions
     return model, slots
 
 
-def _used_slot(optimizer: FusedOptimizer, param: Tensor, state: dict[str, Any], name: str) -> Slot | None:
+def _slots(optimizer: FusedOptimizer, nothing: Tensor) -> Iterator[Slot]:
+    """The slots of all parameters."""
+    states = optimizer._all_states()
+    for number, group in enumerate(optimizer.param_groups):
+        names = group.get("param_names") or ()
+        if len(names) != len(group["params"]):  # parameters were put in or taken out by hand
+            names = [None] * len(group["params"])
+        for i, (param, called) in enumerate(zip(group["params"], names, strict=True)):
+            path = f"[{number}][{i}]" if called is None else f'["{called}"]'
+            slot = _used_slot(optimizer, param, group, states.get(param, {}), "params" + path)
+            slot = slot or Slot(param, nothing, None, "params" + path, used=False)
+            slot.group = number
+            yield slot
+
+
+def _used_slot(
+    optimizer: FusedOptimizer, param: Tensor, group: dict[str, Any], state: dict[str, Any], name: str
+) -> Slot | None:
     """The slot of a parameter that has a gradient, or had one; None for others, and if no step could be taken on it."""
     active = optimizer._is_active(param)
     if not active and not any(isinstance(value, Tensor) for value in state.values()):
         return None
     try:
         slot = optimizer._make_slot(param, name)
+        rule = optimizer._rule_of(group)
         if local(param) is not param:
-            check_placements(optimizer.rule, param, slot.name)
+            check_placements(rule, param, slot.name)
+        if RULES[rule].matrices:
+            check_matrix(slot.like, group["reshape"], name)
     except (TypeError, ValueError):
         if active:
             raise
@@ -210,9 +238,9 @@ def _is_number(value: Any) -> bool:
 
 def complete(optimizer: FusedOptimizer, state: dict[str, Any], like: Tensor, group: dict[str, Any]) -> None:
     """Give a parameter's state what is missing, and the format of the group what has another one."""
-    rule = RULES[optimizer.rule]
+    rule = RULES[optimizer._rule_of(group)]
     state_format, small = group["state_format"], is_small(like, group)
-    counted = optimizer.counts_steps or group["rounding"] == "stochastic"
+    counted = optimizer._has_count(group) or group["rounding"] == "stochastic"
     step = state.get("step")
     if counted and not _is_number(step):
         state["step"] = new_step()
@@ -287,14 +315,14 @@ def _add(
     optimizer: FusedOptimizer,
     model: _core.TensorModel,
     slot: Slot,
-    number: int,
-    path: str,
     used: Collection[State],
     step: int,
     scalars: list[float],
+    direction: Tensor | None,
 ) -> None:
     """Add a parameter whose state is complete."""
-    group, rule = optimizer.param_groups[number], RULES[optimizer.rule]
+    number, path, group = slot.group, slot.path, optimizer.param_groups[slot.group]
+    rule = RULES[optimizer._rule_of(group)]
     state = optimizer._all_states().get(slot.param)
     param = memory(slot.like, slot.name)
     inner = None if local(slot.param) is slot.param else "_local_tensor"
@@ -329,6 +357,7 @@ def _add(
         remainder=stored("remainder") if "remainder" in state else None,
         stochastic=group["rounding"] == "stochastic" and group["master"] is None,
         ema=stored("ema") if group["ema_decay"] is not None else None,
+        direction=None if direction is None else memory(direction, f"{slot.name} direction"),
         step=step,
         scalars=scalars or [float(state[name]) for name in rule.scalars],
     )

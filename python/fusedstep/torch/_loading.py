@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from .._names import needs
-from .._saving import STORAGE
 from .._settings import check_settings
 from ..reference import RULES
 from ._options import check_group
@@ -125,20 +124,22 @@ def _in_order_of(saved: Mapping[str, Any], group: dict[str, Any], where: str) ->
 def _merged(optimizer: FusedOptimizer, saved: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The groups as they will be: saved options, but for storage formats, and torch's defaults for missing ones."""
     merged = []
-    for group, entry in zip(optimizer.param_groups, saved, strict=True):
-        kept = {key: group[key] for key in ("params", *STORAGE) if key in group}
+    for i, (group, entry) in enumerate(zip(optimizer.param_groups, saved, strict=True)):
+        if "rule" in optimizer.kept_options and entry.get("rule", group["rule"]) != group["rule"]:
+            raise ValueError(f'{GROUPS}[{i}]["rule"]: got {entry["rule"]!r}, needs {group["rule"]!r}')
+        kept = {key: group[key] for key in ("params", *optimizer.kept_options) if key in group}
         names = {key: source[key] for source in (entry, group) for key in ("param_names",) if key in source}
-        own = {name: group.get(name, value) for name, value in optimizer._own.items()}
+        own = {name: group.get(name, value) for name, value in optimizer._own_of(group).items()}
         taken = {key: value for key, value in entry.items() if key != "params"}
         unused = {key: value for key, value in UNUSED.items() if key in entry}
         merged.append({**own, **deepcopy(taken), **unused, **kept, **names})
     with_torchs_defaults(optimizer, merged)
     for i, new in enumerate(merged):
-        where = f"{GROUPS}[{i}]"
-        missing = [name for name in RULES[optimizer.rule].hypers if name not in new]
+        where, rule = f"{GROUPS}[{i}]", optimizer._rule_of(new)
+        missing = [name for name in RULES[rule].hypers if name not in new]
         if missing:
             raise ValueError(f'{where}: has no entry "{missing[0]}"')
-        check_group(optimizer.rule, new, f'{where}["{{}}"]')
+        check_group(rule, new, f'{where}["{{}}"]')
     return merged
 
 

@@ -28,6 +28,8 @@ __all__ = [
 
 # How a group's states were made: another value makes the native model anew.
 WATCHED = (
+    "rule",
+    "reshape",
     "decoupled_weight_decay",
     "state_format",
     "min_quantized_size",

@@ -159,11 +159,10 @@ class Parts:
     def _facts(self) -> list[tuple[str, str]]:
         """What must be the same in all processes."""
         optimizer = self._optimizer()
-        names = (*RULES[optimizer.rule].hypers, "maximize", *GROUP_OPTIONS)
         options = [
             (f'param_groups[{i}]["{name}"]', repr(plain(group.get(name))))
             for i, group in enumerate(optimizer.param_groups)
-            for name in names
+            for name in (*RULES[optimizer._rule_of(group)].hypers, "maximize", *GROUP_OPTIONS)
         ]
         stepped = ("distributed parameters with a gradient", str([i for i in self._stepped() if i in self._numbers]))
         return [stepped, *options, *((name, repr(value)) for name, value in optimizer._settings.items())]

@@ -41,7 +41,7 @@ def packed(
     if state_format is None and not any(name.endswith("_scales") for name in state):
         return state
     out = dict(state)
-    for kept in RULES[optimizer.rule].states:
+    for kept in RULES[optimizer._rule_of(group)].states:
         value, scales = out.get(kept.name), out.pop(f"{kept.name}_scales", None)
         if not isinstance(value, Tensor):
             continue
@@ -83,7 +83,7 @@ def converted(
         An entry of the wrong kind, dtype or shape, or a step count that is none.
     """
     needs(saved, Mapping, where, "a dict")
-    rule = RULES[optimizer.rule]
+    rule = RULES[optimizer._rule_of(group)]
     kinds = {state.name for state in rule.states}
     state: dict[str, Any] = {}
     coded = {f"{kind}{ending}" for kind in kinds for ending in ("_codes", "_scales")}
