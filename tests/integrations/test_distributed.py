@@ -52,14 +52,15 @@ def data_parallel(rank: int, sharded: bool) -> Any:
 
     import fusedstep.torch as ours
 
-    found = {}
-    for name, cls, options in [
+    found: dict[str, list[Any]] = {}
+    cases: list[tuple[str, Any, dict[str, Any]]] = [
         ("AdamW", torch.optim.AdamW, {}),
         ("AdamW", ours.AdamW, {}),
         ("AdamW 8bit", ours.AdamW, {"state_format": "8bit", "min_quantized_size": 0}),
         ("SGD", torch.optim.SGD, {"momentum": 0.9}),
         ("SGD", ours.SGD, {"momentum": 0.9}),
-    ]:
+    ]
+    for name, cls, options in cases:
         model = DistributedDataParallel(network())
         optimizer: Any
         if sharded:
@@ -102,14 +103,15 @@ def fully_sharded(rank: int, offload: bool) -> Any:
 
     mesh = init_device_mesh("cpu", (2,))
     policy = CPUOffloadPolicy(pin_memory=False) if offload else OffloadPolicy()
-    found = {}
-    for name, cls, options in [
+    found: dict[str, list[Any]] = {}
+    cases: list[tuple[str, Any, dict[str, Any]]] = [
         ("AdamW", torch.optim.AdamW, {}),
         ("AdamW", ours.AdamW, {}),
         ("AdamW 8bit", ours.AdamW, {"state_format": "8bit", "min_quantized_size": 0}),
         ("RMSprop", torch.optim.RMSprop, {}),
         ("RMSprop", ours.RMSprop, {}),
-    ]:
+    ]
+    for name, cls, options in cases:
         model = network()
         for layer in model:
             if isinstance(layer, torch.nn.Linear):
