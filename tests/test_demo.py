@@ -296,7 +296,7 @@ def test_wrong_options(arguments: list[str], tmp_path: Path, monkeypatch: pytest
     assert left.value.code == 2
 
 
-@pytest.mark.parametrize("name", ["FUSEDSTEP_ISA", "FUSEDSTEP_NUM_THREADS"])
+@pytest.mark.parametrize("name", ["FUSEDSTEP_ISA", "FUSEDSTEP_NUM_THREADS", "FUSEDSTEP_THREADING"])
 def test_bad_environment_variables_are_one_line_and_status_2(name: str) -> None:
     done = subprocess.run(program("info"), capture_output=True, text=True, env={**os.environ, name: "abc"})
     assert done.returncode == 2 and not done.stdout

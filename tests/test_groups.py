@@ -580,3 +580,36 @@ def test_adding_many_groups_takes_up_every_parameter_a_few_times(monkeypatch: py
     assert opt.steps_taken == 0 and len(opt.state_dict()["state"]) == 401
     opt.step([ones(4)] * 401)
     assert taken_up <= 3 * 401
+
+
+def test_arrays_where_names_are_expected() -> None:
+    """NumPy compares them by element: that is no answer to whether they are a name."""
+    odd: Any = np.array(["a", "b"])
+    opt, muon = fs.Adam(np.ones(2)), fs.Muon(np.ones((2, 2)))
+    saved, of_muon = opt.state_dict(), muon.state_dict()
+    saved["fusedstep"]["rule"] = of_muon["param_groups"][0]["rule"] = odd
+    calls: list[Any] = [
+        lambda: opt.param_groups[0].update(state_format=odd),
+        lambda: opt.param_groups[0].update(min_quantized_size=odd),
+        lambda: muon.param_groups[0].update(rule=odd),
+        lambda: muon.add_param_group({"params": np.ones((2, 2)), "rule": odd}),
+        lambda: opt.load_state_dict(saved),
+        lambda: muon.load_state_dict(of_muon),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match=r"(: got array\(|: is of ).*, needs"):
+            call()
+
+
+def test_pairs_as_arrays_are_shown() -> None:
+    opt = fs.Adam(np.ones(2), betas=np.array([0.5, 0.75]))
+    assert "betas=array([0.5 , 0.75])" in repr(opt) and opt.step(np.ones(2))
+
+
+def test_a_sequence_that_says_another_length_than_it_has() -> None:
+    class Lying(list[float]):
+        def __len__(self) -> int:
+            return 2
+
+    with pytest.raises(ValueError, match=r"^betas: got 1 numbers, needs a pair of real numbers"):
+        fs.Adam(np.ones(2), betas=Lying([0.9]))

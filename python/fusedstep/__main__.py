@@ -91,7 +91,8 @@ def _run(words: list[str]) -> int:
     parser.add_argument("--version", action="version", version=__version__)
     command: str = parser.parse_args(words[:1]).command
     try:
-        _core.isa(), _core.get_num_threads()  # read FUSEDSTEP_ISA and FUSEDSTEP_NUM_THREADS
+        # They read FUSEDSTEP_ISA, FUSEDSTEP_NUM_THREADS and FUSEDSTEP_THREADING.
+        _core.isa(), _core.get_num_threads(), _core.get_threading()
     except ValueError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2

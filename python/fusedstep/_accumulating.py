@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -31,6 +31,26 @@ ADD = {
 }
 
 
+NOTHING: frozenset[int] = frozenset()
+
+
+class Summed:
+    """What is in the sums: a plain object, as no signal comes between two plain assignments.
+
+    Attributes
+    ----------
+    count
+        Gradients.
+    received
+        Numbers of the parameters that have one.
+    unclear
+        The sums are left over from a step that was skipped.
+    """
+
+    def __init__(self) -> None:
+        self.count, self.received, self.unclear = 0, NOTHING, False
+
+
 def check_accumulate_steps(value: Any) -> int:
     return whole("accumulate_steps", value, low=1)
 
@@ -44,8 +64,7 @@ class Accumulating(Attributes, Settings):
     _cast_grads: bool = False
     _casts: Casts | None = None
     _accumulate_steps: int = 1
-    _accumulated: int = 0
-    _received: frozenset[int] = frozenset()  # the parameters that have a gradient in the sums
+    _summed: Summed
     _adder: Model | None = None  # writes the sums, `Slot.grad_sum`
 
     @property
@@ -61,16 +80,16 @@ class Accumulating(Attributes, Settings):
                 f"accumulate_steps: got {number}, needs 1, as this optimizer was made without sums of gradients; make "
                 "a new one and load this one's state_dict()"
             )
-        if number <= self._accumulated:
+        if number <= self._summed.count:
             raise ValueError(
-                f"accumulate_steps: got {number}, needs more than the {self._accumulated} gradients that are summed"
+                f"accumulate_steps: got {number}, needs more than the {self._summed.count} gradients that are summed"
             )
         self._accumulate_steps = number
 
     @property
     def accumulated(self) -> int:
         """How many gradients are summed for the next step: 0 right after one."""
-        return self._accumulated
+        return self._summed.count
 
     def _made_model(self) -> Model:
         raise NotImplementedError
@@ -106,14 +125,14 @@ class Accumulating(Attributes, Settings):
                 return model.step_bound(grad_scale)  # which says that there are none
             with model.exclusive("step()", step=True):  # containers may run code of theirs
                 leaves = self._tree.flatten(given, "grads")
-            taken = True
+            taken, interrupt = True, None
 
             def step(flat: list[Any]) -> bool:
-                nonlocal taken
+                nonlocal taken, interrupt
                 if self._adder is not None:
-                    taken = self._step_summed(self._adder, flat, grad_scale)
+                    taken, interrupt = self._step_summed(self._adder, flat, grad_scale)
                     return True  # they are in the sum, whatever becomes of that
-                taken = model.step_list(flat, grad_scale)
+                taken, interrupt = _completed(model, lambda: model.step_list(flat, grad_scale))
                 return taken
 
             if self._casts is None:
@@ -121,12 +140,20 @@ class Accumulating(Attributes, Settings):
             else:
                 self._casts.run(leaves, self.zero_grads, step, model)
             model.warn_of_nonfinite()
+        if interrupt is not None:
+            raise interrupt
         return taken
 
-    def _step_summed(self, adder: Model, flat: Sequence[Any], grad_scale: float) -> bool:
-        """Add gradients to the sums; with the last ones, step with the mean."""
+    def _step_summed(self, adder: Model, flat: Sequence[Any], grad_scale: float) -> tuple[bool, BaseException | None]:
+        """Add gradients to the sums; with the last ones, step with the mean. Returns what `_completed` does."""
         model = self._made_model()
         for slot, grad in zip(self._slots, flat, strict=False):
+            assert slot.grad_sum is not None
+            if slot.grad_sum.shape != slot.array.shape:
+                raise ValueError(
+                    f"params{slot.path}: got shape {slot.array.shape} and {slot.grad_sum.shape} of its sum of "
+                    "gradients, needs the same; one of them was reshaped in place"
+                )
             if isinstance(grad, SparseRows):
                 raise TypeError(
                     f"grads{slot.path}: got SparseRows with accumulate_steps={self._accumulate_steps}, needs an array; "
@@ -134,7 +161,13 @@ class Accumulating(Attributes, Settings):
                 )
         if self.zero_grads:
             check_cleared(self._slots, flat)
-        last = self._accumulated + 1 >= self._accumulate_steps
+        summed = self._summed
+        if summed.unclear:
+            self._clear_sums()
+        if summed.count >= self._accumulate_steps:  # an interrupt came before the step with these
+            self._step_with_sums()
+        count, received = summed.count, summed.received
+        last = count + 1 == self._accumulate_steps
         kept: list[tuple[Any, Any]] = []
         if last:
             # What may be wrong with the step is found before the sums change, but for numbers beyond float16.
@@ -143,22 +176,48 @@ class Accumulating(Attributes, Settings):
                 arrays = [slot.grad_sum for slot in self._slots]
                 arrays += [grad for grad in flat if self.zero_grads and isinstance(grad, np.ndarray)]
                 kept = [(array, cast(Any, array).copy()) for array in arrays]
-        adder.step_list(list(flat), grad_scale)
-        received = self._received | {i for i, grad in enumerate(flat) if grad is not None}
+        both = received | {i for i, grad in enumerate(flat) if grad is not None}
+        _, interrupt = _completed(adder, lambda: adder.step_list(list(flat), grad_scale))
+        summed.count, summed.received = count + 1, both
         if not last:
-            self._accumulated += 1
-            self._received = received
-            return True
+            return True, interrupt
         try:
-            sums = [slot.grad_sum if i in received else None for i, slot in enumerate(self._slots)]
-            taken = model.step_list(sums, float(self._accumulate_steps))
+            taken, later = self._step_with_sums()
         except BaseException:
-            for array, before in kept:
-                array[...] = before
+            if kept:
+                for array, values in kept:
+                    array[...] = values
+                summed.count, summed.received = count, received
             raise
+        return taken, interrupt or later
+
+    def _step_with_sums(self) -> tuple[bool, BaseException | None]:
+        """Step with the mean of the gradients that were summed."""
+        model, summed = self._made_model(), self._summed
+        sums = [slot.grad_sum if i in summed.received else None for i, slot in enumerate(self._slots)]
+        taken, interrupt = _completed(model, lambda: model.step_list(sums, float(self._accumulate_steps)))
+        summed.count, summed.received, summed.unclear = 0, NOTHING, not taken
         if not taken:
-            for slot in self._slots:
-                assert slot.grad_sum is not None
-                slot.grad_sum[...] = 0
-        self._accumulated, self._received = 0, frozenset()
-        return taken
+            self._clear_sums()
+        return taken, interrupt
+
+    def _clear_sums(self) -> None:
+        for slot in self._slots:
+            assert slot.grad_sum is not None
+            slot.grad_sum[...] = 0
+        self._summed.unclear = False
+
+
+def _completed(model: Model, step: Callable[[], bool]) -> tuple[bool, BaseException | None]:
+    """Whether a step was taken, and an interrupt that came meanwhile, to be raised when all is done.
+
+    A signal during native code, such as that of Ctrl-C, becomes an exception when the code returns: the step counts,
+    and so must what goes with it.
+    """
+    before = model.steps_taken
+    try:
+        return step(), None
+    except BaseException as error:
+        if model.steps_taken == before:
+            raise
+        return True, error

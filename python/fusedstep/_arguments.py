@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["choice", "flag", "number", "real", "whole"]
+__all__ = ["choice", "flag", "number", "real", "same", "whole"]
 
 LARGEST_COUNT = 2**63 - 1
 """What a step count may be at most, here as in the optimizers."""
@@ -105,6 +105,11 @@ def flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{name}: got {type(value).__name__}, needs a bool")
     return value
+
+
+def same(value: Any, other: Any) -> bool:
+    """Whether two plain values are equal; an array, which compares by element, equals none but itself."""
+    return value is other or (not isinstance(value, np.ndarray) and bool(value == other))
 
 
 def choice(name: str, value: Any, choices: tuple[Any, ...]) -> Any:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from . import _loading, _saving
-from ._accumulating import check_accumulate_steps
-from ._arguments import choice
+from ._accumulating import Summed, check_accumulate_steps
+from ._arguments import choice, same
 from ._attributes import shared_option
 from ._core import Model
 from ._group_options import GROUP_OPTIONS, Number, Options, Structure, check_group
@@ -106,6 +106,7 @@ class Optimizer(Making):
     def __init__(self, params: Structure, defaults: dict[str, Any], options: Options) -> None:
         given: dict[str, Any] = dict(options)
         grads, cast_grads = given.pop("grads", None), given.pop("cast_grads", False)
+        self._summed = Summed()
         self._accumulate_steps = check_accumulate_steps(given.pop("accumulate_steps", 1))
         self._memory = check_memory(given.pop("memory", None))
         unknown = sorted(given.keys() - GROUP_OPTIONS.keys() - MODEL_OPTIONS.keys())
@@ -446,7 +447,7 @@ class Optimizer(Making):
         for slot in self._slots:
             sizes[slot.group] += slot.param.size
         for size, group in zip(sizes, self._groups, strict=True):
-            shown = {k: v for k, v in group.items() if k != "params" and v != GROUP_OPTIONS.get(k, ...)}
+            shown = {k: v for k, v in group.items() if k != "params" and not same(v, GROUP_OPTIONS.get(k, ...))}
             lines.append(f"  {size} parameters: " + ", ".join(f"{k}={v!r}" for k, v in shown.items()))
         return "\n".join([*lines, ")"])
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
+from ._arguments import same
 from ._hyper import did_you_mean
 from ._settings import MODEL_OPTIONS
 from ._structures import rebuilt, tree
@@ -137,7 +138,7 @@ class Group(dict[str, Any]):
                 f"{where}: got other arrays, needs those that the optimizer was made with, as it holds their states; "
                 "use add_param_group, or make a new optimizer"
             )
-        if name in FIXED and value != self[name]:
+        if name in FIXED and not same(value, self[name]):
             raise ValueError(
                 f"{where}: got {value!r}, needs {self[name]!r} as the optimizer was made with; make a new one and "
                 "load this one's state_dict()"

@@ -248,9 +248,11 @@ def check_hyper(name: str, value: Any, where: str | None = None, *, rule: str = 
         needed = f"{'a pair of' if len(intervals) == 2 else len(intervals)} real numbers"
         if not isinstance(value, (Sequence, np.ndarray)) or isinstance(value, str):
             raise TypeError(f"{where}: got {value!r} ({type(value).__name__}), needs {needed}")
-        if len(value) != len(intervals):
-            raise ValueError(f"{where}: got {len(value)} numbers, needs {needed}")
-        return tuple(check_number(value[i], interval, f"{where}[{i}]") for i, interval in enumerate(intervals))
+        parts = list(value)
+        if len(parts) != len(intervals):
+            raise ValueError(f"{where}: got {len(parts)} numbers, needs {needed}")
+        checks = enumerate(zip(parts, intervals, strict=True))
+        return tuple(check_number(part, interval, f"{where}[{i}]") for i, (part, interval) in checks)
     if name in OPTIONAL and value is None:
         return None
     if name in CHOICES:

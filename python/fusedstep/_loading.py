@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _hyper
+from ._arguments import same
 from ._floats import default_floats
 from ._groups import FIXED
 from ._names import match, needs
@@ -37,7 +38,7 @@ def load(optimizer: Optimizer, state_dict: Mapping[str, Any], first: Callable[[]
     states, own = state_dict["state"], state_dict.get("fusedstep", {})
     needs(states, Mapping, 'state_dict["state"]', "a dict")
     needs(own, Mapping, 'state_dict["fusedstep"]', "a dict")
-    if own.get("rule", optimizer.rule) != optimizer.rule:
+    if not same(own.get("rule", optimizer.rule), optimizer.rule):
         raise ValueError(f"state_dict: is of {own['rule']}, needs one of {optimizer.rule}")
     order = match(optimizer, state_dict["param_groups"], "fusedstep" in state_dict)
     known = set(order)
@@ -58,10 +59,11 @@ def load(optimizer: Optimizer, state_dict: Mapping[str, Any], first: Callable[[]
     taken = count(own.get("steps_taken", oldest), 'state_dict["fusedstep"]["steps_taken"]')
     skipped = count(own.get("skipped_steps", 0), 'state_dict["fusedstep"]["skipped_steps"]')
     accumulated = count(own.get("accumulated", 0), 'state_dict["fusedstep"]["accumulated"]')
-    if accumulated >= optimizer.accumulate_steps:
+    # As many as for a step: it was interrupted right before it, and is taken by the next call.
+    if accumulated > (optimizer.accumulate_steps if optimizer.accumulate_steps > 1 else 0):
         raise ValueError(
-            f'state_dict["fusedstep"]["accumulated"]: got {accumulated} gradients that are summed, needs fewer than '
-            f"accumulate_steps={optimizer.accumulate_steps} of this optimizer"
+            f'state_dict["fusedstep"]["accumulated"]: got {accumulated} gradients that are summed, needs at most '
+            f"accumulate_steps={optimizer.accumulate_steps} of this optimizer, and 0 without sums"
         )
     writes = [write for entry in loaded for write in entry.writes]
     _check_targets(writes)
@@ -101,8 +103,8 @@ def load(optimizer: Optimizer, state_dict: Mapping[str, Any], first: Callable[[]
     for write in writes:
         write.run(*copies.get(id(write), write.sources))
     optimizer._configure()
-    optimizer._accumulated = accumulated
-    optimizer._received = frozenset(i for i, entry in enumerate(loaded) if entry.received and accumulated)
+    received = frozenset(i for i, entry in enumerate(loaded) if entry.received and accumulated)
+    optimizer._summed.count, optimizer._summed.received = accumulated, received
     for i, entry in enumerate(loaded):
         model.set_index(i, entry.slot.number)
         model.set_step(i, entry.step)
@@ -137,7 +139,7 @@ class LoadedGroup:
         group = optimizer.param_groups[number]
         where = f'state_dict["param_groups"][{number}]["{{}}"]'
         rule = optimizer._rule_of(group)
-        if saved.get("rule", rule) != rule:
+        if not same(saved.get("rule", rule), rule):
             raise ValueError(f"{where.format('rule')}: got {saved['rule']!r}, needs {rule!r}")
         self.taken: dict[str, Any] = {}
         for name, value in saved.items():

@@ -33,6 +33,8 @@ def metrics(optimizer: Optimizer) -> dict[str, float]:
         for i, (group, rule) in enumerate(zip(groups, rules, strict=True)):
             if name in FLAGS or name not in (*RULES[rule].hypers, "clip_value", "ema_decay"):
                 continue
+            if name not in group:
+                raise ValueError(f'param_groups[{i}]: has no entry "{name}"')
             value: Any = check_hyper(name, optimizer._now(group[name]), f'param_groups[{i}]["{name}"]', rule=rule)
             parts = {f"[{k}]": part for k, part in enumerate(value)} if isinstance(value, tuple) else {"": value}
             suffix = f"/{i}" * (len(groups) > 1)

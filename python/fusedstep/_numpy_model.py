@@ -217,19 +217,21 @@ class NumPyModel:
                     )
             for kept in before:  # a formula may know the arrays of others
                 kept.check()
+            steps = list(self._steps)
+            for i, _ in found:
+                steps[i] += 1
+            self._steps, self.steps_taken = steps, self.steps_taken + 1
         except BaseException:  # the formula's own errors as well
             for kept in before:
                 kept.put_back()
             raise
         self.nonfinite_blocks = 0
-        for i, tensor in found:
-            self._steps[i] += 1
+        for _, tensor in found:
             if self._zero_grads:
                 tensor.given[...] = 0
             for state in tensor.states:
                 if state is not None and state.format.startswith("8bit") and state.extra is not None:
                     self.nonfinite_blocks += int(np.count_nonzero(~np.isfinite(state.extra)))
-        self.steps_taken += 1
         return True
 
 

@@ -55,7 +55,7 @@ def save(optimizer: Optimizer, state_format: str | None, copies: bool = True) ->
         for name, array in slot.items():
             if copies and entries.get(name) is array:
                 entries[name] = array.copy()
-        if i in optimizer._received:
+        if i in optimizer._summed.received:
             assert slot.grad_sum is not None
             entries["grad_sum"] = slot.grad_sum.copy() if copies else slot.grad_sum
         states[slot.number] = entries

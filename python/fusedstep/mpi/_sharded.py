@@ -295,7 +295,7 @@ class Sharded(Stored):
     def _exchange(self) -> None:
         """With `accumulate_steps` gradients are averaged over the ranks first, and then added up by their owners."""
         self._agree(None, self._facts)
-        received = self._part._received
+        received = self._part._summed.received
         self._traffic.start(self._stepping, [g is not None or i in received for i, g in enumerate(self._stepping)])
         for bucket in range(len(self._traffic.buckets)):
             self._traffic.receive(bucket)

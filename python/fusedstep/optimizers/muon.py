@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._arguments import choice
+from .._arguments import choice, same
 from .._base import Number, Optimizer, Options, Structure, is_group
 from .._directions import Matrices, NumPyDirections
 from .._group_options import GROUP_OPTIONS, check_group
@@ -138,9 +138,9 @@ class Muon(Optimizer):
 
     def _defaults_of(self, group: Mapping[str, Any], number: int) -> dict[str, Any]:
         rule = group.get("rule", "muon")
-        if rule == "muon":
+        if same(rule, "muon"):
             return self.defaults
-        if rule == self._rest["rule"]:
+        if same(rule, self._rest["rule"]):
             return self._rest
         shared = {name: self.defaults[name] for name in GROUP_OPTIONS}
         return complete_rest(shared, {"rule": rule}, f"param_groups[{number}]", ("muon",))
@@ -199,7 +199,7 @@ class Muon(Optimizer):
         for places, given in zip(members, options, strict=True):
             reshape = check_hyper("reshape", given.get("reshape", self._reshape))
             if "rule" in given:
-                for k in places if given["rule"] == "muon" else ():
+                for k in places if same(given["rule"], "muon") else ():
                     if isinstance(leaves[k], np.ndarray):
                         check_matrices(shapes[k], reshape, "params" + paths[k])
                 divided.append((places, dict(given)))
