@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -152,3 +154,48 @@ def test_changed_within_a_step(what: str, monkeypatch: pytest.MonkeyPatch) -> No
     with monkeypatch.context() as patched, pytest.raises(RuntimeError, match=message):
         patched.setattr(TensorDirections, "_iterate", changes)
         opt.step()
+
+
+DISTRIBUTED = """
+import torch, torch.distributed as dist
+import fusedstep.torch as ft
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
+
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+mesh = init_device_mesh("cpu", (1,))
+part = lambda *shape: torch.nn.Parameter(distribute_tensor(torch.ones(shape), mesh, [Shard(0)]))
+try:
+    ft.Muon([part(4, 3)])
+except ValueError as error:
+    assert str(error).startswith("params[0][0]: got a distributed tensor, needs whole matrices"), error
+else:
+    raise AssertionError("no error")
+vector, matrix = part(4), torch.nn.Parameter(torch.ones(4, 3))
+opt = ft.Muon([vector, matrix], max_grad_norm=1.0)
+for p in (vector, matrix):
+    p.grad = torch.ones_like(p)
+opt.step()
+assert (vector.full_tensor() != 1).all() and (matrix != 1).all()
+dist.destroy_process_group()
+"""
+
+BEFORE_TORCH_2_9 = """
+import torch
+if hasattr(torch.optim, "Muon"):
+    del torch.optim.Muon
+import fusedstep.torch as ft
+
+net = torch.nn.Linear(3, 2)
+opt = ft.Muon(net.parameters())
+net(torch.ones(4, 3)).sum().backward()
+opt.step()
+opt.load_state_dict(opt.state_dict())
+assert [g["rule"] for g in opt.param_groups] == ["muon", "adamw"] and "step" not in opt.state[net.weight]
+"""
+
+
+@pytest.mark.parametrize("program", [DISTRIBUTED, BEFORE_TORCH_2_9], ids=["distributed tensors", "before torch 2.9"])
+def test_in_a_process_of_its_own(program: str) -> None:
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
