@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import pathlib
 import re
@@ -88,6 +89,25 @@ def test_has_a_class_for_torch(rule: str) -> None:
     assert CLASSES[rule].__name__ in faces.__all__
     group = getattr(faces, CLASSES[rule].__name__)([torch.nn.Parameter(torch.zeros(1))]).param_groups[0]
     assert {name: group[name] for name in RULES[rule].hypers} == RULES[rule].hypers
+
+
+@pytest.mark.parametrize("name", ["optimizers/__init__.pyi", "torch/__init__.pyi", "jax/optimizers.pyi"])
+def test_stubs_are_fresh(name: str) -> None:
+    """`python tools/stubs.py` would write what is there; torch's signatures are those of the version in pyproject."""
+    tool = ROOT / "tools" / "stubs.py"
+    if not tool.exists():
+        pytest.skip("tools/ is in the repository only")
+    for module in {"torch": ["torch"], "jax": ["jax"]}.get(name.partition("/")[0], []):
+        found = pytest.importorskip(module).__version__.partition("+")[0]
+        pinned = re.search(rf'"{module}==([\d.]+)"', (ROOT / "pyproject.toml").read_text())
+        if pinned and pinned[1] != found:
+            pytest.skip(f"{module} {found}, and the stub is of {pinned[1]}")
+    spec = importlib.util.spec_from_file_location("stubs", tool)
+    assert spec is not None and spec.loader is not None
+    stubs = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(stubs)
+    written = pathlib.Path(fs.__file__).parent / name
+    assert written.read_text() == stubs.formatted(stubs.STUBS[name]()), "run python tools/stubs.py"
 
 
 def test_compared_with_independent_sources() -> None:

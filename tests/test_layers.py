@@ -19,9 +19,9 @@ LAYERS: dict[str, str] = {
     " _version",
     "definitions": "_floats _hyper _settings formats reference reference.* sparse",
     "around training": "averages minibatch schedules schedules.*",
-    "one optimizer": "_accumulating _attributes _base _casting _directions _group_options _groups _loading _making"
-    " _metrics _numpy_model _option_trees _rows _saved _saving _slots _schedule_free checkpoint files files.*"
-    " functional grouping",
+    "one optimizer": "_accumulating _attributes _base _casting _constructors _directions _group_options _groups"
+    " _loading _making _metrics _numpy_model _option_trees _rows _saved _saving _slots _schedule_free"
+    " checkpoint files files.* functional grouping",
     "optimizers": "optimizers optimizers.*",
     "the package": "fusedstep",
     "faces": "jax jax.* keras keras.* mpi mpi.* torch torch.*",

@@ -317,8 +317,8 @@ def test_repr() -> None:
     text = repr(fs.Adam([{"params": ones(3)}, {"params": ones(2, 2), "lr": 0.5, "state_format": "8bit"}], lr=0.1))
     assert text.splitlines() == [
         "Adam(",
-        "  3 parameters: lr=0.1, betas=(0.9, 0.999), eps=1e-08, eps_root=0.0, weight_decay=0.0, amsgrad=False",
-        "  4 parameters: lr=0.5, betas=(0.9, 0.999), eps=1e-08, eps_root=0.0, weight_decay=0.0, amsgrad=False, "
+        "  3 parameters: lr=0.1, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.0, amsgrad=False, eps_root=0.0",
+        "  4 parameters: lr=0.5, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.0, amsgrad=False, eps_root=0.0, "
         "state_format='8bit'",
         ")",
     ]

@@ -32,3 +32,21 @@ class Markdown(griffe.Extension):
         """Called once for each module, class, function and attribute."""
         if obj.docstring is not None:
             obj.docstring.value = to_markdown(obj.docstring.value)
+
+
+class Stubs(griffe.Extension):
+    """Gives classes the constructors that their stubs have.
+
+    A stub `optimizers/__init__.pyi` has ``class Adam(adam.Adam)`` with the constructor: the class itself, with its
+    docstring, is in the module ``adam``.
+    """
+
+    def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
+        """Called when a package and its stubs are loaded."""
+        for package in ("optimizers", "torch") if pkg.name == "fusedstep" else ():
+            module = pkg[package]
+            for name, stub in list(module.members.items()):
+                if not stub.is_alias and stub.is_class and str(stub.bases[0]).endswith(f".{name}"):
+                    real = module[str(stub.bases[0])]
+                    real.set_member("__init__", stub.members["__init__"])
+                    module.members[name] = griffe.Alias(name, real, parent=module)

@@ -13,6 +13,7 @@ from . import _loading, _saving
 from ._accumulating import Summed, check_accumulate_steps
 from ._arguments import choice, same
 from ._attributes import shared_option
+from ._constructors import constructor
 from ._core import Model
 from ._group_options import GROUP_OPTIONS, Number, Options, Structure, check_group
 from ._groups import Group, Groups, fixed
@@ -102,6 +103,11 @@ class Optimizer(Making):
     ValueError
         A wrong value, shape or layout, or arrays that overlap in memory. Nothing has changed.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" not in vars(cls) and "rule" in vars(cls) and (arguments := RULES[cls.rule].arguments):
+            setattr(cls, "__init__", constructor(cls, arguments, "Options"))  # noqa: B010  (mypy reads the stub)
 
     def __init__(self, params: Structure, defaults: dict[str, Any], options: Options) -> None:
         given: dict[str, Any] = dict(options)

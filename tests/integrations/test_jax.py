@@ -522,7 +522,7 @@ def test_every_rule_is_there_with_the_defaults_of_its_class() -> None:
             n: p.default for n, p in theirs.items() if n not in ("self", "params", "options")
         }
         assert f"fusedstep.{CLASSES[rule].__name__}" in getattr(fj, rule).__doc__
-    assert set(fj.optimizers.Options.__annotations__) - {"mask", "trainable"} == set(
+    assert set(fj._options.Options.__annotations__) - {"mask", "trainable"} == set(
         fs._base.Options.__annotations__
     ) - set(fj._optimizer.REFUSED)
 

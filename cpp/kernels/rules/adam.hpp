@@ -6,8 +6,8 @@ template <bool kDecoupled>
 struct AdamFamily : Elementwise {
     static constexpr bool kBfloat16Step = true;
     static constexpr const char* kName = kDecoupled ? "adamw" : "adam";
-    static constexpr const char* kHypers[] = {"lr", "betas.0", "betas.1", "eps", "eps_root", "weight_decay", "amsgrad"};
-    enum { kLr, kBeta1, kBeta2, kEps, kEpsRoot, kWeightDecay, kAmsgrad };
+    static constexpr const char* kHypers[] = {"lr", "betas.0", "betas.1", "eps", "weight_decay", "amsgrad", "eps_root"};
+    enum { kLr, kBeta1, kBeta2, kEps, kWeightDecay, kAmsgrad, kEpsRoot };
     static constexpr State kStates[] = {{"exp_avg", kSigned}, {"exp_avg_sq", kUnsigned}, {"max_exp_avg_sq", kUnsigned}};
 
     enum : unsigned { kWithAmsgrad = 1, kWithDecay = 2 };

@@ -3,8 +3,8 @@
 // phi the identity; the ratio is 1 where one of the norms is zero.
 struct Lamb : Elementwise {
     static constexpr const char* kName = "lamb";
-    static constexpr const char* kHypers[] = {"lr", "betas.0", "betas.1", "eps", "eps_root", "weight_decay"};
-    enum { kLr, kBeta1, kBeta2, kEps, kEpsRoot, kWeightDecay };
+    static constexpr const char* kHypers[] = {"lr", "betas.0", "betas.1", "eps", "weight_decay", "eps_root"};
+    enum { kLr, kBeta1, kBeta2, kEps, kWeightDecay, kEpsRoot };
     static constexpr State kStates[] = {{"exp_avg", kSigned}, {"exp_avg_sq", kUnsigned}};
     static constexpr bool kNorms = true;
 

@@ -3,8 +3,8 @@
 // Kingma and Ba, "Adam", ICLR 2015, algorithm 1, its first moment alone.
 struct Momentum : Elementwise {
     static constexpr const char* kName = "momentum";
-    static constexpr const char* kHypers[] = {"lr", "beta", "weight_decay", "bias_correction"};
-    enum { kLr, kBeta, kWeightDecay, kBiasCorrection };
+    static constexpr const char* kHypers[] = {"lr", "beta", "bias_correction", "weight_decay"};
+    enum { kLr, kBeta, kBiasCorrection, kWeightDecay };
     static constexpr State kStates[] = {{"exp_avg", kSigned}};
 
     enum : unsigned { kWithDecay = 1 };

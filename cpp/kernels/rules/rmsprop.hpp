@@ -4,9 +4,9 @@
 // velocity, as Keras has it too).
 struct RmsProp : Elementwise {
     static constexpr const char* kName = "rmsprop";
-    static constexpr const char* kHypers[] = {"lr",           "alpha",    "eps",      "eps_root",
-                                              "weight_decay", "momentum", "centered", "lr_in_momentum"};
-    enum { kLr, kAlpha, kEps, kEpsRoot, kWeightDecay, kMomentum, kCentered, kLrInMomentum };
+    static constexpr const char* kHypers[] = {"lr",       "alpha",    "eps",      "weight_decay",
+                                              "momentum", "centered", "eps_root", "lr_in_momentum"};
+    enum { kLr, kAlpha, kEps, kWeightDecay, kMomentum, kCentered, kEpsRoot, kLrInMomentum };
     static constexpr State kStates[] = {{"square_avg", kUnsigned}, {"momentum_buffer", kSigned}, {"grad_avg", kSigned}};
 
     enum : unsigned { kWithDecay = 1, kWithMomentum = 2, kWithCentre = 4 };

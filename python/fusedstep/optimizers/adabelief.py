@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from .._base import Number, Optimizer, Options, Structure
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from .._base import Optimizer
 
 __all__ = ["AdaBelief"]
 
@@ -42,16 +37,3 @@ class AdaBelief(Optimizer):
     """
 
     rule = "adabelief"
-
-    def __init__(
-        self,
-        params: Structure,
-        lr: Number = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: Number = 1e-16,
-        eps_root: Number = 1e-16,
-        weight_decay: Number = 0.0,
-        **options: Unpack[Options],
-    ) -> None:
-        defaults = {"lr": lr, "betas": betas, "eps": eps, "eps_root": eps_root, "weight_decay": weight_decay}
-        super().__init__(params, defaults, options)

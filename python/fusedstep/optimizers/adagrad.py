@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from .._base import Number, Optimizer, Options, Structure
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from .._base import Optimizer
 
 __all__ = ["Adadelta", "Adagrad"]
 
@@ -43,28 +38,6 @@ class Adagrad(Optimizer):
 
     rule = "adagrad"
 
-    def __init__(
-        self,
-        params: Structure,
-        lr: Number = 1e-2,
-        lr_decay: Number = 0.0,
-        weight_decay: Number = 0.0,
-        initial_accumulator_value: Number = 0.0,
-        eps: Number = 1e-10,
-        *,
-        eps_root: Number = 0.0,
-        **options: Unpack[Options],
-    ) -> None:
-        defaults = {
-            "lr": lr,
-            "lr_decay": lr_decay,
-            "weight_decay": weight_decay,
-            "initial_accumulator_value": initial_accumulator_value,
-            "eps": eps,
-            "eps_root": eps_root,
-        }
-        super().__init__(params, defaults, options)
-
 
 class Adadelta(Optimizer):
     r"""Adadelta, as ``torch.optim.Adadelta``.
@@ -95,15 +68,3 @@ class Adadelta(Optimizer):
     """
 
     rule = "adadelta"
-
-    def __init__(
-        self,
-        params: Structure,
-        lr: Number = 1.0,
-        rho: Number = 0.9,
-        eps: Number = 1e-6,
-        weight_decay: Number = 0.0,
-        **options: Unpack[Options],
-    ) -> None:
-        defaults = {"lr": lr, "rho": rho, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, defaults, options)

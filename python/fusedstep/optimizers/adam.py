@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from .._base import Number, Optimizer, Options, Structure
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from .._base import Optimizer
 
 __all__ = ["Adam", "AdamW"]
 
@@ -45,28 +40,6 @@ class Adam(Optimizer):
 
     rule = "adam"
 
-    def __init__(
-        self,
-        params: Structure,
-        lr: Number = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: Number = 1e-8,
-        weight_decay: Number = 0.0,
-        amsgrad: bool = False,
-        *,
-        eps_root: Number = 0.0,
-        **options: Unpack[Options],
-    ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "eps_root": eps_root,
-            "weight_decay": weight_decay,
-            "amsgrad": amsgrad,
-        }
-        super().__init__(params, defaults, options)
-
 
 class AdamW(Optimizer):
     r"""Adam with decoupled weight decay, as ``torch.optim.AdamW``.
@@ -96,25 +69,3 @@ class AdamW(Optimizer):
     """
 
     rule = "adamw"
-
-    def __init__(
-        self,
-        params: Structure,
-        lr: Number = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: Number = 1e-8,
-        weight_decay: Number = 1e-2,
-        amsgrad: bool = False,
-        *,
-        eps_root: Number = 0.0,
-        **options: Unpack[Options],
-    ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "eps_root": eps_root,
-            "weight_decay": weight_decay,
-            "amsgrad": amsgrad,
-        }
-        super().__init__(params, defaults, options)

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from .._base import Number, Optimizer, Options, Structure
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from .._base import Optimizer
 
 __all__ = ["Adan"]
 
@@ -46,16 +41,3 @@ class Adan(Optimizer):
     """
 
     rule = "adan"
-
-    def __init__(
-        self,
-        params: Structure,
-        lr: Number = 0.001,
-        betas: tuple[float, float, float] = (0.98, 0.92, 0.99),
-        eps: Number = 1e-08,
-        weight_decay: Number = 0.0,
-        no_prox: bool = False,
-        **options: Unpack[Options],
-    ) -> None:
-        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "no_prox": no_prox}
-        super().__init__(params, defaults, options)

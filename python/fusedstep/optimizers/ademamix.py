@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from .._base import Number, Optimizer, Options, Structure
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from .._base import Optimizer
 
 __all__ = ["AdEMAMix"]
 
@@ -48,26 +43,3 @@ class AdEMAMix(Optimizer):
     """
 
     rule = "ademamix"
-
-    def __init__(
-        self,
-        params: Structure,
-        lr: Number = 0.001,
-        betas: tuple[float, float, float] = (0.9, 0.999, 0.9999),
-        alpha: Number = 5.0,
-        eps: Number = 1e-08,
-        weight_decay: Number = 0.0,
-        alpha_warmup: Number = 0.0,
-        beta3_warmup: Number = 0.0,
-        **options: Unpack[Options],
-    ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "alpha": alpha,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "alpha_warmup": alpha_warmup,
-            "beta3_warmup": beta3_warmup,
-        }
-        super().__init__(params, defaults, options)

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from .._base import Number, Optimizer, Options, Structure
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from .._base import Optimizer
 
 __all__ = ["ASGD"]
 
@@ -41,16 +36,3 @@ class ASGD(Optimizer):
     """
 
     rule = "asgd"
-
-    def __init__(
-        self,
-        params: Structure,
-        lr: Number = 1e-2,
-        lambd: Number = 1e-4,
-        alpha: Number = 0.75,
-        t0: Number = 1e6,
-        weight_decay: Number = 0.0,
-        **options: Unpack[Options],
-    ) -> None:
-        defaults = {"lr": lr, "lambd": lambd, "alpha": alpha, "t0": t0, "weight_decay": weight_decay}
-        super().__init__(params, defaults, options)

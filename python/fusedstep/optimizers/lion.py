@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from .._base import Number, Optimizer, Options, Structure
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from .._base import Optimizer
 
 __all__ = ["Lion"]
 
@@ -37,14 +32,3 @@ class Lion(Optimizer):
     """
 
     rule = "lion"
-
-    def __init__(
-        self,
-        params: Structure,
-        lr: Number = 1e-4,
-        betas: tuple[float, float] = (0.9, 0.99),
-        weight_decay: Number = 0.0,
-        **options: Unpack[Options],
-    ) -> None:
-        defaults = {"lr": lr, "betas": betas, "weight_decay": weight_decay}
-        super().__init__(params, defaults, options)

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from .._base import Number, Optimizer, Options, Structure
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from .._base import Optimizer
 
 __all__ = ["MARS", "MARSLion"]
 
@@ -53,27 +48,6 @@ class MARS(Optimizer):
 
     rule = "mars"
 
-    def __init__(
-        self,
-        params: Structure,
-        lr: Number = 0.003,
-        betas: tuple[float, float] = (0.95, 0.99),
-        eps: Number = 1e-08,
-        weight_decay: Number = 0.0,
-        gamma: Number = 0.025,
-        clipping: bool = True,
-        **options: Unpack[Options],
-    ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "gamma": gamma,
-            "clipping": clipping,
-        }
-        super().__init__(params, defaults, options)
-
 
 class MARSLion(Optimizer):
     r"""MARS in its Lion form, as the authors' code.
@@ -107,16 +81,3 @@ class MARSLion(Optimizer):
     """
 
     rule = "mars_lion"
-
-    def __init__(
-        self,
-        params: Structure,
-        lr: Number = 0.0003,
-        beta: Number = 0.95,
-        weight_decay: Number = 0.0,
-        gamma: Number = 0.025,
-        clipping: bool = True,
-        **options: Unpack[Options],
-    ) -> None:
-        defaults = {"lr": lr, "beta": beta, "weight_decay": weight_decay, "gamma": gamma, "clipping": clipping}
-        super().__init__(params, defaults, options)

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from .._base import Number, Optimizer, Options, Structure
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from .._base import Optimizer
 
 __all__ = ["NovoGrad"]
 
@@ -43,22 +38,3 @@ class NovoGrad(Optimizer):
     """
 
     rule = "novograd"
-
-    def __init__(
-        self,
-        params: Structure,
-        lr: Number = 0.001,
-        betas: tuple[float, float] = (0.95, 0.98),
-        eps: Number = 1e-08,
-        weight_decay: Number = 0.0,
-        grad_averaging: bool = False,
-        **options: Unpack[Options],
-    ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "grad_averaging": grad_averaging,
-        }
-        super().__init__(params, defaults, options)

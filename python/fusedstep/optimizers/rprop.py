@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .._base import Number, Optimizer, Options, Structure, shared_option
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from .._base import Optimizer, shared_option
 
 __all__ = ["Rprop"]
 
@@ -40,17 +37,6 @@ class Rprop(Optimizer):
     """
 
     rule = "rprop"
-
-    def __init__(
-        self,
-        params: Structure,
-        lr: Number = 1e-2,
-        etas: tuple[float, float] = (0.5, 1.2),
-        step_sizes: tuple[float, float] = (1e-6, 50.0),
-        **options: Unpack[Options],
-    ) -> None:
-        defaults = {"lr": lr, "etas": etas, "step_sizes": step_sizes}
-        super().__init__(params, defaults, options)
 
     @property
     def lr(self) -> Any:

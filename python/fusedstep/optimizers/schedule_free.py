@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from .._base import Number, Optimizer, Options, Structure
+from .._base import Optimizer, Options, Structure
 from .._hyper import check_hyper
 from .._schedule_free import TRAIN_MODE, Weights, check_training, switch
 from .._slots import Slot
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 __all__ = ["ScheduleFreeAdamW", "ScheduleFreeSGD"]
 
@@ -176,27 +173,6 @@ class ScheduleFreeSGD(ScheduleFree):
 
     rule = "schedule_free_sgd"
 
-    def __init__(
-        self,
-        params: Structure,
-        lr: Number = 1.0,
-        momentum: Number = 0.9,
-        weight_decay: Number = 0.0,
-        warmup_steps: int = 0,
-        r: Number = 0.0,
-        weight_lr_power: Number = 2.0,
-        **options: Unpack[Options],
-    ) -> None:
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "weight_decay": weight_decay,
-            "warmup_steps": warmup_steps,
-            "r": r,
-            "weight_lr_power": weight_lr_power,
-        }
-        super().__init__(params, defaults, options)
-
 
 class ScheduleFreeAdamW(ScheduleFree):
     r"""Schedule-free AdamW; the parameter is :math:`y`, where gradients are taken.
@@ -234,26 +210,3 @@ class ScheduleFreeAdamW(ScheduleFree):
     """
 
     rule = "schedule_free_adamw"
-
-    def __init__(
-        self,
-        params: Structure,
-        lr: Number = 2.5e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: Number = 1e-8,
-        weight_decay: Number = 0.0,
-        warmup_steps: int = 0,
-        r: Number = 0.0,
-        weight_lr_power: Number = 2.0,
-        **options: Unpack[Options],
-    ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "warmup_steps": warmup_steps,
-            "r": r,
-            "weight_lr_power": weight_lr_power,
-        }
-        super().__init__(params, defaults, options)

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from .._base import Number, Optimizer, Options, Structure
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from .._base import Optimizer
 
 __all__ = ["SparseAdam"]
 
@@ -38,14 +33,3 @@ class SparseAdam(Optimizer):
     """
 
     rule = "sparse_adam"
-
-    def __init__(
-        self,
-        params: Structure,
-        lr: Number = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: Number = 1e-8,
-        **options: Unpack[Options],
-    ) -> None:
-        defaults = {"lr": lr, "betas": betas, "eps": eps}
-        super().__init__(params, defaults, options)

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from .._base import Number, Optimizer, Options, Structure
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from .._base import Optimizer
 
 __all__ = ["StableAdamW"]
 
@@ -42,15 +37,3 @@ class StableAdamW(Optimizer):
     """
 
     rule = "stable_adamw"
-
-    def __init__(
-        self,
-        params: Structure,
-        lr: Number = 0.001,
-        betas: tuple[float, float] = (0.9, 0.99),
-        eps: Number = 1e-08,
-        weight_decay: Number = 0.01,
-        **options: Unpack[Options],
-    ) -> None:
-        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, defaults, options)

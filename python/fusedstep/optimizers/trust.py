@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from .._base import Number, Optimizer, Options, Structure
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from .._base import Optimizer
 
 __all__ = ["LAMB", "LARS"]
 
@@ -41,20 +36,6 @@ class LAMB(Optimizer):
     """
 
     rule = "lamb"
-
-    def __init__(
-        self,
-        params: Structure,
-        lr: Number = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: Number = 1e-6,
-        weight_decay: Number = 0.0,
-        *,
-        eps_root: Number = 0.0,
-        **options: Unpack[Options],
-    ) -> None:
-        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "eps_root": eps_root}
-        super().__init__(params, defaults, options)
 
 
 class LARS(Optimizer):
@@ -91,24 +72,3 @@ class LARS(Optimizer):
     """
 
     rule = "lars"
-
-    def __init__(
-        self,
-        params: Structure,
-        lr: Number = 1e-3,
-        momentum: Number = 0.9,
-        weight_decay: Number = 0.0,
-        trust_coefficient: Number = 1e-3,
-        eps: Number = 0.0,
-        nesterov: bool = False,
-        **options: Unpack[Options],
-    ) -> None:
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "weight_decay": weight_decay,
-            "trust_coefficient": trust_coefficient,
-            "eps": eps,
-            "nesterov": nesterov,
-        }
-        super().__init__(params, defaults, options)

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from .._base import Number, Optimizer, Options, Structure
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from .._base import Optimizer
 
 __all__ = ["Yogi"]
 
@@ -43,22 +38,3 @@ class Yogi(Optimizer):
     """
 
     rule = "yogi"
-
-    def __init__(
-        self,
-        params: Structure,
-        lr: Number = 0.01,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: Number = 0.001,
-        weight_decay: Number = 0.0,
-        initial_accumulator_value: Number = 1e-06,
-        **options: Unpack[Options],
-    ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "initial_accumulator_value": initial_accumulator_value,
-        }
-        super().__init__(params, defaults, options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypedDict
 
@@ -12,6 +13,7 @@ from .._hyper import check_hyper
 __all__ = [
     "AROUND",
     "AROUND_DOC",
+    "BEYOND_TORCH",
     "OWN_RULES",
     "PARAM",
     "RULES",
@@ -29,6 +31,9 @@ Steps = Any  # an int or a list of ints; the maths inside sees an int
 
 PARAM: Final = "param"
 """The initial value of a state that begins as a copy of its parameter."""
+
+BEYOND_TORCH = ("eps_root", "eps_norm", "lr_in_momentum")
+"""Hyper-parameters of rules of torch's that torch's classes lack."""
 
 Initial = float | str  # a number, the hyper-parameter that holds it, or PARAM
 
@@ -76,6 +81,8 @@ class Rule:
     outside
         Hyper-parameters that the native step does not read: how a rule of matrices makes its directions orthogonal.
         Empty for all other rules.
+    arguments
+        What an optimizer of the rule takes after its parameters: the hyper-parameters, and what states begin with.
     """
 
     name: str
@@ -85,6 +92,7 @@ class Rule:
     rows_without: tuple[str, ...] | None = None
     norms: tuple[str, ...] = ()
     outside: tuple[str, ...] = ()
+    arguments: tuple[inspect.Parameter, ...] = field(default=(), compare=False)
 
     @property
     def matrices(self) -> bool:

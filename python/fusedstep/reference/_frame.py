@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from .._floats import default_floats
 from .._hyper import check_hypers, unexpected
-from ._about import AROUND, AROUND_DOC, RULES, Around, Rule, State, Steps, Tensors, check_around
+from ._about import AROUND, AROUND_DOC, BEYOND_TORCH, RULES, Around, Rule, State, Steps, Tensors, check_around
 from ._arithmetic import clamp, flush, sum_of_squares
 from ._newton_schulz import check_matrices
 from ._tensors import Tensor, check_tensors
@@ -50,6 +50,7 @@ def rule(
     rows_without: Sequence[str] | None = None,
     norms: Sequence[str] = (),
     outside: Sequence[str] = (),
+    starts: Mapping[str, float] | None = None,
 ) -> Callable[[Callable[P, None]], Callable[P, bool]]:
     """Make the public function of a rule out of its maths (see the module).
 
@@ -67,6 +68,9 @@ def rule(
     outside
         Of a rule of matrices, the hyper-parameters that the native step does not read. Its maths has an argument
         ``shape``, the parameter's.
+    starts
+        Hyper-parameters of an optimizer that no step reads, with their defaults: states begin with them. `lr` is its
+        first argument, all others follow ``weight_decay``.
     """
     initial_scalars = dict(scalars or {})
 
@@ -84,6 +88,7 @@ def rule(
             None if rows_without is None else tuple(rows_without),
             tuple(norms),
             tuple(outside),
+            _arguments([p for p in public if p.name in hypers], starts or {}),
         )
 
         @functools.wraps(maths)
@@ -126,6 +131,20 @@ def rule(
         return take_step
 
     return decorate
+
+
+def _arguments(hypers: Sequence[inspect.Parameter], starts: Mapping[str, float]) -> tuple[inspect.Parameter, ...]:
+    """What an optimizer of the rule takes after its parameters, in order; those that torch lacks by keyword."""
+    found = [p.replace(kind=p.POSITIONAL_OR_KEYWORD) for p in hypers]
+    for name, value in starts.items():
+        place = 0 if name == "lr" else 1 + [p.name for p in found].index("weight_decay")
+        parameter = inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=value, annotation="float")
+        found.insert(place, parameter)
+    for i in reversed(range(len(found))):
+        if found[i].name not in BEYOND_TORCH:
+            break
+        found[i] = found[i].replace(kind=inspect.Parameter.KEYWORD_ONLY)
+    return tuple(found)
 
 
 def _check_scale(tensors: list[Tensor], grad_scale: float) -> None:

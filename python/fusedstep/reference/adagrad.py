@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 __all__ = ["adadelta", "adagrad"]
 
 
-@rule(State("sum", "exact", initial="initial_accumulator_value"), rows_without=("weight_decay",))
+@rule(
+    State("sum", "exact", initial="initial_accumulator_value"),
+    starts={"initial_accumulator_value": 0.0},
+    rows_without=("weight_decay",),
+)
 def adagrad(
     param: Tensors,
     grad: Tensors,
@@ -28,15 +32,9 @@ def adagrad(
     eps_root: float = 0.0,
     **around: Unpack[Around],
 ) -> None:
-    r"""One step of Adagrad, in place, as ``torch.optim.Adagrad``.
+    """One step of Adagrad, in place, as ``torch.optim.Adagrad``.
 
-    .. math::
-        g &\leftarrow g + \lambda p \\
-        s &\leftarrow s + g^2 \\
-        p &\leftarrow p - \frac{\eta}{1 + (t - 1) \gamma} \, g / (\sqrt{s + \epsilon_{root}} + \epsilon)
-
-    Duchi, Hazan and Singer (2011), "Adaptive subgradient methods for online learning and stochastic
-    optimization", figure 1 (diagonal case).
+    The formula and its source are in `fusedstep.Adagrad`.
 
     Parameters
     ----------
@@ -46,14 +44,8 @@ def adagrad(
         Sum :math:`s` of squared gradients, of the parameter's shape.
     step
         Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
-    lr
-        Learning rate :math:`\eta`.
-    lr_decay
-        Decay :math:`\gamma` of the learning rate.
-    weight_decay
-        L2 penalty :math:`\lambda`.
-    eps, eps_root
-        Added to the square root, and to what it is taken of.
+    lr, lr_decay, weight_decay, eps, eps_root
+        As in `fusedstep.Adagrad`.
 
     Examples
     --------
@@ -86,16 +78,9 @@ def adadelta(
     weight_decay: float = 0.0,
     **around: Unpack[Around],
 ) -> None:
-    r"""One step of Adadelta, in place, as ``torch.optim.Adadelta``.
+    """One step of Adadelta, in place, as ``torch.optim.Adadelta``.
 
-    .. math::
-        g &\leftarrow g + \lambda p \\
-        v &\leftarrow \rho v + (1 - \rho) g^2 \\
-        d &= \sqrt{u + \epsilon} / \sqrt{v + \epsilon} \cdot g \\
-        u &\leftarrow \rho u + (1 - \rho) d^2 \\
-        p &\leftarrow p - \eta d
-
-    Zeiler (2012), "ADADELTA: an adaptive learning rate method", algorithm 1.
+    The formula and its source are in `fusedstep.Adadelta`.
 
     Parameters
     ----------
@@ -106,14 +91,8 @@ def adadelta(
         shape.
     step
         Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
-    lr
-        Learning rate :math:`\eta`.
-    rho
-        Weight :math:`\rho` of the old means, in [0, 1].
-    eps
-        Added to what the square roots are taken of.
-    weight_decay
-        L2 penalty :math:`\lambda`.
+    lr, rho, eps, weight_decay
+        As in `fusedstep.Adadelta`.
 
     Examples
     --------

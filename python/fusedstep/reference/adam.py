@@ -51,22 +51,12 @@ def adam(
     lr: float = 1e-3,
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
-    eps_root: float = 0.0,
     weight_decay: float = 0.0,
     amsgrad: bool = False,
+    eps_root: float = 0.0,
     **around: Unpack[Around],
 ) -> None:
-    r"""One step of Adam, in place, as ``torch.optim.Adam``.
-
-    .. math::
-        g &\leftarrow g + \lambda p \\
-        m &\leftarrow \beta_1 m + (1 - \beta_1) g, \quad \hat m = m / (1 - \beta_1^t) \\
-        v &\leftarrow \beta_2 v + (1 - \beta_2) g^2, \quad \hat v = v / (1 - \beta_2^t) \\
-        p &\leftarrow p - \eta \hat m / (\sqrt{\hat v + \epsilon_{root}} + \epsilon)
-
-    Kingma and Ba (2015), "Adam: a method for stochastic optimization", algorithm 1; AMSGrad, with the largest
-    :math:`v` so far in place of :math:`v`: Reddi et al. (2018), "On the convergence of Adam and beyond",
-    algorithm 2.
+    """One step of Adam, in place, as ``torch.optim.Adam``. The formula and its source are in `fusedstep.Adam`.
 
     Parameters
     ----------
@@ -78,16 +68,8 @@ def adam(
         Largest second moment so far; needed with `amsgrad`.
     step
         Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
-    lr
-        Learning rate :math:`\eta`.
-    betas
-        Weights :math:`\beta_1, \beta_2` of the old moments, in [0, 1).
-    eps, eps_root
-        Added to the square root, and to what it is taken of.
-    weight_decay
-        L2 penalty :math:`\lambda`.
-    amsgrad
-        Divide by the largest second moment so far.
+    lr, betas, eps, weight_decay, amsgrad, eps_root
+        As in `fusedstep.Adam`.
 
     Examples
     --------
@@ -116,18 +98,12 @@ def adamw(
     lr: float = 1e-3,
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
-    eps_root: float = 0.0,
     weight_decay: float = 1e-2,
     amsgrad: bool = False,
+    eps_root: float = 0.0,
     **around: Unpack[Around],
 ) -> None:
-    r"""One step of AdamW, in place, as ``torch.optim.AdamW``.
-
-    :math:`p \leftarrow (1 - \eta \lambda) p`, then the step of `adam` with a gradient that knows nothing of
-    the decay.
-
-    Loshchilov and Hutter (2019), "Decoupled weight decay regularization", algorithm 2, with the decay scaled
-    by the learning rate as in torch and optax.
+    """One step of AdamW, in place, as ``torch.optim.AdamW``. The formula and its source are in `fusedstep.AdamW`.
 
     Parameters
     ----------
@@ -139,16 +115,8 @@ def adamw(
         Largest second moment so far; needed with `amsgrad`.
     step
         Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
-    lr
-        Learning rate :math:`\eta`.
-    betas
-        Weights :math:`\beta_1, \beta_2` of the old moments, in [0, 1).
-    eps, eps_root
-        Added to the square root, and to what it is taken of.
-    weight_decay
-        Decay :math:`\lambda` of the parameter.
-    amsgrad
-        Divide by the largest second moment so far.
+    lr, betas, eps, weight_decay, amsgrad, eps_root
+        As in `fusedstep.AdamW`.
 
     Examples
     --------

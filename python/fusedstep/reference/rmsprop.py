@@ -30,30 +30,16 @@ def rmsprop(
     lr: float = 1e-2,
     alpha: float = 0.99,
     eps: float = 1e-8,
-    eps_root: float = 0.0,
     weight_decay: float = 0.0,
     momentum: float = 0.0,
     centered: bool = False,
+    eps_root: float = 0.0,
     lr_in_momentum: bool = False,
     **around: Unpack[Around],
 ) -> None:
-    r"""One step of RMSprop, in place, as ``torch.optim.RMSprop``.
+    """One step of RMSprop, in place, as ``torch.optim.RMSprop``.
 
-    .. math::
-        g &\leftarrow g + \lambda p \\
-        v &\leftarrow \alpha v + (1 - \alpha) g^2 \\
-        m &\leftarrow \alpha m + (1 - \alpha) g, \quad
-            s = \max(v - m^2, 0) \quad (s = v \text{ unless centered}) \\
-        d &= g / (\sqrt{s + \epsilon_{root}} + \epsilon) \\
-        b &\leftarrow \mu b + d \quad (b = d \text{ without momentum}) \\
-        p &\leftarrow p - \eta b
-
-    or, with `lr_in_momentum`, :math:`b \leftarrow \mu b + \eta d` and :math:`p \leftarrow p - b`.
-
-    Tieleman and Hinton (2012), "Neural networks for machine learning", lecture 6.5; centred and with momentum: Graves
-    (2013), "Generating sequences with recurrent neural networks", equations 38 to 41, where the learning rate is inside
-    the velocity. The variance of the centred form is kept from falling below zero, where torch takes the square root of
-    what rounding left and may find NaN.
+    The formula and its source are in `fusedstep.RMSprop`.
 
     Parameters
     ----------
@@ -67,20 +53,8 @@ def rmsprop(
         Running mean :math:`m`; needed with `centered`.
     step
         Number of this step, from 1; it does not enter the formula.
-    lr
-        Learning rate :math:`\eta`.
-    alpha
-        Weight of the old averages, in [0, 1].
-    eps, eps_root
-        Added to the square root, and to what it is taken of.
-    weight_decay
-        L2 penalty :math:`\lambda`.
-    momentum
-        Weight :math:`\mu` of the old velocity.
-    centered
-        Divide by the root of the variance instead of the mean square.
-    lr_in_momentum
-        Let the velocity hold changes, with the learning rate in them, as Keras does.
+    lr, alpha, eps, weight_decay, momentum, centered, eps_root, lr_in_momentum
+        As in `fusedstep.RMSprop`.
 
     Examples
     --------

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["rprop"]
 
 
-@rule(State("prev", "signed"), State("step_size", "exact", initial="lr"))
+@rule(State("prev", "signed"), State("step_size", "exact", initial="lr"), starts={"lr": 1e-2})
 def rprop(
     param: Tensors,
     grad: Tensors,
@@ -29,15 +29,7 @@ def rprop(
 ) -> None:
     r"""One step of resilient backpropagation, in place, as ``torch.optim.Rprop``.
 
-    .. math::
-        \eta &\leftarrow \eta_+ \eta \text{ if } g g' > 0, \; \eta_- \eta \text{ if } g g' < 0 \\
-        \eta &\leftarrow \min(\max(\eta, \eta_{min}), \eta_{max}) \\
-        g &\leftarrow 0 \text{ if } g g' < 0 \\
-        p &\leftarrow p - \eta \, \mathrm{sign}(g), \quad g' \leftarrow g
-
-    Riedmiller and Braun (1993), "A direct adaptive method for faster backpropagation learning: the RPROP
-    algorithm"; after a change of sign the parameter stays and the gradient is forgotten: Igel and Huesken
-    (2000), "Improving the Rprop learning algorithm".
+    The formula and its source are in `fusedstep.Rprop`.
 
     Parameters
     ----------
@@ -48,10 +40,8 @@ def rprop(
         rate before the first step), of the parameter's shape.
     step
         Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
-    etas
-        Factors :math:`\eta_-` in (0, 1) and :math:`\eta_+` above 1.
-    step_sizes
-        Smallest and largest step size.
+    etas, step_sizes
+        As in `fusedstep.Rprop`.
 
     Examples
     --------

@@ -28,23 +28,9 @@ def sgd(
     lr_in_momentum: bool = False,
     **around: Unpack[Around],
 ) -> None:
-    r"""One step of stochastic gradient descent, in place, as ``torch.optim.SGD``.
+    """One step of stochastic gradient descent, in place, as ``torch.optim.SGD``.
 
-    .. math::
-        g &\leftarrow g + \lambda p \\
-        v &\leftarrow \mu v + (1 - \tau) g \quad (v \leftarrow g \text{ at the first step}) \\
-        p &\leftarrow p - \eta v \quad (p - \eta (g + \mu v) \text{ with nesterov})
-
-    With `lr_in_momentum` the velocity is the change itself, so that a new learning rate leaves the momentum gathered
-    so far as it is:
-
-    .. math::
-        v &\leftarrow \mu v - \eta (1 - \tau) g \\
-        p &\leftarrow p + v \quad (p + \mu v - \eta g \text{ with nesterov})
-
-    Heavy-ball momentum is Polyak (1964), "Some methods of speeding up the convergence of iteration methods";
-    the Nesterov form is Sutskever et al. (2013), "On the importance of initialization and momentum in deep
-    learning", equations 3 and 4, where the learning rate is inside the velocity (equations 1 and 2 likewise).
+    The formula and its source are in `fusedstep.SGD`.
 
     Parameters
     ----------
@@ -54,16 +40,8 @@ def sgd(
         Velocity :math:`v`, of the parameter's shape; needed with `momentum`.
     step
         Number of this step, from 1; a list for a list of parameters of different ages.
-    lr
-        Learning rate :math:`\eta`.
-    momentum, dampening
-        Weight :math:`\mu` of the old velocity, and :math:`\tau`, by which the new gradient counts less.
-    weight_decay
-        L2 penalty :math:`\lambda`.
-    nesterov
-        Look ahead along the velocity; needs momentum and no dampening.
-    lr_in_momentum
-        Let the velocity hold changes, with the learning rate in them, as Keras does, instead of gradients.
+    lr, momentum, dampening, weight_decay, nesterov, lr_in_momentum
+        As in `fusedstep.SGD`.
 
     Examples
     --------
@@ -98,19 +76,13 @@ def momentum(
     step: Steps,
     lr: float = 1e-3,
     beta: float = 0.9,
-    weight_decay: float = 0.0,
     bias_correction: bool = False,
+    weight_decay: float = 0.0,
     **around: Unpack[Around],
 ) -> None:
-    r"""One step along the exponentially weighted average of the gradients, in place.
+    """One step along the exponentially weighted average of the gradients, in place.
 
-    .. math::
-        g &\leftarrow g + \lambda p \\
-        m &\leftarrow \beta m + (1 - \beta) g \\
-        p &\leftarrow p - \eta m \quad (p - \eta m / (1 - \beta^t) \text{ with bias correction})
-
-    The form taught in courses: unlike the velocity of `sgd`, the average does not grow with :math:`\beta`.
-    Bias correction is that of Kingma and Ba (2015), "Adam", section 3.
+    The formula and its source are in `fusedstep.Momentum`.
 
     Parameters
     ----------
@@ -120,14 +92,8 @@ def momentum(
         Average :math:`m`, of the parameter's shape.
     step
         Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
-    lr
-        Learning rate :math:`\eta`.
-    beta
-        Weight of the old average, in [0, 1).
-    weight_decay
-        L2 penalty :math:`\lambda`.
-    bias_correction
-        Divide by :math:`1 - \beta^t`: the average started at zero.
+    lr, beta, bias_correction, weight_decay
+        As in `fusedstep.Momentum`.
 
     Examples
     --------

@@ -31,20 +31,11 @@ def lamb(
     lr: float = 1e-3,
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-6,
-    eps_root: float = 0.0,
     weight_decay: float = 0.0,
+    eps_root: float = 0.0,
     **around: Unpack[Around],
 ) -> None:
-    r"""One step of LAMB, in place, as ``optax.lamb``.
-
-    .. math::
-        m &\leftarrow \beta_1 m + (1 - \beta_1) g, \quad \hat m = m / (1 - \beta_1^t) \\
-        v &\leftarrow \beta_2 v + (1 - \beta_2) g^2, \quad \hat v = v / (1 - \beta_2^t) \\
-        d &= \hat m / (\sqrt{\hat v + \epsilon_{root}} + \epsilon) + \lambda p \\
-        p &\leftarrow p - \eta \, \frac{\|p\|}{\|d\|} \, d
-
-    You et al. (2020), "Large batch optimization for deep learning: training BERT in 76 minutes", algorithm 2,
-    with the identity for its function of the norm. The ratio is 1 where one of the norms is zero.
+    """One step of LAMB, in place, as ``optax.lamb``. The formula and its source are in `fusedstep.LAMB`.
 
     Parameters
     ----------
@@ -54,14 +45,8 @@ def lamb(
         First moment :math:`m` and second moment :math:`v`, of the parameter's shape.
     step
         Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
-    lr
-        Learning rate :math:`\eta`.
-    betas
-        Weights :math:`\beta_1, \beta_2` of the old moments, in [0, 1).
-    eps, eps_root
-        Added to the square root, and to what it is taken of.
-    weight_decay
-        Decay :math:`\lambda` of the parameter, decoupled from the gradient.
+    lr, betas, eps, weight_decay, eps_root
+        As in `fusedstep.LAMB`.
 
     Examples
     --------
@@ -102,17 +87,7 @@ def lars(
     nesterov: bool = False,
     **around: Unpack[Around],
 ) -> None:
-    r"""One step of LARS, in place.
-
-    .. math::
-        \kappa &= \theta \|p\| / (\|g\| + \lambda \|p\| + \epsilon) \\
-        v &\leftarrow \mu v + \eta \kappa (g + \lambda p) \\
-        p &\leftarrow p - v \quad (p - \eta \kappa (g + \lambda p) - \mu v \text{ with nesterov})
-
-    You, Gitman and Ginsburg (2017), "Large batch training of convolutional networks", algorithm 1. The ratio
-    :math:`\kappa` is 1 where one of the norms is zero. The learning rate enters the velocity, as in the paper.
-    ``optax.lars`` takes the norm of :math:`g + \lambda p` instead of the sum of the norms; without decay both
-    are the same.
+    """One step of LARS, in place. The formula and its source are in `fusedstep.LARS`.
 
     Parameters
     ----------
@@ -122,18 +97,8 @@ def lars(
         Velocity :math:`v`, of the parameter's shape; needed with `momentum`.
     step
         Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
-    lr
-        Learning rate :math:`\eta`.
-    momentum
-        Weight :math:`\mu` of the old velocity.
-    weight_decay
-        L2 penalty :math:`\lambda`.
-    trust_coefficient
-        Factor :math:`\theta` of the ratio of the norms.
-    eps
-        Added to the denominator of the ratio.
-    nesterov
-        Look ahead along the velocity; needs momentum.
+    lr, momentum, weight_decay, trust_coefficient, eps, nesterov
+        As in `fusedstep.LARS`.
 
     Examples
     --------

@@ -18,6 +18,7 @@ __all__ = ["yogi"]
 @rule(
     State("exp_avg", "signed", initial="initial_accumulator_value"),
     State("exp_avg_sq", "unsigned", initial="initial_accumulator_value"),
+    starts={"initial_accumulator_value": 1e-6},
 )
 def yogi(
     param: Tensors,
@@ -32,16 +33,7 @@ def yogi(
     weight_decay: float = 0.0,
     **around: Unpack[Around],
 ) -> None:
-    r"""One step of Yogi, in place, as ``optax.yogi``.
-
-    .. math::
-        p &\leftarrow (1 - \eta \lambda) p \\
-        m &\leftarrow \beta_1 m + (1 - \beta_1) g \\
-        v &\leftarrow v - (1 - \beta_2) \, \mathrm{sign}(v - g^2) \, g^2 \\
-        p &\leftarrow p - \frac{\eta}{1 - \beta_1^t} m / \left( \sqrt{v / (1 - \beta_2^t)} + \epsilon \right)
-
-    Zaheer et al. (2018), "Adaptive methods for nonconvex optimization", algorithm 2, with Adam's bias corrections as
-    in optax. Both moments begin at 1e-6.
+    """One step of Yogi, in place, as ``optax.yogi``. The formula and its source are in `fusedstep.Yogi`.
 
     Parameters
     ----------
@@ -51,14 +43,8 @@ def yogi(
         First moment :math:`m` and second moment :math:`v`, of the parameter's shape.
     step
         Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
-    lr
-        Learning rate :math:`\eta`.
-    betas
-        Weights :math:`\beta_1, \beta_2` of the old moments, in [0, 1).
-    eps
-        Added to the square root.
-    weight_decay
-        Decay :math:`\lambda` of the parameter, decoupled from the gradient.
+    lr, betas, eps, weight_decay
+        As in `fusedstep.Yogi`.
 
     Examples
     --------

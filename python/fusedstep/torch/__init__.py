@@ -12,20 +12,16 @@
 from __future__ import annotations
 
 from .._agreement import RankError
-from . import adam_relatives, more_optimizers, muon, norm_optimizers, optimizers, own_optimizers, schedule_free
+from . import muon, optimizers, own_optimizers, schedule_free
 from ._base import FusedOptimizer
 from ._options import Options
-from .adam_relatives import *  # noqa: F403
 from .grouping import groups, layer_decay
 from .in_backward import apply_in_backward
-from .more_optimizers import *  # noqa: F403
 from .muon import *  # noqa: F403
-from .norm_optimizers import *  # noqa: F403
 from .offload import CPUOffload
 from .optimizers import *  # noqa: F403  (each file has the list of its optimizers)
 from .own_optimizers import *  # noqa: F403
 from .schedule_free import *  # noqa: F403
 
 __all__ = ["CPUOffload", "FusedOptimizer", "Options", "RankError", "apply_in_backward", "groups", "layer_decay"]
-__all__ += adam_relatives.__all__ + more_optimizers.__all__ + optimizers.__all__ + own_optimizers.__all__
-__all__ += schedule_free.__all__ + norm_optimizers.__all__ + muon.__all__
+__all__ += muon.__all__ + optimizers.__all__ + own_optimizers.__all__ + schedule_free.__all__

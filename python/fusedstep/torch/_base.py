@@ -14,6 +14,7 @@ from torch.optim import optimizer as _torch
 
 from .. import _core
 from .._arguments import choice
+from .._constructors import constructor
 from .._hyper import unexpected
 from .._saving import STORAGE
 from .._settings import MODEL_OPTIONS, Settings, check_settings
@@ -47,6 +48,8 @@ OWN = frozenset(
         *("eager", "_pending", "_hosts", "_buffers", "_streams", "_parts"),
     )
 )
+# Arguments of torch's that choose one of its implementations.
+IMPLEMENTATION = ("foreach", "fused", "capturable", "differentiable")
 NOTHING: dict[int, Tensor | None] = {}
 _profiling: Callable[[], bool] = torch.autograd._profiler_enabled  # type: ignore[attr-defined]
 
@@ -117,6 +120,17 @@ class FusedOptimizer(Settings, torch.optim.Optimizer):
         if "rule" in cls.__dict__:
             for name in cls._options():
                 setattr(cls, name, _option(name))
+            if "__init__" not in cls.__dict__:
+                setattr(cls, "__init__", constructor(cls, *cls._arguments()))  # noqa: B010  (mypy reads the stub)
+
+    @classmethod
+    def _arguments(cls) -> tuple[list[inspect.Parameter], str]:
+        """What the constructor takes after the parameters, as the installed class of torch's, and its options' type."""
+        parameters = list(inspect.signature(torchs_class(cls).__init__).parameters.values())[2:]
+        return [parameter for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD], "Own"
+
+    extra: ClassVar[dict[str, Any]] = {}
+    """Options of torch's class that the rule has not, with their defaults: earlier versions of torch lack them."""
 
     counts_steps: ClassVar[bool] = True
     """Whether torch keeps a step count in the state."""
@@ -144,23 +158,22 @@ class FusedOptimizer(Settings, torch.optim.Optimizer):
     _exposed: bool
 
     def __init__(self, params: Any, hypers: dict[str, Any], options: Mapping[str, Any]) -> None:
-        given = dict(options)
+        given = {**hypers, **options}
         check_implementation(given)
-        for name in ("foreach", "fused", "capturable", "differentiable"):
+        for name in IMPLEMENTATION:
             given.pop(name, None)
-        extra = {name: value for name, value in RULES[self.rule].hypers.items() if name not in hypers}
-        own: dict[str, Any] = {}
-        for name, value in (extra | GROUP_OPTIONS).items():
-            option = given.pop(name, value)
-            if name == "maximize":
-                hypers = hypers | {name: option}
-            else:
-                own[name] = option
         settings = check_settings({name: given.pop(name, value) for name, value in MODEL_OPTIONS.items()})
+        first = {parameter.name: parameter.default for parameter in RULES[self.rule].arguments}
+        own = {name: given.pop(name, value) for name, value in (self.extra | first | GROUP_OPTIONS).items()}
+        accepted = {parameter.name: parameter.default for parameter in self._arguments()[0]}
+        for name, value in list(given.items()):
+            if name in accepted and value == accepted[name]:
+                del given[name]  # of a later version of torch, and not in use
         if given:
             raise unexpected(type(self).__name__, min(given), self._options() | MODEL_OPTIONS.keys())
+        theirs = {name: own.pop(name) for name in accepted if name in own}
         self._prepare(own, settings, 0)
-        self._make(params, hypers)
+        self._make(params, theirs)
         self.defaults.update(self._own)
         self.state = self._all_states()
         self._expose(False)
@@ -182,9 +195,6 @@ class FusedOptimizer(Settings, torch.optim.Optimizer):
 
     def _make(self, params: Any, hypers: dict[str, Any]) -> None:
         """Let the class of torch's check its arguments and make the groups."""
-        accepted = inspect.signature(torchs_class(self).__init__).parameters
-        for name in hypers.keys() - accepted.keys():  # of later versions of torch
-            self._own[name] = hypers.pop(name)
         super().__init__(params, **hypers)
 
     # ---- attributes ----

@@ -143,13 +143,13 @@ def _merged(optimizer: FusedOptimizer, saved: Sequence[Mapping[str, Any]]) -> li
     return merged
 
 
-def torchs_class(optimizer: FusedOptimizer) -> Any:
-    """The class of torch's that an optimizer is one of; for this package's own, the base of all."""
-    return next(cls for cls in type(optimizer).__mro__ if cls.__module__.startswith("torch."))
+def torchs_class(kind: type[FusedOptimizer]) -> Any:
+    """The class of torch's that a class of optimizers derives from; for this package's own, the base of all."""
+    return next(cls for cls in kind.__mro__ if cls.__module__.startswith("torch."))
 
 
 def with_torchs_defaults(optimizer: FusedOptimizer, groups: list[dict[str, Any]]) -> None:
     """Fill in options that came later than a state dict or group, as the class of torch's does."""
-    theirs = torchs_class(optimizer)
+    theirs = torchs_class(type(optimizer))
     scratch = theirs.__new__(theirs)
     scratch.__setstate__({"state": {}, "param_groups": groups, "defaults": {}})

@@ -17,7 +17,6 @@ from ..reference import RULES
 __all__ = [
     "GROUP_OPTIONS",
     "MODEL_OPTIONS",
-    "Listed",
     "Options",
     "Own",
     "check_group",
@@ -47,28 +46,23 @@ class Own(StepOptions, total=False):
     `eps_root`, `lr_in_momentum` and `eps_norm` belong to those rules whose class in `fusedstep` has them.
     """
 
-    fused: bool | None
     eps_root: float
     eps_norm: float
     lr_in_momentum: bool
 
 
-class Listed(Own, total=False):
-    """`Options` where ``foreach`` is an argument by position."""
-
-    maximize: bool
-    capturable: bool
-    differentiable: bool
-
-
-class Options(Listed, total=False):
-    """Options by keyword: torch's that choose an implementation, and this package's own.
+class Options(Own, total=False):
+    """Options of the classes that torch has not: this package's own, and torch's that choose an implementation.
 
     ``foreach`` and ``fused`` are accepted and ignored, since there is one implementation; ``capturable`` and
     ``differentiable`` may only be False.
     """
 
+    maximize: bool
     foreach: bool | None
+    fused: bool | None
+    capturable: bool
+    differentiable: bool
 
 
 def check_implementation(options: Any, where: str = "{}") -> None:

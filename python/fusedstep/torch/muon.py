@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -122,9 +123,11 @@ class Muon(FusedOptimizer, Base):
         self.__dict__["_ns_dtype"] = ns_dtype
         super().__init__(params, hypers, options)
 
+    @classmethod
+    def _arguments(cls) -> tuple[list[inspect.Parameter], str]:
+        return [parameter for parameter in RULES["muon"].arguments if parameter.name != "reshape"], "Options"
+
     def _make(self, params: Params, hypers: dict[str, Any]) -> None:
-        self._own["reshape"] = hypers.pop("reshape")
-        self._own["maximize"] = hypers.pop("maximize")
         groups = [params] if isinstance(params, Tensor) else list(params)
         if groups and not isinstance(params, Tensor):
             whole = groups if isinstance(groups[0], dict) else [{"params": groups}]

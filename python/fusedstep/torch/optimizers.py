@@ -1,158 +1,119 @@
-"""The optimizers of ``torch.optim`` that this package has, with their constructors."""
+"""The optimizers of ``torch.optim`` that this package has: arguments of the installed torch's class, and `Own`.
+
+The formula of each is in the docstring of the class of the same name in `fusedstep`.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
 from ._base import FusedOptimizer
-from ._options import Options, Own
 
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-__all__ = ["SGD", "Adam", "AdamW", "RMSprop"]
+__all__ = [
+    "ASGD",
+    "SGD",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "NAdam",
+    "RAdam",
+    "RMSprop",
+    "Rprop",
+    "SparseAdam",
+]
 
 Params = Any  # what torch.optim takes: tensors, (name, tensor) pairs, or dicts of groups
 
 
 class SGD(FusedOptimizer, torch.optim.SGD):
-    """Stochastic gradient descent with momentum: ``torch.optim.SGD``, faster.
-
-    Parameters
-    ----------
-    params, lr, momentum, dampening, weight_decay, nesterov
-        As in ``torch.optim.SGD``; the formula is that of `fusedstep.SGD`.
-    **options
-        See `Options`.
-    """
+    """Stochastic gradient descent with momentum: ``torch.optim.SGD``, faster (see `fusedstep.SGD`)."""
 
     rule = "sgd"
     counts_steps = False
 
-    def __init__(
-        self,
-        params: Params,
-        lr: float | Tensor = 1e-3,
-        momentum: float = 0,
-        dampening: float = 0,
-        weight_decay: float | Tensor = 0,
-        nesterov: bool = False,
-        **options: Unpack[Options],
-    ) -> None:
-        hypers = {
-            "lr": lr,
-            "momentum": momentum,
-            "dampening": dampening,
-            "weight_decay": weight_decay,
-            "nesterov": nesterov,
-        }
-        super().__init__(params, hypers, options)
-
 
 class RMSprop(FusedOptimizer, torch.optim.RMSprop):
-    """RMSprop: ``torch.optim.RMSprop``, faster.
-
-    Parameters
-    ----------
-    params, lr, alpha, eps, weight_decay, momentum, centered, capturable, foreach, maximize, differentiable
-        As in ``torch.optim.RMSprop``; the formula is that of `fusedstep.RMSprop`.
-    **options
-        See `Options`.
-    """
+    """RMSprop: ``torch.optim.RMSprop``, faster (see `fusedstep.RMSprop`)."""
 
     rule = "rmsprop"
 
-    def __init__(
-        self,
-        params: Params,
-        lr: float | Tensor = 1e-2,
-        alpha: float = 0.99,
-        eps: float = 1e-8,
-        weight_decay: float = 0,
-        momentum: float = 0,
-        centered: bool = False,
-        capturable: bool = False,
-        foreach: bool | None = None,
-        maximize: bool = False,
-        differentiable: bool = False,
-        **options: Unpack[Own],
-    ) -> None:
-        hypers = {
-            "lr": lr,
-            "alpha": alpha,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "momentum": momentum,
-            "centered": centered,
-        }
-        chosen = {"capturable": capturable, "maximize": maximize, "differentiable": differentiable}
-        super().__init__(params, hypers, {**options, **chosen})
-
 
 class Adam(FusedOptimizer, torch.optim.Adam):
-    """Adam: ``torch.optim.Adam``, faster.
-
-    Parameters
-    ----------
-    params, lr, betas, eps, weight_decay, amsgrad, decoupled_weight_decay
-        As in ``torch.optim.Adam``; the formula is that of `fusedstep.Adam`.
-    **options
-        See `Options`.
-    """
+    """Adam: ``torch.optim.Adam``, faster (see `fusedstep.Adam`); with ``decoupled_weight_decay``, AdamW."""
 
     rule = "adam"
-
-    def __init__(
-        self,
-        params: Params,
-        lr: float | Tensor = 1e-3,
-        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0,
-        amsgrad: bool = False,
-        *,
-        decoupled_weight_decay: bool = False,
-        **options: Unpack[Options],
-    ) -> None:
-        hypers = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "amsgrad": amsgrad,
-            "decoupled_weight_decay": decoupled_weight_decay,
-        }
-        super().__init__(params, hypers, options)
+    extra: ClassVar[dict[str, Any]] = {"decoupled_weight_decay": False}
 
     def _rule_of(self, group: dict[str, Any]) -> str:
         return "adamw" if group["decoupled_weight_decay"] else "adam"
 
 
 class AdamW(FusedOptimizer, torch.optim.AdamW):
-    """AdamW: ``torch.optim.AdamW``, faster.
-
-    Parameters
-    ----------
-    params, lr, betas, eps, weight_decay, amsgrad
-        As in ``torch.optim.AdamW``; the formula is that of `fusedstep.AdamW`.
-    **options
-        See `Options`.
-    """
+    """AdamW: ``torch.optim.AdamW``, faster (see `fusedstep.AdamW`)."""
 
     rule = "adamw"
 
-    def __init__(
-        self,
-        params: Params,
-        lr: float | Tensor = 1e-3,
-        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 1e-2,
-        amsgrad: bool = False,
-        **options: Unpack[Options],
-    ) -> None:
-        hypers = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "amsgrad": amsgrad}
-        super().__init__(params, hypers, options)
+
+class Adagrad(FusedOptimizer, torch.optim.Adagrad):
+    """Adagrad: ``torch.optim.Adagrad``, faster; gradients may be sparse (see `fusedstep.Adagrad`)."""
+
+    rule = "adagrad"
+
+
+class Adadelta(FusedOptimizer, torch.optim.Adadelta):
+    """Adadelta: ``torch.optim.Adadelta``, faster (see `fusedstep.Adadelta`)."""
+
+    rule = "adadelta"
+
+
+class Adamax(FusedOptimizer, torch.optim.Adamax):
+    """Adamax: ``torch.optim.Adamax``, faster (see `fusedstep.Adamax`)."""
+
+    rule = "adamax"
+
+
+class NAdam(FusedOptimizer, torch.optim.NAdam):
+    """NAdam: ``torch.optim.NAdam``, faster (see `fusedstep.NAdam`)."""
+
+    rule = "nadam"
+
+
+class RAdam(FusedOptimizer, torch.optim.RAdam):
+    """Rectified Adam: ``torch.optim.RAdam``, faster (see `fusedstep.RAdam`)."""
+
+    rule = "radam"
+
+
+class ASGD(FusedOptimizer, torch.optim.ASGD):
+    """Averaged stochastic gradient descent: ``torch.optim.ASGD``, faster (see `fusedstep.ASGD`)."""
+
+    rule = "asgd"
+
+
+class Rprop(FusedOptimizer, torch.optim.Rprop):
+    """Resilient backpropagation: ``torch.optim.Rprop``, faster (see `fusedstep.Rprop`)."""
+
+    rule = "rprop"
+
+
+class SparseAdam(FusedOptimizer, torch.optim.SparseAdam):
+    """Adam on the rows that have a gradient: ``torch.optim.SparseAdam`` (see `fusedstep.SparseAdam`)."""
+
+    rule = "sparse_adam"
+    counts_steps = False  # torch's count is an int here, advanced with the rows
+
+    def _advance(self, closure: Callable[[], Any] | None = None) -> Any:
+        def checked() -> Any:
+            loss = None if closure is None else closure()
+            for group in self.param_groups:
+                for param in group["params"]:
+                    if param.grad is not None and not param.grad.is_sparse:
+                        raise TypeError("SparseAdam needs sparse gradients, got a dense one; Adam takes those")
+            return loss
+
+        return super()._advance(checked)

@@ -1,170 +1,122 @@
-"""The optimizers of this package that ``torch.optim`` has not, as optimizers for torch."""
+"""The optimizers of this package that ``torch.optim`` lacks: with the arguments of `fusedstep`'s class, and `Options`.
+
+The formula of each is in the docstring of that class. Hyper-parameters that classes of torch's lack as well, such as
+``eps_root``, are options.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import inspect
+from typing import Any
 
 import torch
-from torch import Tensor
 
+from ..reference import RULES
+from ..reference._about import BEYOND_TORCH
 from ._base import FusedOptimizer
-from ._options import Options
+from .optimizers import Params
 
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from .optimizers import Params
-
-__all__ = ["LAMB", "LARS", "AdaBelief", "Lion", "Momentum"]
+__all__ = [
+    "ADOPT",
+    "LAMB",
+    "LARS",
+    "MARS",
+    "AdEMAMix",
+    "AdaBelief",
+    "Adan",
+    "Lion",
+    "MARSLion",
+    "Momentum",
+    "NovoGrad",
+    "StableAdamW",
+    "Yogi",
+]
 
 
 class OwnOptimizer(FusedOptimizer):
     """An optimizer without a class of torch's behind it."""
+
+    @classmethod
+    def _arguments(cls) -> tuple[list[inspect.Parameter], str]:
+        return [parameter for parameter in RULES[cls.rule].arguments if parameter.name not in BEYOND_TORCH], "Options"
 
     def _make(self, params: Params, hypers: dict[str, Any]) -> None:
         torch.optim.Optimizer.__init__(self, params, hypers)
 
 
 class Momentum(OwnOptimizer):
-    """Gradient descent along the exponentially weighted average of the gradients (see `fusedstep.Momentum`).
-
-    Parameters
-    ----------
-    params
-        As in ``torch.optim``.
-    lr, beta, bias_correction, weight_decay
-        As in `fusedstep.Momentum`.
-    **options
-        See `Options`.
-    """
+    """Gradient descent along the exponentially weighted average of the gradients (see `fusedstep.Momentum`)."""
 
     rule = "momentum"
 
-    def __init__(
-        self,
-        params: Params,
-        lr: float | Tensor = 1e-3,
-        beta: float = 0.9,
-        bias_correction: bool = False,
-        weight_decay: float = 0.0,
-        **options: Unpack[Options],
-    ) -> None:
-        hypers = {"lr": lr, "beta": beta, "bias_correction": bias_correction, "weight_decay": weight_decay}
-        super().__init__(params, hypers, options)
-
 
 class Lion(OwnOptimizer):
-    """Lion, which steps along the sign of an average (see `fusedstep.Lion`).
-
-    Parameters
-    ----------
-    params
-        As in ``torch.optim``.
-    lr, betas, weight_decay
-        As in `fusedstep.Lion`.
-    **options
-        See `Options`.
-    """
+    """Lion, which steps along the sign of an average (see `fusedstep.Lion`)."""
 
     rule = "lion"
 
-    def __init__(
-        self,
-        params: Params,
-        lr: float | Tensor = 1e-4,
-        betas: tuple[float, float] = (0.9, 0.99),
-        weight_decay: float = 0.0,
-        **options: Unpack[Options],
-    ) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay}, options)
-
 
 class AdaBelief(OwnOptimizer):
-    """AdaBelief, which divides by how far gradients are from their average (see `fusedstep.AdaBelief`).
-
-    Parameters
-    ----------
-    params
-        As in ``torch.optim``.
-    lr, betas, eps, weight_decay
-        As in `fusedstep.AdaBelief`.
-    **options
-        See `Options`; `eps_root` is one of this rule's.
-    """
+    """AdaBelief, which divides by how far gradients are from their average (see `fusedstep.AdaBelief`)."""
 
     rule = "adabelief"
 
-    def __init__(
-        self,
-        params: Params,
-        lr: float | Tensor = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-16,
-        weight_decay: float = 0.0,
-        **options: Unpack[Options],
-    ) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}, options)
-
 
 class LAMB(OwnOptimizer):
-    """LAMB, Adam with a trust ratio per tensor (see `fusedstep.LAMB`).
-
-    Parameters
-    ----------
-    params
-        As in ``torch.optim``.
-    lr, betas, eps, weight_decay
-        As in `fusedstep.LAMB`.
-    **options
-        See `Options`; `eps_root` is one of this rule's.
-    """
+    """LAMB, Adam with a trust ratio per tensor (see `fusedstep.LAMB`)."""
 
     rule = "lamb"
 
-    def __init__(
-        self,
-        params: Params,
-        lr: float | Tensor = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-6,
-        weight_decay: float = 0.0,
-        **options: Unpack[Options],
-    ) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}, options)
-
 
 class LARS(OwnOptimizer):
-    """LARS, momentum with a trust ratio per tensor (see `fusedstep.LARS`).
-
-    Parameters
-    ----------
-    params
-        As in ``torch.optim``.
-    lr, momentum, weight_decay, trust_coefficient, eps, nesterov
-        As in `fusedstep.LARS`.
-    **options
-        See `Options`.
-    """
+    """LARS, momentum with a trust ratio per tensor (see `fusedstep.LARS`)."""
 
     rule = "lars"
 
-    def __init__(
-        self,
-        params: Params,
-        lr: float | Tensor = 1e-3,
-        momentum: float = 0.9,
-        weight_decay: float = 0.0,
-        trust_coefficient: float = 1e-3,
-        eps: float = 0.0,
-        nesterov: bool = False,
-        **options: Unpack[Options],
-    ) -> None:
-        hypers = {
-            "lr": lr,
-            "momentum": momentum,
-            "weight_decay": weight_decay,
-            "trust_coefficient": trust_coefficient,
-            "eps": eps,
-            "nesterov": nesterov,
-        }
-        super().__init__(params, hypers, options)
+
+class Adan(OwnOptimizer):
+    """Adan, Adam with a Nesterov momentum of gradient differences (see `fusedstep.Adan`)."""
+
+    rule = "adan"
+
+
+class AdEMAMix(OwnOptimizer):
+    """AdEMAMix, Adam with a fast and a slow first moment (see `fusedstep.AdEMAMix`)."""
+
+    rule = "ademamix"
+
+
+class ADOPT(OwnOptimizer):
+    """ADOPT, Adam that divides by the second moment of the step before (see `fusedstep.ADOPT`)."""
+
+    rule = "adopt"
+
+
+class Yogi(OwnOptimizer):
+    """Yogi, Adam whose second moment grows and shrinks by bounded amounts (see `fusedstep.Yogi`)."""
+
+    rule = "yogi"
+
+
+class StableAdamW(OwnOptimizer):
+    """StableAdamW, AdamW whose steps are smaller while its second moment is too small (see `fusedstep.StableAdamW`)."""
+
+    rule = "stable_adamw"
+
+
+class MARS(OwnOptimizer):
+    """MARS in its AdamW form, with a correction by the last gradient (see `fusedstep.MARS`)."""
+
+    rule = "mars"
+
+
+class MARSLion(OwnOptimizer):
+    """MARS in its Lion form, with a correction by the last gradient (see `fusedstep.MARSLion`)."""
+
+    rule = "mars_lion"
+
+
+class NovoGrad(OwnOptimizer):
+    """NovoGrad, momentum of gradients divided by an average of their tensor's norm (see `fusedstep.NovoGrad`)."""
+
+    rule = "novograd"

@@ -19,8 +19,6 @@ from ._states import flat
 from .own_optimizers import OwnOptimizer
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
     from .optimizers import Params
 
 __all__ = ["ScheduleFreeAdamW", "ScheduleFreeSGD"]
@@ -35,7 +33,9 @@ class ScheduleFree(OwnOptimizer):
     scalar_dtype = torch.float64
 
     def __init__(self, params: Params, hypers: dict[str, Any], options: Options) -> None:
-        super().__init__(params, hypers | {TRAIN_MODE: True}, options)
+        super().__init__(params, hypers, options)
+        for options_of in (self.defaults, *self.param_groups):
+            options_of[TRAIN_MODE] = True
 
     @property
     def training(self) -> bool:
@@ -128,76 +128,12 @@ def _array(tensor: Tensor) -> NDArray[Any]:
 
 
 class ScheduleFreeSGD(ScheduleFree):
-    """Schedule-free SGD (see `fusedstep.ScheduleFreeSGD`); switch with `train` and `eval`.
-
-    Parameters
-    ----------
-    params
-        As in ``torch.optim``.
-    lr, momentum, weight_decay, warmup_steps, r, weight_lr_power
-        As in `fusedstep.ScheduleFreeSGD`.
-    **options
-        See `Options`.
-    """
+    """Schedule-free SGD (see `fusedstep.ScheduleFreeSGD`); switch with `train` and `eval`."""
 
     rule = "schedule_free_sgd"
 
-    def __init__(
-        self,
-        params: Params,
-        lr: float | Tensor = 1.0,
-        momentum: float = 0.9,
-        weight_decay: float = 0.0,
-        warmup_steps: int = 0,
-        r: float = 0.0,
-        weight_lr_power: float = 2.0,
-        **options: Unpack[Options],
-    ) -> None:
-        hypers = {
-            "lr": lr,
-            "momentum": momentum,
-            "weight_decay": weight_decay,
-            "warmup_steps": warmup_steps,
-            "r": r,
-            "weight_lr_power": weight_lr_power,
-        }
-        super().__init__(params, hypers, options)
-
 
 class ScheduleFreeAdamW(ScheduleFree):
-    """Schedule-free AdamW (see `fusedstep.ScheduleFreeAdamW`); switch with `train` and `eval`.
-
-    Parameters
-    ----------
-    params
-        As in ``torch.optim``.
-    lr, betas, eps, weight_decay, warmup_steps, r, weight_lr_power
-        As in `fusedstep.ScheduleFreeAdamW`.
-    **options
-        See `Options`.
-    """
+    """Schedule-free AdamW (see `fusedstep.ScheduleFreeAdamW`); switch with `train` and `eval`."""
 
     rule = "schedule_free_adamw"
-
-    def __init__(
-        self,
-        params: Params,
-        lr: float | Tensor = 2.5e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        warmup_steps: int = 0,
-        r: float = 0.0,
-        weight_lr_power: float = 2.0,
-        **options: Unpack[Options],
-    ) -> None:
-        hypers = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "warmup_steps": warmup_steps,
-            "r": r,
-            "weight_lr_power": weight_lr_power,
-        }
-        super().__init__(params, hypers, options)
