@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from .._base import Number, Optimizer, Options, Structure
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from .._base import Optimizer
 
 __all__ = ["RMSprop"]
 
@@ -16,12 +11,17 @@ class RMSprop(Optimizer):
     r"""The gradient over the root of its running mean square, as ``torch.optim.RMSprop``.
 
     .. math::
-        s &\leftarrow \alpha s + (1 - \alpha) g^2 \\
-        p &\leftarrow p - \eta\, g / (\sqrt{s + \epsilon_{root}} + \epsilon)
+        g &\leftarrow g + \lambda p \\
+        v &\leftarrow \alpha v + (1 - \alpha) g^2 \\
+        m &\leftarrow \alpha m + (1 - \alpha) g, \quad
+            s = \max(v - m^2, 0) \quad (s = v \text{ unless centered}) \\
+        d &= g / (\sqrt{s + \epsilon_{root}} + \epsilon) \\
+        b &\leftarrow \mu b + d, \quad p \leftarrow p - \eta b
 
-    Centred, :math:`s` less the square of the mean gradient takes its place; with momentum, the quotient enters a
-    velocity. Tieleman and Hinton (2012), "Neural networks for machine learning", lecture 6.5; Graves (2013),
-    "Generating sequences with recurrent neural networks", equations 38 to 41.
+    or, with `lr_in_momentum`, :math:`b \leftarrow \mu b + \eta d` and :math:`p \leftarrow p - b`. Tieleman and Hinton
+    (2012), "Neural networks for machine learning", lecture 6.5; centred and with momentum: Graves (2013), "Generating
+    sequences with recurrent neural networks", equations 38 to 41, where the learning rate is inside the velocity.
+    Rounding never takes :math:`s` below zero here; torch may take the root of a negative number then.
 
     Parameters
     ----------
@@ -48,29 +48,3 @@ class RMSprop(Optimizer):
     """
 
     rule = "rmsprop"
-
-    def __init__(
-        self,
-        params: Structure,
-        lr: Number = 1e-2,
-        alpha: Number = 0.99,
-        eps: Number = 1e-8,
-        weight_decay: Number = 0.0,
-        momentum: Number = 0.0,
-        centered: bool = False,
-        *,
-        eps_root: Number = 0.0,
-        lr_in_momentum: bool = False,
-        **options: Unpack[Options],
-    ) -> None:
-        defaults = {
-            "lr": lr,
-            "alpha": alpha,
-            "eps": eps,
-            "eps_root": eps_root,
-            "weight_decay": weight_decay,
-            "momentum": momentum,
-            "centered": centered,
-            "lr_in_momentum": lr_in_momentum,
-        }
-        super().__init__(params, defaults, options)

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from .._base import Number, Optimizer, Options, Structure
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from .._base import Optimizer
 
 __all__ = ["Momentum", "SGD"]
 
@@ -22,7 +17,8 @@ class SGD(Optimizer):
 
     Polyak (1964), "Some methods of speeding up the convergence of iteration methods"; Sutskever et al. (2013), "On the
     importance of initialization and momentum in deep learning", equations 1 to 4, which have the learning rate inside
-    the velocity: :math:`v \leftarrow \mu v - \eta g,\ p \leftarrow p + v` (`lr_in_momentum`).
+    the velocity (`lr_in_momentum`): :math:`v \leftarrow \mu v - \eta (1 - \tau) g` and :math:`p \leftarrow p + v`, with
+    Nesterov :math:`p + \mu v - \eta g`.
 
     Parameters
     ----------
@@ -57,28 +53,6 @@ class SGD(Optimizer):
 
     rule = "sgd"
 
-    def __init__(
-        self,
-        params: Structure,
-        lr: Number = 1e-3,
-        momentum: Number = 0.0,
-        dampening: Number = 0.0,
-        weight_decay: Number = 0.0,
-        nesterov: bool = False,
-        *,
-        lr_in_momentum: bool = False,
-        **options: Unpack[Options],
-    ) -> None:
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "dampening": dampening,
-            "weight_decay": weight_decay,
-            "nesterov": nesterov,
-            "lr_in_momentum": lr_in_momentum,
-        }
-        super().__init__(params, defaults, options)
-
 
 class Momentum(Optimizer):
     r"""Gradient descent along the exponentially weighted average of the gradients.
@@ -107,15 +81,3 @@ class Momentum(Optimizer):
     """
 
     rule = "momentum"
-
-    def __init__(
-        self,
-        params: Structure,
-        lr: Number = 1e-3,
-        beta: Number = 0.9,
-        bias_correction: bool = False,
-        weight_decay: Number = 0.0,
-        **options: Unpack[Options],
-    ) -> None:
-        defaults = {"lr": lr, "beta": beta, "bias_correction": bias_correction, "weight_decay": weight_decay}
-        super().__init__(params, defaults, options)

@@ -30,17 +30,9 @@ def adabelief(
     weight_decay: float = 0.0,
     **around: Unpack[Around],
 ) -> None:
-    r"""One step of AdaBelief, in place, as ``optax.adabelief``.
+    """One step of AdaBelief, in place, as ``optax.adabelief``.
 
-    .. math::
-        p &\leftarrow (1 - \eta \lambda) p \\
-        m &\leftarrow \beta_1 m + (1 - \beta_1) g \\
-        s &\leftarrow \beta_2 s + (1 - \beta_2) (g - m)^2 + \epsilon_{root} \\
-        p &\leftarrow p - \frac{\eta}{1 - \beta_1^t} m / \left( \sqrt{s / (1 - \beta_2^t)} + \epsilon \right)
-
-    Zhuang et al. (2020), "AdaBelief optimizer: adapting stepsizes by the belief in observed gradients",
-    algorithm 2. The algorithm's epsilon enters twice, in the recursion of :math:`s` (`eps_root`, which stays
-    in the state) and beside the square root (`eps`).
+    The formula and its source are in `fusedstep.AdaBelief`.
 
     Parameters
     ----------
@@ -50,14 +42,8 @@ def adabelief(
         First moment :math:`m`, and second moment :math:`s` around it, of the parameter's shape.
     step
         Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
-    lr
-        Learning rate :math:`\eta`.
-    betas
-        Weights :math:`\beta_1, \beta_2` of the old moments, in [0, 1).
-    eps, eps_root
-        Added to the square root, and to the state at every step.
-    weight_decay
-        Decay :math:`\lambda` of the parameter, decoupled from the gradient.
+    lr, betas, eps, eps_root, weight_decay
+        As in `fusedstep.AdaBelief`.
 
     Examples
     --------

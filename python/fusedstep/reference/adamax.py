@@ -30,16 +30,7 @@ def adamax(
     eps_norm: float = 0.0,
     **around: Unpack[Around],
 ) -> None:
-    r"""One step of Adamax, in place, as ``torch.optim.Adamax``.
-
-    .. math::
-        g &\leftarrow g + \lambda p \\
-        m &\leftarrow \beta_1 m + (1 - \beta_1) g \\
-        u &\leftarrow \max(\beta_2 u, |g| + \epsilon) \\
-        p &\leftarrow p - \frac{\eta}{1 - \beta_1^t} m / (u + \epsilon_{norm})
-
-    Kingma and Ba (2015), "Adam: a method for stochastic optimization", algorithm 2. The paper has no epsilon;
-    it keeps the norm from being zero. Keras adds its own to the norm instead, here `eps_norm`.
+    """One step of Adamax, in place, as ``torch.optim.Adamax``. The formula and its source are in `fusedstep.Adamax`.
 
     Parameters
     ----------
@@ -49,16 +40,8 @@ def adamax(
         First moment :math:`m` and weighted largest magnitude :math:`u`, of the parameter's shape.
     step
         Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
-    lr
-        Learning rate :math:`\eta`.
-    betas
-        Weights :math:`\beta_1, \beta_2` of the old moment and norm, in [0, 1).
-    eps
-        Added to the gradient's magnitude.
-    weight_decay
-        L2 penalty :math:`\lambda`.
-    eps_norm
-        Added to the weighted largest magnitude.
+    lr, betas, eps, weight_decay, eps_norm
+        As in `fusedstep.Adamax`.
 
     Examples
     --------

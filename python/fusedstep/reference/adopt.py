@@ -32,16 +32,7 @@ def adopt(
     clipping: bool = True,
     **around: Unpack[Around],
 ) -> None:
-    r"""One step of ADOPT, in place, as the authors' package.
-
-    .. math::
-        p &\leftarrow (1 - \eta \lambda) p \text{ if decoupled}, \quad g \leftarrow g + \lambda p \text{ otherwise} \\
-        m &\leftarrow \beta_1 m + (1 - \beta_1) \, \mathrm{clip}(g / \max(\sqrt v, \epsilon), \pm (t - 1)^{1/4}) \\
-        p &\leftarrow p - \eta m \\
-        v &\leftarrow \beta_2 v + (1 - \beta_2) g^2
-
-    The first step only sets :math:`v \leftarrow g^2`, and a decoupled decay begins with the second. Taniguchi et al.
-    (2024), "ADOPT: modified Adam can converge with any beta2 with the optimal rate", algorithm 2.
+    """One step of ADOPT, in place, as the authors' package. The formula and its source are in `fusedstep.ADOPT`.
 
     Parameters
     ----------
@@ -51,18 +42,8 @@ def adopt(
         First moment :math:`m` of normed gradients and second moment :math:`v`, of the parameter's shape.
     step
         Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
-    lr
-        Learning rate :math:`\eta`.
-    betas
-        Weights :math:`\beta_1, \beta_2` of the old moments, in [0, 1).
-    eps
-        Smallest divisor.
-    weight_decay
-        Decay :math:`\lambda`: an L2 penalty, or decoupled from the gradient.
-    decoupled_weight_decay
-        Shrink the parameter instead of adding to the gradient.
-    clipping
-        Clip normed gradients to :math:`(t - 1)^{1/4}`.
+    lr, betas, eps, weight_decay, decoupled_weight_decay, clipping
+        As in `fusedstep.ADOPT`.
 
     Examples
     --------

@@ -31,14 +31,7 @@ def asgd(
 ) -> None:
     r"""One step of averaged stochastic gradient descent, in place, as ``torch.optim.ASGD``.
 
-    .. math::
-        g &\leftarrow g + \lambda p \\
-        p &\leftarrow (1 - \Lambda \eta_t) p - \eta_t g \\
-        \bar p &\leftarrow \bar p + \mu_t (p - \bar p) \quad (\bar p \leftarrow p \text{ while } \mu_t = 1) \\
-        \eta_{t+1} &= \eta / (1 + \Lambda \eta t)^\alpha, \quad \mu_{t+1} = 1 / \max(1, t - t_0)
-
-    Polyak and Juditsky (1992), "Acceleration of stochastic approximation by averaging"; step size and start of the
-    average as in Bottou (2012), "Stochastic gradient descent tricks", section 5.
+    The formula and its source are in `fusedstep.ASGD`.
 
     Parameters
     ----------
@@ -51,14 +44,8 @@ def asgd(
         arrays of shape (), `lr` and 1 before the first step.
     step
         Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
-    lr
-        Learning rate :math:`\eta`.
-    lambd, alpha
-        Decay :math:`\Lambda`, and the power of its growth in the step size.
-    t0
-        Step after which averaging starts.
-    weight_decay
-        L2 penalty :math:`\lambda`.
+    lr, lambd, alpha, t0, weight_decay
+        As in `fusedstep.ASGD`.
 
     Examples
     --------

@@ -25,13 +25,7 @@ def lion(
     weight_decay: float = 0.0,
     **around: Unpack[Around],
 ) -> None:
-    r"""One step of Lion, in place, as ``optax.lion``.
-
-    .. math::
-        p &\leftarrow (1 - \eta \lambda) p - \eta \, \mathrm{sign}(\beta_1 m + (1 - \beta_1) g) \\
-        m &\leftarrow \beta_2 m + (1 - \beta_2) g
-
-    Chen et al. (2023), "Symbolic discovery of optimization algorithms", algorithm 2.
+    """One step of Lion, in place, as ``optax.lion``. The formula and its source are in `fusedstep.Lion`.
 
     Parameters
     ----------
@@ -41,13 +35,8 @@ def lion(
         Moment :math:`m`, of the parameter's shape.
     step
         Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
-    lr
-        Learning rate :math:`\eta`.
-    betas
-        Weight :math:`\beta_1` of the moment in the sign, and :math:`\beta_2` of the old moment in the new, in
-        [0, 1).
-    weight_decay
-        Decay :math:`\lambda` of the parameter, decoupled from the gradient.
+    lr, betas, weight_decay
+        As in `fusedstep.Lion`.
 
     Examples
     --------

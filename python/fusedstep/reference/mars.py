@@ -44,19 +44,9 @@ def mars(
     clipping: bool = True,
     **around: Unpack[Around],
 ) -> None:
-    r"""One step of MARS in its AdamW form, in place, as the authors' code.
+    """One step of MARS in its AdamW form, in place, as the authors' code.
 
-    .. math::
-        c &= g + \gamma \frac{\beta_1}{1 - \beta_1} (g - g'), \quad g' \leftarrow g \\
-        \tilde c &= c / \max(1, \|c\|) \text{ for each tensor} \\
-        m &\leftarrow \beta_1 m + (1 - \beta_1) \tilde c \\
-        v &\leftarrow \beta_2 v + (1 - \beta_2) \tilde c^2 \\
-        p &\leftarrow (1 - \eta \lambda) p -
-            \eta \frac{m}{1 - \beta_1^t} / \left( \sqrt{v / (1 - \beta_2^t)} + \epsilon \right)
-
-    Yuan et al. (2024), "MARS: unleashing the power of variance reduction for training large models", algorithms 1 and
-    2. With the gradient of the step before as :math:`g'` this is their approximate variant. For the exact one, write
-    the gradient of the new batch at the parameters of the step before into `last_grad` before each step.
+    The formula and its source are in `fusedstep.MARS`.
 
     Parameters
     ----------
@@ -68,18 +58,8 @@ def mars(
         Gradient :math:`g'` of the step before, of the parameter's shape; needed with `gamma`.
     step
         Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
-    lr
-        Learning rate :math:`\eta`.
-    betas
-        Weights :math:`\beta_1, \beta_2` of the old moments, in [0, 1).
-    eps
-        Added to the square root.
-    weight_decay
-        Decay :math:`\lambda` of the parameter, decoupled from the gradient.
-    gamma
-        Strength :math:`\gamma` of the correction. With 0 and without `clipping` this is AdamW.
-    clipping
-        Scale corrected gradients down to the norm 1.
+    lr, betas, eps, weight_decay, gamma, clipping
+        As in `fusedstep.MARS`.
 
     Examples
     --------
@@ -121,16 +101,9 @@ def mars_lion(
     clipping: bool = True,
     **around: Unpack[Around],
 ) -> None:
-    r"""One step of MARS in its Lion form, in place, as the authors' code.
+    """One step of MARS in its Lion form, in place, as the authors' code.
 
-    .. math::
-        c &= g + \gamma \frac{\beta}{1 - \beta} (g - g'), \quad g' \leftarrow g \\
-        \tilde c &= c / \max(1, \|c\|) \text{ for each tensor} \\
-        m &\leftarrow \beta m + (1 - \beta) \tilde c \\
-        p &\leftarrow (1 - \eta \lambda) p - \eta \, \mathrm{sign}(m)
-
-    Yuan et al. (2024), "MARS: unleashing the power of variance reduction for training large models", algorithms 1 and
-    3; `mars` says what is exact and what approximate.
+    The formula and its source are in `fusedstep.MARSLion`.
 
     Parameters
     ----------
@@ -142,16 +115,8 @@ def mars_lion(
         Gradient :math:`g'` of the step before, of the parameter's shape.
     step
         Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
-    lr
-        Learning rate :math:`\eta`.
-    beta
-        Weight :math:`\beta` of the old moment, in [0, 1).
-    weight_decay
-        Decay :math:`\lambda` of the parameter, decoupled from the gradient.
-    gamma
-        Strength :math:`\gamma` of the correction.
-    clipping
-        Scale corrected gradients down to the norm 1.
+    lr, beta, weight_decay, gamma, clipping
+        As in `fusedstep.MARSLion`.
 
     Examples
     --------

@@ -40,16 +40,9 @@ def muon(
     reshape: str | None = None,
     **around: Unpack[Around],
 ) -> None:
-    r"""One step of Muon on matrices, in place, as ``torch.optim.Muon``.
+    """One step of Muon on matrices, in place, as ``torch.optim.Muon``.
 
-    .. math::
-        m &\leftarrow \mu m + (1 - \mu) g \\
-        u &= m \quad ((1 - \mu) g + \mu m \text{ with nesterov}) \\
-        O &= \mathrm{NewtonSchulz}(u / \max(\|u\|, \epsilon)) \\
-        p &\leftarrow (1 - \eta \lambda) p - \eta f O
-
-    Jordan et al. (2024), "Muon: an optimizer for hidden layers in neural networks", with the decay and the factor
-    :math:`f` of Liu et al. (2025), "Muon is scalable for LLM training", equation 4.
+    The formula and its source are in `fusedstep.Muon`.
 
     Parameters
     ----------
@@ -59,24 +52,8 @@ def muon(
         Average :math:`m` of the gradients, of the parameter's shape.
     step
         Number of this step, from 1; a list for a list of parameters of different ages.
-    lr
-        Learning rate :math:`\eta`.
-    weight_decay
-        Decay :math:`\lambda` of the parameter, decoupled from the gradient.
-    momentum
-        Weight :math:`\mu` of the old average, in [0, 1).
-    nesterov
-        Look ahead along the average.
-    ns_coefficients, ns_steps
-        Coefficients and number, 1 to 99, of the Newton-Schulz iterations.
-    eps
-        Least norm by which the direction is divided.
-    adjust_lr_fn
-        Factor :math:`f`: ``"original"`` or None is :math:`\sqrt{\max(1, rows / columns)}`, ``"match_rms_adamw"``
-        :math:`0.2 \sqrt{\max(rows, columns)}`, with which rate and decay of AdamW fit.
-    reshape
-        How more than two axes are taken: None takes four and five, a convolution's, as a matrix with the first axis as
-        its rows. ``"flatten"`` does so from three axes on, ``"batch"`` takes those before the last two as a batch.
+    lr, weight_decay, momentum, nesterov, ns_coefficients, eps, ns_steps, adjust_lr_fn, reshape
+        As in `fusedstep.Muon`.
 
     Notes
     -----

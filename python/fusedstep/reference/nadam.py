@@ -32,18 +32,7 @@ def nadam(
     decoupled_weight_decay: bool = False,
     **around: Unpack[Around],
 ) -> None:
-    r"""One step of NAdam, in place, as ``torch.optim.NAdam``.
-
-    .. math::
-        \mu_t &= \beta_1 (1 - \tfrac12 0.96^{t \psi}), \quad \Pi \leftarrow \Pi \mu_t \\
-        g &\leftarrow g + \lambda p \\
-        m &\leftarrow \beta_1 m + (1 - \beta_1) g, \quad v \leftarrow \beta_2 v + (1 - \beta_2) g^2 \\
-        p &\leftarrow p - \eta \left( \frac{1 - \mu_t}{1 - \Pi} g
-            + \frac{\mu_{t+1}}{1 - \Pi \mu_{t+1}} m \right)
-            / \left( \sqrt{v / (1 - \beta_2^t)} + \epsilon \right)
-
-    Dozat (2016), "Incorporating Nesterov momentum into Adam", algorithm 2, with its author's schedule of the
-    momentum.
+    r"""One step of NAdam, in place, as ``torch.optim.NAdam``. The formula and its source are in `fusedstep.NAdam`.
 
     Parameters
     ----------
@@ -55,18 +44,8 @@ def nadam(
         Product :math:`\Pi` of the momenta so far: a float64 array of shape (), 1 before the first step.
     step
         Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
-    lr
-        Learning rate :math:`\eta`.
-    betas
-        Weights :math:`\beta_1, \beta_2` of the old moments, in [0, 1).
-    eps
-        Added to the square root.
-    weight_decay
-        L2 penalty :math:`\lambda`.
-    momentum_decay
-        Rate :math:`\psi` at which the momentum rises.
-    decoupled_weight_decay
-        Shrink the parameter instead, as `adamw` does.
+    lr, betas, eps, weight_decay, momentum_decay, decoupled_weight_decay
+        As in `fusedstep.NAdam`.
 
     Examples
     --------

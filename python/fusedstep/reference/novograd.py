@@ -29,16 +29,7 @@ def novograd(
     grad_averaging: bool = False,
     **around: Unpack[Around],
 ) -> None:
-    r"""One step of NovoGrad, in place, as ``optax.novograd``.
-
-    .. math::
-        v &\leftarrow \beta_2 v + (1 - \beta_2) \|g\|^2 \text{ for each tensor} \quad
-            (\|g\|^2 \text{ in the first step}) \\
-        m &\leftarrow \beta_1 m + \alpha \left( \frac{g}{\sqrt v + \epsilon} + \lambda p \right) \\
-        p &\leftarrow p - \eta m
-
-    Ginsburg et al. (2019), "Stochastic gradient methods with layer-wise adaptive moments for training of deep
-    networks", algorithm 1. There :math:`\alpha` is 1.
+    """One step of NovoGrad, in place, as ``optax.novograd``. The formula and its source are in `fusedstep.NovoGrad`.
 
     Parameters
     ----------
@@ -50,16 +41,8 @@ def novograd(
         float64 array of shape (): the second moment :math:`v`.
     step
         Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
-    lr
-        Learning rate :math:`\eta`.
-    betas
-        Weights :math:`\beta_1, \beta_2` of the old moments, in [0, 1).
-    eps
-        Added to the square root.
-    weight_decay
-        Decay :math:`\lambda` of the parameter, added to the normalized gradient.
-    grad_averaging
-        Let :math:`\alpha` be :math:`1 - \beta_1` after the first step.
+    lr, betas, eps, weight_decay, grad_averaging
+        As in `fusedstep.NovoGrad`.
 
     Examples
     --------

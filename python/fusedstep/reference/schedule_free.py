@@ -109,16 +109,7 @@ def schedule_free_sgd(
 ) -> None:
     r"""One step of schedule-free SGD, in place; the parameter is :math:`y`, where gradients are taken.
 
-    .. math::
-        \eta_t &= \eta \min(1, t / t_{warmup}), \quad \eta_{max} \leftarrow \max(\eta_t, \eta_{max}) \\
-        w &= t^r \eta_{max}^q, \quad W \leftarrow W + w \\
-        g &\leftarrow g + \lambda y, \quad c = w / W \\
-        y &\leftarrow y + c (z - y) - \eta_t (1 - \beta (1 - c)) g \\
-        z &\leftarrow z - \eta_t g
-
-    Defazio et al. (2024), "The road less scheduled", section 1, with the weights of the authors' code, and in
-    its form, which never writes out the average :math:`x = (y - (1 - \beta) z) / \beta`
-    (`schedule_free_average`).
+    The formula and its source are in `fusedstep.ScheduleFreeSGD`.
 
     Parameters
     ----------
@@ -132,16 +123,8 @@ def schedule_free_sgd(
         shape (), 0 before the first step.
     step
         Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
-    lr
-        Learning rate :math:`\eta`.
-    momentum
-        Interpolation :math:`\beta` between :math:`z` and :math:`x`, in (0, 1).
-    weight_decay
-        L2 penalty :math:`\lambda`.
-    warmup_steps
-        Steps over which the learning rate rises linearly.
-    r, weight_lr_power
-        Powers :math:`r` of the step and :math:`q` of the largest learning rate in a step's weight.
+    lr, momentum, weight_decay, warmup_steps, r, weight_lr_power
+        As in `fusedstep.ScheduleFreeSGD`.
 
     Examples
     --------
@@ -183,16 +166,7 @@ def schedule_free_adamw(
 ) -> None:
     r"""One step of schedule-free AdamW, in place; the parameter is :math:`y`, where gradients are taken.
 
-    .. math::
-        \eta_t &= \eta \min(1, t / t_{warmup}), \quad \eta_{max} \leftarrow \max(\eta_t, \eta_{max}) \\
-        w &= t^r \eta_{max}^q, \quad W \leftarrow W + w \\
-        v &\leftarrow \beta_2 v + (1 - \beta_2) g^2, \quad
-            d = g / (\sqrt{v / (1 - \beta_2^t)} + \epsilon) + \lambda y, \quad c = w / W \\
-        y &\leftarrow y + c (z - y) - \eta_t (1 - \beta_1 (1 - c)) d \\
-        z &\leftarrow z - \eta_t d
-
-    Defazio et al. (2024), "The road less scheduled", algorithm 1, in the form of the authors' code, which
-    never writes out the average :math:`x = (y - (1 - \beta_1) z) / \beta_1` (`schedule_free_average`).
+    The formula and its source are in `fusedstep.ScheduleFreeAdamW`.
 
     Parameters
     ----------
@@ -206,19 +180,8 @@ def schedule_free_adamw(
         shape (), 0 before the first step.
     step
         Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
-    lr
-        Learning rate :math:`\eta`.
-    betas
-        Interpolation :math:`\beta_1` between :math:`z` and :math:`x`, in (0, 1), and weight :math:`\beta_2`
-        of the old second moment, in [0, 1).
-    eps
-        Added to the square root.
-    weight_decay
-        Decay :math:`\lambda`, at :math:`y`.
-    warmup_steps
-        Steps over which the learning rate rises linearly.
-    r, weight_lr_power
-        Powers :math:`r` of the step and :math:`q` of the largest learning rate in a step's weight.
+    lr, betas, eps, weight_decay, warmup_steps, r, weight_lr_power
+        As in `fusedstep.ScheduleFreeAdamW`.
 
     Examples
     --------

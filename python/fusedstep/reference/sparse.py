@@ -29,15 +29,9 @@ def sparse_adam(
     eps: float = 1e-8,
     **around: Unpack[Around],
 ) -> None:
-    r"""One step of Adam on the rows that have a gradient, in place, as ``torch.optim.SparseAdam``.
+    """One step of Adam on the rows that have a gradient, in place, as ``torch.optim.SparseAdam``.
 
-    .. math::
-        m &\leftarrow \beta_1 m + (1 - \beta_1) g \\
-        v &\leftarrow \beta_2 v + (1 - \beta_2) g^2 \\
-        p &\leftarrow p - \eta \frac{\sqrt{1 - \beta_2^t}}{1 - \beta_1^t} \, m / (\sqrt{v} + \epsilon)
-
-    The other rows of the parameter and of both moments stay as they are. Kingma and Ba (2015), "Adam: a method for
-    stochastic optimization", in the order of computation at the end of section 2, which leaves epsilon unscaled.
+    The formula and its source are in `fusedstep.SparseAdam`.
 
     Parameters
     ----------
@@ -47,12 +41,8 @@ def sparse_adam(
         First moment :math:`m` and second moment :math:`v`, of the parameter's shape.
     step
         Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
-    lr
-        Learning rate :math:`\eta`.
-    betas
-        Weights :math:`\beta_1, \beta_2` of the old moments, in [0, 1).
-    eps
-        Added to the square root.
+    lr, betas, eps
+        As in `fusedstep.SparseAdam`.
 
     Examples
     --------

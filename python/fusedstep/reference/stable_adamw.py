@@ -30,17 +30,7 @@ def stable_adamw(
     weight_decay: float = 0.01,
     **around: Unpack[Around],
 ) -> None:
-    r"""One step of StableAdamW, in place.
-
-    .. math::
-        \hat\beta &= \beta (1 - \beta^{t-1}) / (1 - \beta^t) \text{ for each } \beta \\
-        m &\leftarrow \hat\beta_1 m + (1 - \hat\beta_1) g \\
-        v &\leftarrow \hat\beta_2 v + (1 - \hat\beta_2) g^2 \\
-        \eta' &= \eta / \max\left(1, \sqrt{\mathrm{mean}(g^2 / \max(v, \epsilon^2))}\right) \text{ for each tensor} \\
-        p &\leftarrow (1 - \eta' \lambda) p - \eta' m / (\sqrt v + \epsilon)
-
-    Wortsman et al. (2023), "Stable and low-precision training for large-scale vision-language models", algorithm 2:
-    AdamW with the update clipping of Shazeer and Stern (2018), "Adafactor", section 5.
+    """One step of StableAdamW, in place. The formula and its source are in `fusedstep.StableAdamW`.
 
     Parameters
     ----------
@@ -50,14 +40,8 @@ def stable_adamw(
         First moment :math:`m` and second moment :math:`v`, both without bias, of the parameter's shape.
     step
         Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
-    lr
-        Learning rate :math:`\eta`.
-    betas
-        Weights :math:`\beta_1, \beta_2` of the old moments, in [0, 1), before they are corrected for the bias.
-    eps
-        Added to the square root, and its smallest value in the mean.
-    weight_decay
-        Decay :math:`\lambda` of the parameter, decoupled from the gradient.
+    lr, betas, eps, weight_decay
+        As in `fusedstep.StableAdamW`.
 
     Examples
     --------
