@@ -198,6 +198,99 @@ def traffic() -> None:
     assert_same(mine, alone, "train")
 
 
+TABLES: dict[str, tuple[int, ...]] = {  # rows that a cut may divide, and others
+    "wide": (70, 100),
+    "even": (300, 64),
+    "flat": (5000,),
+    "deep": (40, 3, 50),
+    "one": (1, 5),
+    "none": (7, 0),
+    "dense": (9, 700),
+}
+
+
+def row_gradients(step: int, rank: int, dtype: Any) -> dict[str, Any]:
+    """Of some rows of every table, some of them twice; of none on some ranks; one table has a dense one."""
+    rng = np.random.default_rng([step, rank])
+    grads: dict[str, Any] = {}
+    for i, (name, shape) in enumerate(TABLES.items()):
+        count = 0 if (step + rank) % 3 == 2 else int(rng.integers(0, 60))
+        indices = rng.integers(0, shape[0], count).astype(np.int32 if rank % 2 else np.int64)
+        values = numbers((count, *shape[1:]), dtype, 7 * step + 100 * rank + i)
+        grads[name] = numbers(shape, dtype, 9 * step + rank) if name == "dense" else SparseRows(indices, values)
+    return grads
+
+
+def mean_rows(grads: list[SparseRows], compute: Any, sum_dtype: Any, narrow: bool) -> SparseRows:
+    """The definition: a dictionary of rows."""
+    total: dict[int, Array] = {}
+    for grad in grads:
+        rows, sums = grad.summed(np.dtype(compute))
+        for row, value in zip(rows.tolist(), sums, strict=True):
+            wide = (value.astype(BFLOAT16) if narrow else value).astype(sum_dtype)
+            total[row] = total[row] + wide if row in total else wide
+    shape = grads[0].values.shape[1:]
+    values = np.array([total[row] for row in sorted(total)], sum_dtype).reshape(len(total), *shape)
+    return SparseRows(np.array(sorted(total), np.int64), (values / sum_dtype(len(grads))).astype(compute))
+
+
+def rows() -> None:
+    """Gradients of rows, in all forms that one process takes."""
+    cases: list[tuple[Any, Any, dict[str, Any], dict[str, Any]]] = [
+        (fs.SGD, np.float32, {"lr": 0.5}, {}),
+        (fs.Adagrad, np.float32, {}, {"sum_dtype": "float32"}),
+        (fs.SparseAdam, np.float32, {}, {}),
+        (fs.SparseAdam, np.float64, {}, {"split": False}),
+        (fs.SparseAdam, np.float32, {"state_format": "bfloat16", "clip_value": 0.5}, {"grad_dtype": "bfloat16"}),
+        (fs.SGD, BFLOAT16, {"lr": 0.5, "master": "split"}, {}),
+        (fs.Adagrad, np.float16, {"master": "float32"}, {}),
+        (fs.SGD, np.float16, {"lr": 0.5, "maximize": True}, {}),
+    ]
+    for cls, dtype, options, how in cases:
+        compute: Any = np.float64 if dtype == np.float64 else np.float32
+        mine, alone = ({n: numbers(s, dtype, i) for i, (n, s) in enumerate(TABLES.items())} for _ in range(2))
+        sharded = Sharded(cls, mine, bucket_bytes=SMALL, timeout=60, zero_grads=True, **how, **options)
+        single = cls(alone, **options)
+        for step in range(4):
+            every = [row_gradients(step, rank, dtype) for rank in range(SIZE)]
+            reduced: dict[str, Any] = {}
+            sum_dtype: Any = np.float32 if how.get("sum_dtype") == "float32" else np.float64
+            for name in TABLES:
+                narrow = "grad_dtype" in how
+                if name == "dense":
+                    sent = [g[name].astype(BFLOAT16) if narrow else g[name] for g in every]
+                    reduced[name] = mean(sent, sum_dtype).astype(compute)
+                else:
+                    reduced[name] = mean_rows([g[name] for g in every], compute, sum_dtype, narrow)
+            if step == 2:
+                every[RANK]["even"] = reduced["even"] = None
+            assert sharded.step(every[RANK], grad_scale=2.0) and single.step(reduced, grad_scale=2.0)
+            assert_same(mine, alone, f"{cls.__name__}, {dtype}, {options}, {how}, step {step}")
+            given = [g.values if isinstance(g, SparseRows) else g for g in every[RANK].values() if g is not None]
+            assert all((values == 0).all() for values in given)
+        assert_same(sharded.state_dict()["state"], single.state_dict()["state"], f"states of {cls.__name__}, {options}")
+
+    last = SIZE - 1
+    one = (TypeError, ValueError) if last == RANK else RankError
+    table = np.ones((50, 64), np.float32)
+    good, outside = (SparseRows(np.array([row]), np.ones((1, 64), np.float32)) for row in (3, 50))
+    wrong_dtype = SparseRows(np.array([3]), np.ones((1, 64)))
+    opt = Sharded(fs.SGD, table, lr=1.0, timeout=60)
+    refused(one, "50", lambda: opt.step(outside if last == RANK else good))
+    refused(one, "float64", lambda: opt.step(wrong_dtype if last == RANK else good))
+    if SIZE > 1:
+        dense = np.ones_like(table)
+        refused(RankError, "SparseRows", lambda: opt.step(dense if last == RANK else good))
+    opt.max_grad_norm = 1.0
+    refused(ValueError, "needs arrays", lambda: opt.step(good))
+    opt.max_grad_norm = None
+    opt.momentum = 0.5
+    refused(ValueError, "momentum=0", lambda: opt.step(good))
+    opt.momentum = 0.0
+    assert (table == 1).all()
+    assert opt.step(good) and (table[3] == 0).all() and table.sum() == 49 * 64
+
+
 def refused(kinds: Any, text: str, work: Callable[[], object]) -> None:
     try:
         work()
@@ -218,7 +311,7 @@ def errors() -> None:
     wrong: list[tuple[str, Any]] = [
         ("got dtype float64", np.zeros(3)),
         ("got shape (4,)", np.zeros(4, np.float32)),
-        ("got SparseRows", SparseRows(np.array([0]), np.zeros(1, np.float32))),
+        ("adam has no form for SparseRows", SparseRows(np.array([0]), np.zeros(1, np.float32))),
     ]
     for text, grad in wrong:
         grads = model(6) | ({"a": grad} if last == RANK else {})

@@ -45,7 +45,7 @@ def succeeds(ranks: int, *arguments: object) -> None:
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
-@pytest.mark.parametrize("scenario", ["rules", "storage", "traffic", "errors"])
+@pytest.mark.parametrize("scenario", ["rules", "storage", "traffic", "rows", "errors"])
 def test_several_processes_have_the_bytes_of_one(scenario: str, ranks: int) -> None:
     succeeds(ranks, scenario)
 

@@ -492,8 +492,6 @@ bool Model::run() {
     check_still_there();
     check_gradient_overlap();
     if (peers_ != nullptr) {
-        if (rows_used_ != 0)
-            throw py::type_error("grads: got SparseRows, needs arrays in a model of several processes");
         peers_->begin();
         check_after_waiting();
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import gcd, prod
 from typing import Any, cast
 
 import numpy as np
@@ -14,8 +15,9 @@ from .._core import Model
 from .._slots import Slot
 from ..grouping import Grouping
 from ..reference import State
+from ._cut import BLOCK
 
-__all__ = ["Part", "Piece", "part_class", "piece_of"]
+__all__ = ["Part", "Piece", "part_class", "piece_of", "row_unit"]
 
 Array = NDArray[Any]
 
@@ -40,13 +42,23 @@ class Piece:
     size: int
 
 
+def row_unit(shape: tuple[int, ...]) -> int:
+    """The largest number of elements that divides a row and the blocks between which tensors are cut."""
+    return gcd(BLOCK, prod(shape[1:]))
+
+
 def piece_of(param: Array, path: str, begin: int, end: int) -> Piece:
-    """The piece from one element to another; the parameter itself where that is all of it."""
+    """The piece from one element to another; the parameter itself where that is all of it.
+
+    Of a table it has the rows of `row_unit` elements, so that it can be stepped by rows.
+    """
     if begin == 0 and end == param.size:
         return Piece(param, path, 0, end)
     plain = np.asarray(param)
     none = begin == end  # a matrix stays one
     array = np.empty((0, *plain.shape[1:]), plain.dtype) if none else plain.reshape(-1)[begin:end]
+    if not none and plain.ndim > 1:
+        array = array.reshape(-1, row_unit(plain.shape))
     return Piece(array, path, begin, plain.size)
 
 

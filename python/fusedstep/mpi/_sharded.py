@@ -14,6 +14,7 @@ from .._core import Model, Tree
 from .._floats import default_floats
 from .._group_options import GROUP_OPTIONS
 from .._hyper import did_you_mean
+from .._rows import check_row_gradient
 from .._settings import MODEL_OPTIONS
 from ..grouping import Grouping
 from ..optimizers import SGD
@@ -23,6 +24,7 @@ from ._cut import Cut
 from ._library import MPI
 from ._part import part_class, piece_of
 from ._ranks import Ranks
+from ._rows import RowTraffic
 from ._stored import Stored
 from ._traffic import Traffic
 
@@ -91,7 +93,7 @@ class Sharded(Stored):
     All processes call all methods in the same order. Attributes of the optimizer class (``lr``, ``param_groups``,
     ``max_grad_norm``, ``grad_norm``, ...) are attributes here too; set them alike in every process: a step with
     different ones is a `RankError`. Arrays in ``param_groups`` and ``state`` are this process's pieces. Gradients of
-    rows alone (`SparseRows`) are a TypeError.
+    rows alone (`SparseRows`) are averaged by rows: those of all ranks, where a rank without a row adds nothing.
 
     Examples
     --------
@@ -140,6 +142,7 @@ class Sharded(Stored):
             computes = [slot.compute for slot in self._whole._slots]
             self._traffic = Traffic(ranks, cut, arrays, computes, int(bucket_bytes), grad_dtype, sum_dtype)
             self._make_part(optimizer_class, params, options)
+            self._rows = RowTraffic(ranks, cut, arrays, self._pieces, grad_dtype, sum_dtype)
         except BaseException as raised:
             error = raised
         self._agree(error, lambda: self._description(f"{bucket_bytes}, {grad_dtype}, {sum_dtype}, {split}"))
@@ -233,11 +236,6 @@ class Sharded(Stored):
                 )
             with whole._model.exclusive("step()", step=True):
                 leaves = whole._tree.flatten(given, "grads")
-            for slot, grad in zip(whole._slots, leaves, strict=True):
-                if isinstance(grad, SparseRows):
-                    raise TypeError(
-                        f"grads{slot.path}: got SparseRows, needs an array in an optimizer of several ranks"
-                    )
             if whole._casts is not None:
                 zero = self._part.zero_grads
                 return whole._casts.run(leaves, zero, lambda flat: self._step(flat, grad_scale), whole._model)
@@ -250,15 +248,25 @@ class Sharded(Stored):
     def _step(self, leaves: list[Array | None], grad_scale: float) -> bool:
         whole, part = self._whole, self._part
         self._summing = part.accumulate_steps > 1
-        none = [None] * len(leaves)
+        none: list[None] = [None] * len(leaves)
+        every: list[Any] = list(leaves)
+        rows = {i: grad for i, grad in enumerate(every) if isinstance(grad, SparseRows)}
+        self._dense = [None if i in rows else grad for i, grad in enumerate(leaves)]
         whole._settings["zero_grads"] = part.zero_grads
         whole._configure()
         try:
-            whole._model.bind(self._flat, leaves)  # checks the gradients
+            whole._model.bind(self._flat, self._dense)  # checks the gradients
+            for tensor, grad in rows.items():
+                self._check_rows(tensor, grad)
             whole._model.step_list(none, 1.0)  # checks that the parameters are where they were
             self._stepping = leaves
             # A rank without elements of a tensor counts its steps too.
-            flat = [None if grad is None else mine for grad, mine in zip(leaves, self._reduced, strict=True)]
+            flat: list[Any] = [None if grad is None else mine for grad, mine in zip(leaves, self._reduced, strict=True)]
+            if rows:
+                self._agree(None, self._facts)
+                for tensor, grad in rows.items():
+                    flat[tensor] = self._rows.receive(tensor, grad, whole._slots[tensor].compute)
+                self._agreed = False  # the step itself may still fail
             given: Any = flat
             if part._grouped:
                 given = [[] for _ in part._groups]
@@ -269,16 +277,37 @@ class Sharded(Stored):
             taken = part.step(given, grad_scale=grad_scale)
             if not self._agreed:  # there was no native step, as gradients are still being summed up
                 self._agree(None, lambda: [])
+            if taken:
+                self._rows.send()
         finally:
             whole._model.bind(self._flat, none)  # lets go of the gradients
-            self._stepping = []
+            self._stepping, self._dense = [], []
+            self._rows.forget()
             if self._agreed and self._ranks.lost is None:
                 self._traffic.finish()
         if (taken or self._summing) and part.zero_grads:
-            for grad in leaves:
-                if grad is not None:
-                    grad[...] = 0
+            for grad_ in every:
+                if grad_ is not None:
+                    (grad_.values if isinstance(grad_, SparseRows) else grad_)[...] = 0
         return taken
+
+    def _check_rows(self, tensor: int, grad: SparseRows) -> None:
+        """Check a gradient of rows before anything is sent."""
+        slot, part = self._whole._slots[tensor], self._part
+        if part.accumulate_steps > 1:
+            raise TypeError(
+                f"grads{slot.path}: got SparseRows with accumulate_steps={part.accumulate_steps}, needs an array"
+            )
+        for name in ("max_grad_norm", "skip_nonfinite"):
+            if getattr(part, name):
+                raise ValueError(f"{name}: got {getattr(part, name)!r} and SparseRows on several ranks, needs arrays")
+        group = part._groups[slot.group]
+        rule = RULES[part._rule_of(group)]
+        options = {n: part._now(group[n]) for n in rule.hypers} | {n: group[n] for n in ("rounding", "ema_decay")}
+        kept = [("params" + slot.path, slot.param), *part._slots[tensor].items()]
+        check_row_gradient(
+            rule, options, grad, "grads" + slot.path, slot.param, None, kept, bool(part._settings["zero_grads"])
+        )
 
     def _begin(self) -> None:
         """Called by the native step when nothing is left that could fail on this rank alone."""
@@ -286,7 +315,7 @@ class Sharded(Stored):
             self._agree(None, lambda: [])
             return
         self._agree(None, self._facts)
-        self._traffic.start(self._stepping, [grad is not None for grad in self._stepping])
+        self._traffic.start(self._dense, [grad is not None for grad in self._dense])
 
     def _receive(self, bucket: int) -> None:
         if not self._summing:
@@ -296,7 +325,7 @@ class Sharded(Stored):
         """With `accumulate_steps` gradients are averaged over the ranks first, and then added up by their owners."""
         self._agree(None, self._facts)
         received = self._part._summed.received
-        self._traffic.start(self._stepping, [g is not None or i in received for i, g in enumerate(self._stepping)])
+        self._traffic.start(self._dense, [g is not None or i in received for i, g in enumerate(self._stepping)])
         for bucket in range(len(self._traffic.buckets)):
             self._traffic.receive(bucket)
         self._agreed = False  # the step itself may still fail
@@ -304,7 +333,7 @@ class Sharded(Stored):
     def _facts(self) -> list[tuple[str, str]]:
         """What must be the same on all ranks in a step; of a schedule only that it is one."""
         found = [
-            (f"grads{slot.path}", "None" if grad is None else f"dtype {grad.dtype.name}")
+            (f"grads{slot.path}", _described(grad))
             for slot, grad in zip(self._whole._slots, self._stepping, strict=True)
         ]
         return [*found, ("grad_scale", repr(self._grad_scale)), *self._options()]
@@ -365,6 +394,12 @@ class Sharded(Stored):
 
     def __repr__(self) -> str:
         return f"Sharded(rank {self._ranks.rank} of {self._ranks.size}, {self._part!r})"
+
+
+def _described(grad: Any) -> str:
+    if isinstance(grad, SparseRows):
+        return f"SparseRows of dtype {grad.values.dtype.name}"
+    return "None" if grad is None else f"dtype {grad.dtype.name}"
 
 
 def _is_group(value: Any) -> bool:
