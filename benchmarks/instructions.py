@@ -26,6 +26,7 @@ STEPS = 200
 ELEMENTS = (1_024, 2_048)
 TENSORS = (10, 20)
 LENGTH = 64
+BETWEEN = f"elements {ELEMENTS[0]} bound, between two that are watched"
 
 
 def _cases() -> dict[str, Callable[[], object]]:
@@ -44,6 +45,10 @@ def _cases() -> dict[str, Callable[[], object]]:
         cases[f"{name} bound"] = fs.Adam(arrays(count, size), grads=arrays(count, size)).step
         passed, grads = fs.Adam(arrays(count, size)), arrays(count, size)
         cases[f"{name} passed"] = lambda passed=passed, grads=grads: passed.step(grads)
+    size = ELEMENTS[0]
+    between = fs.Adam(arrays(1, size), grads=arrays(1, size))
+    between.watch(every=10**9)
+    cases[BETWEEN] = between.step
     return cases
 
 
@@ -100,7 +105,7 @@ def count() -> dict[str, float]:
 
 def _names() -> list[str]:
     named = [f"elements {size}" for size in ELEMENTS] + [f"tensors {number}" for number in TENSORS]
-    return [f"{name} {how}" for name in named for how in ("bound", "passed")]
+    return [*(f"{name} {how}" for name in named for how in ("bound", "passed")), BETWEEN]
 
 
 def overheads(counts: dict[str, float]) -> dict[str, float]:

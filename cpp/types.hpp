@@ -59,6 +59,7 @@ constexpr int kMaxHypers = 16;
 constexpr int kMaxScalars = 4;
 constexpr std::size_t kConstantsBytes = 192;
 constexpr std::size_t kBlock = 2048;      // elements: the unit of partition and of the partial sums
+constexpr std::size_t kExponents = 256;   // of float32
 constexpr std::size_t kQuantBlock = 256;  // elements that share one scale in the 8-bit formats
 
 // A run of elements in the compute type; states the variant does not use are null.
@@ -79,6 +80,18 @@ struct BlockSum {
 // Two sums of squares: what the first pass of a rule with a trust ratio gathers from one block.
 struct PairSum {
     double first, second;
+};
+
+// What a watched step gathers from the gradients of one block.
+struct GradientSums {
+    double squares;
+    std::uint32_t zeros, nonfinite;  // elements
+};
+
+// Two arrays whose elements, of these widths, are needed next.
+struct Ahead {
+    const void* data[2];
+    std::size_t width[2];
 };
 
 using UpdateFn = void (*)(const void* constants, double multiplier, const Run& run);
@@ -154,6 +167,10 @@ struct KernelTable {
     void (*average[kComputes])(double decay, const void* param, void* ema, std::size_t n);
     // The bits of the largest magnitude; those of an infinity or NaN are larger than any number's.
     std::uint32_t (*largest)(const float* x, std::size_t n);
+    // Of a watched step; n <= kBlock.
+    GradientSums (*sum_gradient[kComputes])(const void* grad, std::size_t n, const Ahead& ahead);
+    PairSum (*sum_update[kComputes])(const void* before, const void* after, std::size_t n, const Ahead& ahead);
+    void (*count_exponents[kComputes])(const void* x, std::size_t n, std::uint32_t* counts);  // kExponents counts
     // The memory traffic of a step without its arithmetic: the yardstick of the benchmarks.
     void (*add_one)(float* x, std::size_t n);
     float (*sum)(const float* x, std::size_t n);

@@ -34,10 +34,13 @@ def _script() -> ModuleType:
 @pytest.mark.skipif(shutil.which("valgrind") is None, reason="counts instructions under valgrind, not installed")
 def test_instructions_beyond_the_elements_stay_bounded() -> None:
     instructions = _script()
-    found = instructions.overheads(instructions.count())
+    counts = instructions.count()
+    found = instructions.overheads(counts)
     assert found.keys() == BOUNDS.keys()
     above = {part: count for part, count in found.items() if not 0 < count <= BOUNDS[part]}
     assert not above, f"instructions above their bounds {BOUNDS}: {found}"
+    more = counts[instructions.BETWEEN] - counts["elements 1024 bound"]
+    assert abs(more) < 50, f"a step between two that are watched takes {more} instructions more than any other"
 
 
 def test_overheads_are_slopes_and_the_rest() -> None:

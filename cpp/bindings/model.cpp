@@ -502,6 +502,10 @@ bool Model::run() {
             without_gil(work);
         if (last_.failed) peers_->raise();
     };
+    // Parameters that are stepped one by one go by their own counts.
+    now_.watch =
+        watch_every_ != 0 &&
+        (only_ < 0 ? until_watched_ == 0 : engine_.tensors[static_cast<std::size_t>(only_)].step % watch_every_ == 0);
     released([this] { step_engine(); });
     if (last_.taken && engine_.has_products()) {
         change_directions();
@@ -517,7 +521,71 @@ bool Model::run() {
         throw py::error_already_set();
     }
     if (last_.taken) steps_taken = steps_taken + 1;
+    if (watch_every_ != 0) record();
     return last_.taken;
+}
+
+void Model::watch_steps(std::uint64_t every, std::uint64_t until, const std::vector<int>& states, py::list records,
+                        std::size_t keep) {
+    const Claim::Guard claimed(*claim_, "watch()", false);
+    check_finished("watch()");
+    if (states.size() != groups_.size())
+        throw py::value_error("states: got " + std::to_string(states.size()) + ", needs " +
+                              std::to_string(groups_.size()));
+    for (std::size_t g = 0; g < groups_.size(); ++g)
+        if (states[g] < -1 || states[g] >= rule_of(static_cast<int>(g)).n_states)
+            throw py::value_error("states: got " + std::to_string(states[g]) + ", needs the number of a state or -1");
+    engine_.watch(every != 0);
+    for (std::size_t g = 0; g < groups_.size(); ++g) engine_.groups[g].counted_state = states[g];
+    watch_every_ = every;
+    until_watched_ = until;
+    records_ = std::move(records);
+    records_kept_ = keep;
+}
+
+// Notes what a watched step has summed up. All is kept as it is, so that no code of others runs here; where there is no
+// memory for it, the record is left out, as the step is taken already.
+void Model::record() {
+    if (now_.watch) {
+        try {
+            std::vector<double> sums, hypers;
+            std::vector<std::uint32_t> counts;
+            for (std::size_t i = 0; i < engine_.tensors.size(); ++i) {
+                const Tensor& x = engine_.tensors[i];
+                if (x.grad.data == nullptr) continue;
+                const TensorSums& its = engine_.sums()[i];
+                const double step = static_cast<double>(x.step) + (last_.taken ? 0 : 1);
+                const double values[] = {static_cast<double>(i),
+                                         static_cast<double>(x.group),
+                                         step,
+                                         static_cast<double>(x.steps_over()),
+                                         its.grad,
+                                         its.param,
+                                         its.update,
+                                         static_cast<double>(its.zeros),
+                                         static_cast<double>(its.nonfinite)};
+                sums.insert(sums.end(), std::begin(values), std::end(values));
+                for (std::size_t e = 0; e < kExponents; ++e)
+                    if (const std::uint32_t count = engine_.exponents()[i * kExponents + e]; count != 0)
+                        counts.insert(counts.end(),
+                                      {static_cast<std::uint32_t>(i), static_cast<std::uint32_t>(e), count});
+            }
+            for (const Group& group : engine_.groups)
+                hypers.insert(hypers.end(), group.hypers.begin(), group.hypers.end());
+            const auto bytes = [](const auto& values) {
+                return py::bytes(reinterpret_cast<const char*>(values.data()), values.size() * sizeof values[0]);
+            };
+            records_.append(
+                py::make_tuple(last_.taken, only_ >= 0, now_.grad_scale, bytes(sums), bytes(counts), bytes(hypers)));
+            const std::size_t held = records_.size();
+            if (held > records_kept_)
+                PyList_SetSlice(records_.ptr(), 0, static_cast<Py_ssize_t>(held - records_kept_), nullptr);
+        } catch (const std::bad_alloc&) {
+        } catch (py::error_already_set& error) {
+            if (!error.matches(PyExc_MemoryError)) throw;
+        }
+    }
+    if (last_.taken && only_ < 0) until_watched_ = now_.watch ? watch_every_ - 1 : until_watched_ - 1;
 }
 
 void Model::step_engine() {
@@ -674,6 +742,7 @@ int Model::traverse(visitproc visit, void* arg) const {
     Py_VISIT(product_.ptr());
     Py_VISIT(check_rows_.ptr());
     Py_VISIT(rows_type_.ptr());
+    Py_VISIT(records_.ptr());
     if (peers_ != nullptr)
         if (const int stop = peers_->traverse(visit, arg)) return stop;
     for (const GroupSource& group : groups_) {
@@ -701,6 +770,7 @@ void Model::clear() {
     const auto params = std::exchange(params_, {}), owned = std::exchange(owned_, {}), flat = std::exchange(flat_, {}),
                bound = std::exchange(bound_, {});
     const auto rows = std::exchange(rows_, {});
+    const py::list records = std::exchange(records_, py::list());
     rows_used_ = 0;
     const py::object check = std::exchange(check_, py::none()), cross_check = std::exchange(cross_check_, py::none()),
                      product = std::exchange(product_, py::none()), check_rows = std::exchange(check_rows_, py::none()),

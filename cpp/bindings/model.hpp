@@ -92,6 +92,16 @@ public:
 
     void configure(double max_grad_norm, bool skip_nonfinite, bool zero_grads, std::uint64_t seed);
 
+    // Watches the next step but `until`, and every `every`th after it (0: none). Puts a tuple at the end of `records`,
+    // which holds `keep` at most: whether it was taken; whether it was of one tensor
+    // alone; the scale of the gradients; bytes of nine doubles for every
+    // tensor with a gradient (its number, its group's, the step's, elements, and TensorSums), of three uint32 for every
+    // exponent that occurs (number of the tensor, exponent, count), and of kMaxHypers doubles for every group.
+    // `states`: of each group the number of the state whose exponents are counted, or -1.
+    void watch_steps(std::uint64_t every, std::uint64_t until, const std::vector<int>& states, py::list records,
+                     std::size_t keep);
+    std::uint64_t until_watched() const { return until_watched_; }
+
     StepOptions options;
     Visible<std::uint64_t> steps_taken;
     // Of the last step.
@@ -170,6 +180,7 @@ protected:
     void step_engine();
     void change_directions();
     bool run();
+    void record();
     const RuleEntry& rule_of(int group) const;
     const RuleEntry& rule_of(const Tensor& x) const { return rule_of(x.group); }
 
@@ -207,6 +218,10 @@ protected:
     bool bound_current_ = false;  // the engine's gradients are the bound ones
     bool finished_ = false;
     StepResult last_;
+    std::uint64_t watch_every_ = 0, until_watched_ = 0;
+    std::ptrdiff_t only_ = -1;  // the one tensor that is stepped; -1: all
+    py::list records_;
+    std::size_t records_kept_ = 0;
     std::unique_ptr<PythonPeers> peers_;
     StepOptions now_;  // of the step that is taken: what another thread sets meanwhile holds from the next on
     std::shared_ptr<Claim> claim_ = std::make_shared<Claim>();

@@ -229,6 +229,9 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         .def("configure", &Model::configure, py::arg("max_grad_norm"), py::arg("skip_nonfinite"), py::arg("zero_grads"),
              py::arg("seed"))
         .def("warn_of_nonfinite", &Model::warn_of_nonfinite)
+        .def("watch_steps", &Model::watch_steps, py::arg("every"), py::arg("until"), py::arg("states"),
+             py::arg("records"), py::arg("keep"))
+        .def_property_readonly("until_watched", &Model::until_watched)
         .def("__len__", &Model::size)
         .def("get_step", &Model::get_step, py::arg("index"))
         .def("set_step", &Model::set_step, py::arg("index"), py::arg("step"))

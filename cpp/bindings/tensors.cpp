@@ -326,6 +326,7 @@ py::object TensorModel::step(py::list groups, double grad_scale, py::dict substi
     if (!others.empty()) return std::move(others);
 
     bound_current_ = false;
+    only_ = only;
     const bool taken = run();
     if (taken) {
         for (std::size_t i = first; i < last_one; ++i)

@@ -12,6 +12,7 @@
 #include "../threads/parallel.hpp"
 #include "noise.hpp"
 #include "scratch.hpp"
+#include "streams.hpp"
 
 namespace fusedstep {
 namespace {
@@ -31,26 +32,8 @@ constexpr std::size_t kPiece = 1024;
 
 constexpr std::uint32_t kLargestHalf = 0x477FE000;  // the bits of 65504
 
-std::size_t width(Format format) { return kFormatSizes[static_cast<int>(format)].item; }
-
 bool is_half(Format format) {
     return format == Format::float16 || format == Format::float16_stochastic || format == Format::float16_master;
-}
-
-Format native(Compute compute) { return compute == kFloat ? Format::float32 : Format::float64; }
-
-template <class Pointer>
-Pointer* advanced(Pointer* data, std::size_t bytes) {
-    return reinterpret_cast<Pointer*>(reinterpret_cast<std::uintptr_t>(data) + bytes);
-}
-
-void* at(const Stream& stream, std::size_t element) { return advanced(stream.data, element * width(stream.format)); }
-
-void* extra_at(const Stream& stream, std::size_t element) {
-    if (stream.extra == nullptr) return nullptr;
-    const bool blocks = stream.format == Format::q8_signed || stream.format == Format::q8_unsigned;
-    return advanced(stream.extra, blocks ? element / kQuantBlock * sizeof(float)
-                                         : element * kFormatSizes[static_cast<int>(stream.format)].extra);
 }
 
 // The streams of one piece in the compute type: where they lie when they are stored so, else decoded into scratch.
@@ -195,6 +178,7 @@ void Engine::prepare() {
     scalars_before_.resize(half_ || products_ || peers != nullptr ? tensors.size() : 0);
     cost_.assign(tensors.size() + 1, 0);
     active_.assign((tensors.size() + 63) / 64, 0);
+    watch(watches_);
     partition();
 }
 
@@ -676,6 +660,13 @@ StepResult Engine::start(const StepOptions& options) noexcept {
     if (options.max_grad_norm > 0 || options.skip_nonfinite) {
         share([&](std::size_t t, std::size_t begin, std::size_t end) { sum_gradients(t, begin, end); });
         decide(options, result);
+        if (!result.taken && !result.failed && options.watch) {  // what its gradients were
+            begin_watched();
+            share([&](std::size_t t, std::size_t begin, std::size_t end) {
+                update_watched(t, begin, end, options, false);
+            });
+            add_up();
+        }
         if (!result.taken || result.failed) return result;
     } else {
         derive(options, 1);
@@ -708,14 +699,17 @@ void Engine::finish(const StepOptions& options, StepResult& result) noexcept {
         if (!result.taken) return take_back();
     }
     std::atomic<std::uint64_t> nonfinite{0};
+    if (options.watch) begin_watched();
     const auto write = [&](std::size_t t, std::size_t begin, std::size_t end) {
-        const std::uint64_t blocks = update(t, begin, end, options);
+        const std::uint64_t blocks =
+            options.watch ? update_watched(t, begin, end, options, true) : update(t, begin, end, options);
         if (blocks != 0) nonfinite += blocks;
     };
     if (peers == nullptr)
         share(write);
     else
         result.failed = !step_buckets(receives_first(options), write);
+    if (options.watch) add_up();
     result.nonfinite_blocks = nonfinite;
 }
 

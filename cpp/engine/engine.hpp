@@ -19,7 +19,8 @@ struct Group {
     std::array<double, kMaxHypers> hypers{};
     bool maximize = false;
     double clip_value = std::numeric_limits<double>::infinity();
-    double ema_decay = 0;  // used by tensors that have an average
+    double ema_decay = 0;    // used by tensors that have an average
+    int counted_state = -1;  // of which a watched step counts the exponents
 };
 
 struct Tensor {
@@ -60,6 +61,14 @@ struct StepOptions {
     Visible<bool> skip_nonfinite;
     Visible<bool> zero_grads;
     Visible<std::uint64_t> seed;  // of the noise of stochastic rounding
+    bool watch = false;           // sum up what the step does; after Engine::watch(true)
+};
+
+// What a watched step has summed up of one tensor: squares of its gradient as it came, of its parameters after the step
+// and of what the step added to them, and elements of its gradient. Zeros where there was no gradient.
+struct TensorSums {
+    double grad = 0, param = 0, update = 0;
+    std::uint64_t zeros = 0, nonfinite = 0;
 };
 
 // The other processes that step one model together, each a piece of every tensor. Called on the thread that called
@@ -115,6 +124,12 @@ public:
     void take_back();
     bool has_products() const { return products_; }
 
+    // Makes or frees memory for what watched steps sum up.
+    void watch(bool watches);
+    // Of the last watched step: of each tensor, and its counts of exponents (kExponents).
+    const std::vector<TensorSums>& sums() const { return sums_; }
+    const std::vector<std::atomic<std::uint32_t>>& exponents() const { return exponents_; }
+
     // Whether some tensor is computed in float32.
     bool single() const { return single_; }
 
@@ -168,6 +183,15 @@ private:
     std::uint64_t update_span(std::size_t t, std::size_t element, std::size_t grad_element, std::size_t size,
                               const StepOptions& options);
 
+    std::uint64_t update_watched(std::size_t t, std::size_t begin, std::size_t end, const StepOptions& options,
+                                 bool steps);
+    void begin_watched();
+    void add_up();
+
+    struct BlockSums {
+        GradientSums grad;
+        PairSum param;  // after the step, and the update
+    };
     const KernelTable* kernels_ = nullptr;
     std::size_t elements_ = 0;
     bool single_ = false;    // some tensor is computed in float32
@@ -185,6 +209,10 @@ private:
     std::vector<double> exchanged_;            // what peers add up
     std::vector<Constants> constants_;         // those in use come first
     std::vector<std::uint32_t> constants_of_;  // per tensor
+    bool watches_ = false;
+    std::vector<BlockSums> block_sums_;  // per block, only while steps are watched, as the next two
+    std::vector<TensorSums> sums_;
+    std::vector<std::atomic<std::uint32_t>> exponents_;
 };
 
 }  // namespace fusedstep

@@ -173,6 +173,8 @@ BlockSum sum_squares(const void* data, std::size_t n) {
     return {sum, combined(zero) == 0.0};
 }
 
+#include "watch.hpp"
+
 template <class Rule, class T, unsigned V>
 PairSum direction(const void* constants, double multiplier, const Run& run) {
     constexpr unsigned used = Rule::states(V) & Rule::kNormStates;
@@ -448,6 +450,9 @@ const KernelTable table = {
     {prepare<float>, prepare<double>},
     {average<float>, average<double>},
     largest,
+    {sum_gradient<float>, sum_gradient<double>},
+    {sum_update<float>, sum_update<double>},
+    {count_exponents<float>, count_exponents<double>},
     add_one,
     sum,
 };

@@ -26,6 +26,7 @@ from .minibatch import minibatches
 from .optimizers import *  # noqa: F403  (optimizers.__all__ is the list of every optimizer)
 from .optimizers.numpy_rule import NumPyOptimizer
 from .sparse import SparseRows
+from .watching import Figures, Rates, Watch, WatchedStep
 
 if TYPE_CHECKING:
     from . import functional, schedules
@@ -34,9 +35,13 @@ if TYPE_CHECKING:
 __all__ = [
     "Checkpoint",
     "ExponentialAverage",
+    "Figures",
     "NumPyOptimizer",
+    "Rates",
     "Saving",
     "SparseRows",
+    "Watch",
+    "WatchedStep",
     "__version__",
     "available_isas",
     "functional",

@@ -20,13 +20,14 @@ from ._groups import Group, Groups, fixed
 from ._hyper import check_hyper, unexpected
 from ._making import AwaitedModel, Making
 from ._memory import check_memory
-from ._metrics import metrics
+from ._metrics import effective, metrics
 from ._option_trees import by_trees, is_tree
 from ._settings import MODEL_OPTIONS, check_settings
 from ._slots import STATE_FORMATS, Progress, StateView, StateViews, gather
 from ._structures import rebuilt, tree
 from .grouping import Grouping
 from .reference import RULES
+from .watching import Watch, watch
 
 if TYPE_CHECKING:
     import os
@@ -297,8 +298,10 @@ class Optimizer(Making):
         dict
             ``"steps_taken"``, ``"skipped_steps"``, ``"nonfinite_blocks"``, ``"grad_norm"`` where it was computed,
             ``"accumulated"`` with `accumulate_steps`, and the hyper-parameters that are numbers, as the next step uses
-            them: ``"lr"``, or ``"lr/0"``, ``"lr/1"`` of several groups; ``"betas[0]"`` of a pair. The keys stay the
-            same from step to step, but for ``"grad_norm"`` before the first.
+            them: ``"lr"``, or ``"lr/0"``, ``"lr/1"`` of several groups; ``"betas[0]"`` of a pair. With `watch`, the
+            whole model's figures of the last watched step: ``"watch/step"``, ``"watch/ratio"`` and so on
+            (`WatchedStep.metrics`). The keys stay the same from step to step, but for ``"grad_norm"`` and those of
+            `watch` before the first.
 
         Examples
         --------
@@ -312,6 +315,75 @@ class Optimizer(Making):
         (5.0, 0.05, 1.0)
         """
         return metrics(self)
+
+    def effective_rates(self) -> Structure:
+        """The learning rate of every element, in the structure of the parameters.
+
+        What the bias-corrected first moment is multiplied by (the gradient, for rules without one): for Adam
+        ``lr / (sqrt(v_hat + eps_root) + eps)``, with the second moment as it is now and the hyper-parameters of the
+        next step. Kingma and Ba (2015), "Adam: a method for stochastic optimization", algorithm 1. LAMB's and
+        StableAdamW's leave out the factor of the whole tensor.
+
+        Returns
+        -------
+        structure of arrays of float64
+            New arrays. `WatchedStep.rates` has their histogram, at no cost.
+
+        Raises
+        ------
+        ValueError
+            The rule has one rate for all elements, or a parameter has taken no step.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fusedstep as fs
+        >>> opt = fs.Adam({"W": np.ones(3)}, lr=0.1)
+        >>> opt.step({"W": np.array([1.0, 2.0, 4.0])})
+        True
+        >>> opt.effective_rates()["W"].round(4)
+        array([0.1  , 0.05 , 0.025])
+        """
+        leaves = iter(effective(self))
+        structures = [rebuilt(structure, lambda _: next(leaves)) for structure in self._structures]
+        return structures if self._grouped else structures[0]
+
+    def watch(self, every: int = 10, *, keep: int = 1000) -> Watch:
+        """See what steps do: norms of gradients, parameters and updates, and more, of every parameter.
+
+        They are summed up in the pass that steps, on the watched steps alone.
+
+        Parameters
+        ----------
+        every
+            The next step is watched, and of those after it every so many.
+        keep
+            How many watched steps `Watch.history` keeps.
+
+        Returns
+        -------
+        Watch
+            ``watch.last["W1"].ratio``, ``watch.history``, ``watch.close()``. Copies of the optimizer, and loaded ones,
+            are not watched.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Not a whole number of at least 1, or an optimizer that is watched already.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fusedstep as fs
+        >>> opt = fs.SGD({"W": np.array([3.0, 4.0])}, lr=0.5)
+        >>> watch = opt.watch(every=10)
+        >>> opt.step({"W": np.array([0.0, 2.0])})
+        True
+        >>> seen = watch.last["W"]
+        >>> seen.grad_norm, seen.update_norm, seen.zeros
+        (2.0, 1.0, 0.5)
+        """
+        return watch(self, every, keep)
 
     def add_param_group(self, group: Mapping[str, Any]) -> None:
         """Add parameters with options of their own, as ``torch.optim.Optimizer.add_param_group``.
@@ -411,7 +483,7 @@ class Optimizer(Making):
 
     def __getstate__(self) -> dict[str, Any]:
         with self._model.exclusive("pickle"):
-            left_out = ("_model", "_memory", "_tree", "_casts", "_adder", "_taken", "_progress", "_groups")
+            left_out = ("_model", "_memory", "_tree", "_casts", "_adder", "_taken", "_progress", "_groups", "_watch")
             kept = {k: v for k, v in self.__dict__.items() if k not in left_out}
             return kept | {"_progress": _saving.progress(self._model), "param_groups": [dict(g) for g in self._groups]}
 

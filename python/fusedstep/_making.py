@@ -27,6 +27,7 @@ from .grouping import Grouping
 from .reference import RULES, State
 from .reference._about import PARAM
 from .sparse import SparseRows
+from .watching import Watch
 
 __all__ = ["AwaitedModel", "Making", "check_values"]
 
@@ -50,6 +51,7 @@ class Making(Accumulating):
     _structures: list[Any]
     _next_number: int
     _starting = 0  # steps taken before there is a model
+    _watch: Watch | None = None
     _taken: list[Extent] | None = None  # where arrays are, once groups were added
 
     @property
@@ -244,7 +246,17 @@ class Making(Accumulating):
             (self._adder or model).bind(Tree(list(range(len(grads))), "params"), grads)
         self._tree, self._casts = structure, casts
         self._model = self._progress.model = model
+        if self._watch is not None:
+            self._watch._attach()
         return model
+
+    def _watched_model(self) -> tuple[Model | None, list[str], list[str], list[dict[str, Any]]]:
+        return (
+            self._made_model(),
+            [slot.path for slot in self._slots],
+            [self._rule_of(group) for group in self._groups],
+            [dict(group) for group in self._groups],
+        )
 
     def _number(self, slots: Iterable[Slot]) -> None:
         """Give new parameters the next free numbers."""

@@ -14,12 +14,13 @@ from ._core import Exclusive, Model, Tree
 from ._floats import default_floats
 from ._hyper import check_hyper
 from ._slots import Slot
-from .reference import RULES
+from .reference import RULES, watching
 from .reference._arithmetic import sum_of_squares
 from .reference._checks import check_array, check_overlap
 from .reference._frame import _check_scale, _is_finite, _multiplier, _step_one
 from .reference._storage import Stored, check_gradient, store_param, store_state
 from .reference._tensors import Tensor
+from .watching import Record
 
 __all__ = ["NumPyModel"]
 
@@ -63,6 +64,7 @@ class NumPyModel:
         self.grad_norm: float | None = None
         self.nonfinite_blocks = 0
         self.configure(0.0, False, False, 0)
+        self.watch_steps(0, 0, [], [], 0)
         self._tensors([None] * len(self._slots))
 
     # ---- what the native model offers ----
@@ -120,6 +122,9 @@ class NumPyModel:
 
     def step_list(self, grads: Sequence[Any], grad_scale: float) -> bool:
         return self._step(lambda: list(grads), grad_scale)
+
+    def watch_steps(self, every: int, until: int, states: Sequence[int], records: list[Record], keep: int) -> None:
+        self._every, self.until_watched, self._records, self._keep = every, until, records, keep
 
     def warn_of_nonfinite(self) -> None:
         if self.nonfinite_blocks:
@@ -193,7 +198,11 @@ class NumPyModel:
             for tensor in tensors:
                 total += sum_of_squares(tensor.grad)
             self.grad_norm = math.sqrt(total) / grad_scale
+        watched = bool(self._every) and self.until_watched == 0
+        values = [tensor.param.decode().copy() for tensor in tensors] if watched else []
         if self._skip_nonfinite and not all(_is_finite(tensor, multipliers[False]) for tensor in tensors):
+            if watched:
+                self._record(found, values, grad_scale, False)
             return False
         before = [Kept(self._slots[i], tensor, flat[i], self._copies.setdefault(i, {})) for i, tensor in found]
 
@@ -226,6 +235,9 @@ class NumPyModel:
                 kept.put_back()
             raise
         self.nonfinite_blocks = 0
+        if watched:
+            self._record(found, values, grad_scale, True)
+        self.until_watched = self._every - 1 if watched else self.until_watched - 1
         for _, tensor in found:
             if self._zero_grads:
                 tensor.given[...] = 0
@@ -233,6 +245,17 @@ class NumPyModel:
                 if state is not None and state.format.startswith("8bit") and state.extra is not None:
                     self.nonfinite_blocks += int(np.count_nonzero(~np.isfinite(state.extra)))
         return True
+
+    def _record(self, found: list[tuple[int, Tensor]], before: list[Array], grad_scale: float, taken: bool) -> None:
+        """Note what a step did, as the native model does."""
+        rows = np.zeros((len(found), 9))
+        for row, (i, tensor), values in zip(rows, found, before, strict=True):
+            grad = tensor.grad.reshape(-1).astype(tensor.param.kind)
+            row[:4] = i, self._slots[i].group - self._first, tensor.step, grad.size
+            row[4:] = watching.watched(grad, values, tensor.param.decode())
+        hypers = bytes(8 * len(self._groups))
+        self._records.append((taken, False, grad_scale, rows.tobytes(), b"", hypers))
+        del self._records[: -self._keep]
 
 
 class Kept:

@@ -16,11 +16,13 @@ from .. import _core
 from .._arguments import choice
 from .._constructors import constructor
 from .._hyper import unexpected
+from .._metrics import numbers
 from .._saving import STORAGE
 from .._settings import MODEL_OPTIONS, Settings, check_settings
 from .._slots import STATE_FORMATS
 from ..reference import RULES
 from ..reference._about import PARAM
+from ..watching import Watch, watch, watched
 from . import _gradients, _sparse, _states
 from ._building import Slot, build, check_places, make_slot
 from ._loading import load, torchs_class, with_torchs_defaults
@@ -45,7 +47,7 @@ REPLACED = ("_init_group", "_process_value_according_to_param_policy")
 OWN = frozenset(
     (
         *("_settings", "_model", "_works", "_slots", "_exposed", "_counts", "_numbers", "_brought", "skipped_steps"),
-        *("eager", "_pending", "_hosts", "_buffers", "_streams", "_parts"),
+        *("eager", "_pending", "_hosts", "_buffers", "_streams", "_parts", "_watch"),
     )
 )
 # Arguments of torch's that choose one of its implementations.
@@ -145,6 +147,7 @@ class FusedOptimizer(Settings, torch.optim.Optimizer):
     """Whether each parameter is stepped, and gets its state, as its gradient arrives."""
 
     skipped_steps: int
+    _watch: Watch | None
     _model: _core.TensorModel | None
     _works: list[Slot]
     _slots: list[Slot]
@@ -190,6 +193,7 @@ class FusedOptimizer(Settings, torch.optim.Optimizer):
         this["_counts"] = {}  # exact step counts and scalars of the model before, by the identity of the parameter
         this["_numbers"] = {}  # of the parameters in the model, by their identity, once they are needed
         this["_parts"] = None  # the other processes of distributed tensors
+        this["_watch"] = None
         this["_brought"] = NOTHING  # by number, what stands for the parameters' own gradients
         this["_claim"] = _core.Model(self.rule, None, None)  # shared by all models that are made
 
@@ -425,6 +429,8 @@ class FusedOptimizer(Settings, torch.optim.Optimizer):
         """Have the native model made anew before the next step."""
         if (model := self._model) is None:
             return
+        if self._watch is not None:
+            self._watch._detach()
         model.states_exposed = True  # has it write the step counts, rounded to the tensors' dtype
         self._counts = {
             id(slot.param): (model.get_step(i), model.get_scalars(i), slot.untouched)
@@ -448,6 +454,61 @@ class FusedOptimizer(Settings, torch.optim.Optimizer):
         self._expose(self._exposed)
         self._all_states().changed = False
         self._counts = {}
+        if self._watch is not None:
+            self._watch._attach()
+
+    def _watched_model(self) -> tuple[_core.Model | None, list[str], list[str], list[dict[str, Any]]]:
+        paths = [slot.name.removeprefix("params") for slot in self._slots]
+        return self._model, paths, [self._rule_of(group) for group in self.param_groups], self._plain_groups()
+
+    def _plain_groups(self) -> list[dict[str, Any]]:
+        """The options of the groups, their values as numbers."""
+        names = self._options()
+        return [{name: plain(group[name]) for name in names if name in group} for group in self.param_groups]
+
+    def watch(self, every: int = 10, *, keep: int = 1000) -> Watch:
+        """See what steps do to every parameter, as `fusedstep.Optimizer.watch` does.
+
+        Names are those of ``param_names`` where the groups have them (``opt = AdamW(model.named_parameters())``), else
+        ``"0.1"``: group 0, parameter 1. With `apply_in_backward`, steps 1, 1 + `every`, ... of each parameter are
+        watched.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Not a whole number of at least 1, or an optimizer that is watched already.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from fusedstep.torch import SGD
+        >>> weight = torch.tensor([3.0, 4.0], requires_grad=True)
+        >>> opt = SGD([("weight", weight)], lr=0.5)
+        >>> watch = opt.watch(every=10)
+        >>> weight[1].mul(2).backward()
+        >>> opt.step()
+        >>> watch.last["weight"].update_norm
+        1.0
+        """
+        return watch(self._itself(), every, keep)
+
+    def metrics(self) -> dict[str, float]:
+        """What a training log wants to know, as a flat dict of floats.
+
+        Returns
+        -------
+        dict
+            ``"skipped_steps"``, ``"grad_norm"`` where it was computed, the hyper-parameters that are numbers, by group
+            (``"lr"``, or ``"lr/0"``, ``"lr/1"``), and with `watch` the whole model's figures of the last watched step:
+            ``"watch/ratio"`` and so on.
+        """
+        found: dict[str, float] = {"skipped_steps": float(self.skipped_steps)}
+        if self.grad_norm is not None:
+            found["grad_norm"] = self.grad_norm
+        if self.max_grad_norm is not None:
+            found["max_grad_norm"] = self.max_grad_norm
+        rules = [self._rule_of(group) for group in self.param_groups]
+        return found | numbers(rules, self._plain_groups()) | watched(self._watch)
 
     def _untouched(self) -> dict[int, set[str]]:
         """States of zeros that no step has changed, where torch has none, by the identity of their parameter."""

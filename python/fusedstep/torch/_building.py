@@ -137,7 +137,9 @@ def build(
         complete(optimizer, state, slot.like, group)
         if state and param not in states:
             states[param] = state
-        _add(optimizer, model, slot, used, max(step, 1) if begun else 0, scalars, direction)
+        if kept:
+            step = max(step, 1) if begun else 0
+        _add(optimizer, model, slot, used, step, scalars, direction)
         if not begun:
             slot.untouched = {name: ref(state[name]) for name in kept if name in state}
     model.finish()

@@ -1,0 +1,68 @@
+// What a watched step sums up of one block beside the update. The lanes are those of sum_squares, so a sum is the same
+// on every instruction set.
+#pragma once
+
+// Asks for elements of the next block: while sums are computed, memory would be idle.
+inline void fetch(const Ahead& ahead, std::size_t i) {
+    for (int k = 0; k < 2; ++k) __builtin_prefetch(static_cast<const char*>(ahead.data[k]) + i * ahead.width[k], 0, 2);
+}
+
+template <class T>
+GradientSums sum_gradient(const void* data, std::size_t n, const Ahead& ahead) {
+    const T* const x = static_cast<const T*>(data);
+    double lane[kLanes] = {};
+    std::uint32_t zero[kLanes] = {};
+    const auto add = [&](std::size_t i, std::size_t j) {
+        const double v = static_cast<double>(x[i]);
+        lane[j] += v * v;
+        zero[j] += x[i] == T(0) ? 1u : 0u;
+    };
+    const std::size_t whole = n / kLanes * kLanes;
+    for (std::size_t i = 0; i < whole; i += kLanes) {
+        fetch(ahead, i);
+#pragma omp simd
+        for (std::size_t j = 0; j < kLanes; ++j) add(i + j, j);
+    }
+    for (std::size_t j = 0; j < n - whole; ++j) add(whole + j, j);
+    GradientSums sums{combined(lane), 0, 0};
+    for (const std::uint32_t count : zero) sums.zeros += count;
+    // A sum of squares is not finite if any of them is not, or if it overflows.
+    for (std::size_t i = 0; sums.squares - sums.squares != 0.0 && i < n; ++i) sums.nonfinite += x[i] - x[i] != T(0);
+    return sums;
+}
+
+// Sums of squares of the parameters, and of what the step added to them.
+template <class T>
+PairSum sum_update(const void* before, const void* after, std::size_t n, const Ahead& ahead) {
+    const T* const from = static_cast<const T*>(before);
+    const T* const to = static_cast<const T*>(after);
+    double first[kLanes] = {}, second[kLanes] = {};
+    const auto add = [&](std::size_t i, std::size_t j) {
+        const double p = static_cast<double>(to[i]), u = static_cast<double>(T(to[i] - from[i]));
+        first[j] += p * p;
+        second[j] += u * u;
+    };
+    const std::size_t whole = n / kLanes * kLanes;
+    for (std::size_t i = 0; i < whole; i += kLanes) {
+        fetch(ahead, i);
+#pragma omp simd
+        for (std::size_t j = 0; j < kLanes; ++j) add(i + j, j);
+    }
+    for (std::size_t j = 0; j < n - whole; ++j) add(whole + j, j);
+    return {combined(first), combined(second)};
+}
+
+// Adds to the counts of float32's exponents: 0 for what is below its smallest normal number, 255 for infinity and NaN.
+template <class T>
+void count_exponents(const void* data, std::size_t n, std::uint32_t* counts) {
+    for (std::size_t i = 0; i < n; ++i) {
+        if constexpr (sizeof(T) == 4) {
+            ++counts[to_bits(static_cast<const float*>(data)[i]) >> 23 & 0xFF];
+        } else {
+            std::uint64_t bits;
+            std::memcpy(&bits, static_cast<const double*>(data) + i, sizeof bits);
+            const int wide = static_cast<int>(bits >> 52 & 0x7FF), exponent = wide - (1023 - 127);
+            ++counts[wide == 0x7FF ? 255 : exponent < 0 ? 0 : exponent > 254 ? 254 : exponent];
+        }
+    }
+}
