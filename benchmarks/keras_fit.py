@@ -34,7 +34,9 @@ APPLIES = 200  # calls of optimizer.apply in a turn
 def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Return the parsed command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--optimizers", default=",".join(fusedstep.keras.__all__), help="comma-separated class names")
+    parser.add_argument(
+        "--optimizers", default=",".join(fusedstep.keras.optimizers.__all__), help="comma-separated class names"
+    )
     parser.add_argument("--turns", type=int, default=11, help="of each contestant")
     parser.add_argument("--epochs", type=int, default=1, help="in one turn of fit")
     parser.add_argument("--samples", type=int, default=2048)

@@ -194,3 +194,21 @@ def test_accumulation_as_torch_does_it() -> None:
     for name, param in named:
         np.testing.assert_allclose(param.detach().numpy(), values[name], rtol=1e-5, atol=1e-7)
         assert mine.last[name].grad_norm == pytest.approx(native.last[name].grad_norm, rel=1e-6)
+
+
+def test_muon_and_the_rule_beside_it() -> None:
+    named = parameters(arrays(1))
+    opt = ft.Muon(named, lr=0.01)
+    watch = opt.watch(every=1)
+    for t in range(2):
+        before = {name: param.detach().clone() for name, param in named}
+        set_grads(named, arrays(2 + t))
+        opt.step()
+        for name, param in named:
+            figures = watch.last[name]
+            assert figures.update_norm == pytest.approx(float((param.detach() - before[name]).norm()), rel=1e-5)
+            assert figures.param_norm == pytest.approx(float(param.detach().norm()), rel=1e-5)
+    assert [seen.step for seen in watch.history] == [1, 2]
+    rules = {name: opt._rule_of(group) for group in opt.param_groups for name in group["param_names"]}
+    assert {name: watch.last.rates(name) is not None for name in SIZES} == {n: r != "muon" for n, r in rules.items()}
+    assert opt.metrics()["watch/step"] == 2

@@ -30,7 +30,7 @@ import fusedstep.keras as fk  # noqa: E402  (needs the two above)
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
 Array = NDArray[Any]
-CLASSES = fk.__all__
+CLASSES = fk.optimizers.__all__
 SHAPES = [(7, 5), (5,), (), (3, 2, 4), (0, 3)]
 ATOL = {"float64": 1e-12, "float32": 1e-5}
 ROUNDED = {"clipnorm", "clipvalue", "global_clipnorm", "use_ema"}  # Keras works with float32 constants there

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from . import _backend as _backend  # first: says what is missing
 from . import optimizers
+from ._callback import Watch
 from .optimizers import *  # noqa: F403  (optimizers.__all__ is the list of every optimizer)
 
-__all__: list[str] = []
+__all__ = ["Watch"]
 __all__ += optimizers.__all__

@@ -11,7 +11,9 @@ import torch
 from keras.src.backend.common.stateless_scope import in_stateless_scope
 
 from .._arguments import real
+from .._core import Model
 from ..reference import RULES
+from ..watching import Watch, watch
 from ._stepper import NARROW, Row, Stepper, check_variable
 
 __all__ = ["FusedStep"]
@@ -81,6 +83,7 @@ class FusedStep(keras.optimizers.Optimizer):
     _fused_given: tuple[Any, ...] = ()
     _fused_checked: dict[str, Any] = {}  # noqa: RUF012  (replaced, never changed)
 
+    _watch: Watch | None = None
     _fused_overridden: frozenset[str] | None = None  # None: not looked for yet
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -181,6 +184,8 @@ class FusedStep(keras.optimizers.Optimizer):
         given = self._check_rule_hypers()
         if self._fused_stepper is None or self._fused_stepper.moved():
             self._fused_stepper = self._make_fused_stepper()
+            if self._watch is not None:
+                self._watch._attach()
         numbers = [self._fused_stepper.numbers[id(v)] for v in variables]
         grads = self._fused_stepper.fit(numbers, grads)
         steps, every = self._iterations._value.item(), self.gradient_accumulation_steps
@@ -199,6 +204,32 @@ class FusedStep(keras.optimizers.Optimizer):
             self._fused_average_rest(variables if stepped else [], steps)
             if self.ema_overwrite_frequency and (steps + 1) % self.ema_overwrite_frequency == 0:
                 self._overwrite_model_variables_with_average_value(self._trainable_variables)
+
+    # ---- what is seen of steps ----
+
+    def watch(self, every: int = 10, *, keep: int = 1000) -> Watch:
+        """See what steps do to every variable, as `fusedstep.Optimizer.watch` does; names are the variables' paths.
+
+        With `gradient_accumulation_steps`, gradients are the means. Steps that Keras's own code takes, because a
+        subclass replaces a part of them, are not seen.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Not a whole number of at least 1, or an optimizer that is watched already.
+        """
+        return watch(self, every, keep)
+
+    def _watched_model(self) -> tuple[Model | None, list[str], list[str], list[dict[str, Any]]]:
+        stepper = self._fused_stepper
+        if stepper is None:
+            return None, [], [], []
+        return (
+            stepper.model,
+            [f'["{path}"]' for path in stepper.paths],
+            [self._rule] * len(stepper.groups),
+            stepper.groups,
+        )
 
     # ---- one step ----
 

@@ -85,17 +85,17 @@ class Stepper:
     def __init__(self, rule: str, rows: Sequence[Row], groups: list[dict[str, Any]]) -> None:
         self.groups = groups
         self.numbers = {id(row.variable): i for i, row in enumerate(rows)}
-        self._paths = [row.variable.path for row in rows]
+        self.paths = [row.variable.path for row in rows]
         self._step: int | None = 0  # the native count of every row; None when they differ
         self._seen: list[tuple[Any, Tensor, int]] = []
-        self._model = Model(rule, None, None)
-        self._model.clip_exactly = True
+        self.model = Model(rule, None, None)
+        self.model.clip_exactly = True
         self._max_norm = 0.0
         for group in groups:
-            self._model.add_group(group)
+            self.model.add_group(group)
         for row in rows:
             check_variable(row.variable)
-            self._model.add(
+            self.model.add(
                 row.group,
                 self._memory(row.variable),
                 [None if state is None else self._memory(state) for state in row.states],
@@ -104,7 +104,7 @@ class Stepper:
             )
         self._params = [row.variable.value for row in rows]
         self._decays = [row.group == 0 for row in rows]
-        self._model.finish()
+        self.model.finish()
 
     def _memory(self, variable: Any) -> Memory:
         value = variable.value
@@ -168,41 +168,41 @@ class Stepper:
         """
         flat: list[Memory | None] = [None] * len(self._params)
         for i, grad in zip(numbers, grads, strict=True):
-            flat[i] = memory(grad, f'grads["{self._paths[i]}"]')
+            flat[i] = memory(grad, f'grads["{self.paths[i]}"]')
         if self._step != before:
             for i in range(len(flat)):
-                self._model.set_step(i, before)
+                self.model.set_step(i, before)
         if scalar is not None:
             for i in numbers:
-                self._model.set_scalars(i, [scalar])
+                self.model.set_scalars(i, [scalar])
         if max_norm != self._max_norm:
-            self._model.configure(max_norm, False, False, 0)
+            self.model.configure(max_norm, False, False, 0)
             self._max_norm = max_norm
         self._step = None
-        self._model.step_list(flat, grad_scale)
+        self.model.step_list(flat, grad_scale)
         if len(numbers) == len(flat):
             self._step = before + 1
         increment_versions([self._params[i] for i in numbers])  # so that autograd notices, as after any write in place
-        self._model.warn_of_nonfinite()
-        return None if scalar is None else self._model.get_scalars(numbers[0])[0]
+        self.model.warn_of_nonfinite()
+        return None if scalar is None else self.model.get_scalars(numbers[0])[0]
 
     def _fitting(self, i: int, grad: Any) -> Tensor:
         param = self._params[i]
         if not isinstance(grad, Tensor):
             if hasattr(grad, "mask"):
                 raise TypeError(
-                    f'grads["{self._paths[i]}"]: got a masked array, whose mask would be lost, needs a plain one; '
+                    f'grads["{self.paths[i]}"]: got a masked array, whose mask would be lost, needs a plain one; '
                     "array.filled(value) is"
                 )
             grad = ops.convert_to_tensor(grad)
         if grad.shape != param.shape:
             raise ValueError(
-                f'grads["{self._paths[i]}"]: got shape {tuple(grad.shape)}, needs {tuple(param.shape)}, the shape of '
+                f'grads["{self.paths[i]}"]: got shape {tuple(grad.shape)}, needs {tuple(param.shape)}, the shape of '
                 "its variable"
             )
         if not grad.is_cpu or grad.layout != torch.strided:
             raise TypeError(
-                f'grads["{self._paths[i]}"]: got a {grad.layout} tensor on {grad.device}, needs a dense one on the CPU'
+                f'grads["{self.paths[i]}"]: got a {grad.layout} tensor on {grad.device}, needs a dense one on the CPU'
             )
         if grad.dtype is not param.dtype and not (grad.dtype is torch.float32 and NAMES[param.dtype] in NARROW):
             grad = grad.to(param.dtype)

@@ -463,8 +463,11 @@ class FusedOptimizer(Settings, torch.optim.Optimizer):
 
     def _plain_groups(self) -> list[dict[str, Any]]:
         """The options of the groups, their values as numbers."""
-        names = self._options()
-        return [{name: plain(group[name]) for name in names if name in group} for group in self.param_groups]
+        found = []
+        for group in self.param_groups:
+            names = (*RULES[self._rule_of(group)].hypers, *GROUP_OPTIONS)
+            found.append({name: plain(group[name]) for name in names if name in group})
+        return found
 
     def watch(self, every: int = 10, *, keep: int = 1000) -> Watch:
         """See what steps do to every parameter, as `fusedstep.Optimizer.watch` does.
