@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -198,6 +200,92 @@ def traffic() -> None:
     assert_same(mine, alone, "train")
 
 
+def grow() -> None:
+    """Groups that are added between steps."""
+    more: dict[str, tuple[int, ...]] = {"f": (71, 66), "g": (4,), "h": (6000,)}
+
+    def further(seed: int) -> dict[str, Array]:
+        return {name: numbers(shape, np.float32, seed + i) for i, (name, shape) in enumerate(more.items())}
+
+    kinds: list[tuple[Any, dict[str, Any]]] = [
+        (fs.AdamW, {"max_grad_norm": 1.0, "ema_decay": 0.9}),
+        (fs.LAMB, {"state_format": "8bit"}),
+        (fs.SGD, {"lr": 0.5, "accumulate_steps": 2}),
+        (fs.Muon, {"lr": 0.02}),
+    ]
+
+    def plain(made: Any) -> Any:
+        return made
+
+    def listed(made: Any) -> Any:
+        rest = [made["a"], (made["d"], made["c"]), made["none"]]
+        return [{"params": {"b": made["b"], "e": made["e"]}, "lr": 0.25}, {"params": rest}]
+
+    def chosen(made: Any) -> Any:
+        return fs.groups(made, where=lambda path, array: array.ndim < 2, lr=0.25)
+
+    for cls, options in kinds:
+        matrices = cls is fs.Muon  # which takes others only where it makes the groups itself
+        for form in (plain,) if matrices else (plain, listed, chosen):
+            params = [model(5 + RANK * (i == 0)) for i in range(2)]  # rank 0's values count, of the new ones as well
+            added = [further(70 + RANK * (i == 0)) for i in range(2)]
+            params[1], added[1] = model(5), further(70)
+            added = [{"f": one["f"]} if matrices else one for one in added]
+            ours = Sharded(cls, form(params[0]), bucket_bytes=SMALL, timeout=60, **options)
+            alone = cls(form(params[1]), **options)
+            for step in range(5):
+                every = [(model(50 * step + 7 * r), further(50 * step + 7 * r + 3)) for r in range(SIZE)]
+                means = [{k: mean([g[i][k] for g in every]).astype(np.float32) for k in every[0][i]} for i in (0, 1)]
+                if step == 2:
+                    new: dict[str, Any] = {"lr": 0.125}
+                    ours.add_param_group({**new, "params": added[0]})
+                    alone.add_param_group({**new, "params": added[1]})
+                given = []
+                for old, late in (every[RANK], means):
+                    formed: Any = [g["params"] for g in form(old)] if form is listed else old
+                    whole = formed if form is listed else [formed]
+                    given.append([*whole, {k: late[k] for k in added[0]}] if step >= 2 else formed)
+                assert ours.step(given[0]) == alone.step(given[1])
+                where = f"{cls.__name__}, {form.__name__}, step {step}"
+                assert_same(params[0], params[1], where)
+                if step >= 2:
+                    assert_same(added[0], added[1], where)
+            assert_same(ours.state_dict()["state"], alone.state_dict()["state"], f"states of {cls.__name__}")
+            assert [g["lr"] for g in ours.param_groups] == [g["lr"] for g in alone.param_groups]
+            if "ema_decay" in options:
+                assert_same(ours.ema_params(), alone.ema_params())
+            if cls is fs.AdamW and form is plain:
+                folder = MPI.COMM_WORLD.bcast(tempfile.mkdtemp() if RANK == 0 else None)
+                ours.save(folder)
+                others = [model(1), further(2)]  # cut in another way: all tensors at once
+                loaded = Sharded(cls, [{"params": made} for made in others], timeout=60, **options)
+                loaded.load(folder)
+                assert_same(others, [params[1], added[1]], "loaded")
+                assert_same(loaded.state_dict()["state"], alone.state_dict()["state"], "loaded states")
+                MPI.COMM_WORLD.Barrier()
+                if RANK == 0:
+                    shutil.rmtree(folder)
+
+    last, table = SIZE - 1, np.ones((50, 64), np.float32)
+    bound = Sharded(fs.SGD, np.ones(3, np.float32), grads=np.ones(3, np.float32), timeout=60)
+    refused(ValueError, "gradients are bound", lambda: bound.add_param_group({"params": table}))
+    first_ = np.ones(5000, np.float32)
+    opt = Sharded(fs.SGD, first_, lr=1.0, timeout=60)
+    one_only = (TypeError, ValueError) if last == RANK else RankError
+    refused(one_only, "needs a dict", lambda: opt.add_param_group([] if last == RANK else {"params": table}))  # type: ignore[arg-type]
+    wrong = np.ones(3, np.int64)
+    refused(one_only, "int64", lambda: opt.add_param_group({"params": wrong if last == RANK else table}))
+    refused(ValueError, "overlap", lambda: opt.add_param_group({"params": first_[:4]}))
+    refused((ValueError, TypeError), "learning", lambda: opt.add_param_group({"params": table, "learning": 1.0}))
+    refused(ValueError, "lr", lambda: opt.add_param_group({"params": table, "lr": -1.0}))
+    if SIZE > 1:
+        refused(RankError, 'group["lr"]', lambda: opt.add_param_group({"params": table, "lr": 1.0 + (last == RANK)}))
+    assert opt.step(np.ones(5000, np.float32)) and (first_ == 0).all()  # none of that has changed the structure
+    opt.add_param_group({"params": table})
+    rows_only = SparseRows(np.array([3]), np.ones((1, 64), np.float32))
+    assert opt.step([None, rows_only]) and (table[3] == 0).all() and table.sum() == 49 * 64
+
+
 TABLES: dict[str, tuple[int, ...]] = {  # rows that a cut may divide, and others
     "wide": (70, 100),
     "even": (300, 64),
@@ -329,8 +417,7 @@ def errors() -> None:
     bad = {**states, "state": {**states["state"], 1: {**states["state"][1], "exp_avg": np.zeros(3, np.float32)}}}
     refused(one, "got shape (3,)", lambda: opt.load_state_dict(bad if last == RANK else states))
     refused(AttributeError, "learning_rate", lambda: setattr(opt, "learning_rate", 1.0))
-    refused(AttributeError, "add_param_group", lambda: opt.add_param_group)
-    refused(ValueError, "needs all parameters", lambda: opt.param_groups.append({"params": np.zeros(2, np.float32)}))
+    refused(ValueError, "needs add_param_group()", lambda: opt.param_groups.append({"params": np.zeros(2, np.float32)}))
     refused((TypeError, RankError), "needs an optimizer class", lambda: Sharded(dict, params))  # type: ignore[arg-type]
     refused((ValueError, RankError), "bucket_bytes", lambda: Sharded(fs.Adam, params, bucket_bytes=0))
     refused((ValueError, RankError), "grad_dtype", lambda: Sharded(fs.Adam, params, grad_dtype="float16"))

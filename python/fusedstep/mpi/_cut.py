@@ -21,6 +21,39 @@ class Run(NamedTuple):
     end: int
 
 
+class _Row:
+    """Tensors in a row, from number `first` on, cut into one contiguous share for each rank."""
+
+    def __init__(self, first: int, sizes: Sequence[int], ranks: int, split: bool) -> None:
+        self.first, self._sizes, self._split = first, list(sizes), split
+        self._ends = list(itertools.accumulate(sizes, initial=0))
+        self._places = [self._place(self._ends[-1] * rank // ranks) for rank in range(ranks)] + [(len(sizes), 0)]
+
+    def _place(self, element: int) -> tuple[int, int]:
+        """The place nearest to an element where a cut may be: a tensor, and elements of it."""
+        tensor = bisect.bisect_right(self._ends, element) - 1
+        if tensor >= len(self._sizes):
+            return len(self._sizes), 0
+        unit = BLOCK if self._split else max(self._sizes[tensor], 1)
+        within = (element - self._ends[tensor] + unit // 2) // unit * unit
+        return (tensor, within) if within < self._sizes[tensor] else (tensor + 1, 0)
+
+    def piece(self, rank: int, tensor: int) -> tuple[int, int]:
+        tensor -= self.first
+        size = self._sizes[tensor]
+        (first, begin), (last, end) = self._places[rank : rank + 2]
+        begin = 0 if tensor > first else begin if tensor == first else size
+        end = size if tensor < last else end if tensor == last else 0
+        return (begin, end) if begin < end else (0, 0)
+
+    def runs(self, rank: int) -> Iterator[Run]:
+        first, last = self._places[rank][0], self._places[rank + 1][0]
+        for tensor in range(self.first + first, self.first + min(last + 1, len(self._sizes))):
+            begin, end = self.piece(rank, tensor)
+            if begin < end:
+                yield Run(tensor, begin, end)
+
+
 class Cut:
     """All tensors in a row, cut into one contiguous share for each rank.
 
@@ -46,33 +79,24 @@ class Cut:
         self.sizes = list(sizes)
         self.ranks = ranks
         self._split = split
-        self._ends = list(itertools.accumulate(self.sizes, initial=0))
-        self._places = [self._place(self._ends[-1] * rank // ranks) for rank in range(ranks)] + [(len(sizes), 0)]
+        self._rows = [_Row(0, self.sizes, ranks, split)]
 
-    def _place(self, element: int) -> tuple[int, int]:
-        """The place nearest to an element where a cut may be: a tensor, and elements of it."""
-        tensor = bisect.bisect_right(self._ends, element) - 1
-        if tensor >= len(self.sizes):
-            return len(self.sizes), 0
-        unit = BLOCK if self._split else max(self.sizes[tensor], 1)
-        within = (element - self._ends[tensor] + unit // 2) // unit * unit
-        return (tensor, within) if within < self.sizes[tensor] else (tensor + 1, 0)
+    def extended(self, sizes: Sequence[int]) -> Cut:
+        """This cut, and one of further tensors into as many shares: what a rank owns it keeps."""
+        made = Cut((), self.ranks, self._split)
+        made.sizes = [*self.sizes, *sizes]
+        made._rows = [*self._rows, _Row(len(self.sizes), sizes, self.ranks, self._split)]
+        return made
 
     def piece(self, rank: int, tensor: int) -> tuple[int, int]:
         """First and last element, excluded, of a tensor that a rank owns; (0, 0) where it owns none."""
-        size = self.sizes[tensor]
-        (first, begin), (last, end) = self._places[rank : rank + 2]
-        begin = 0 if tensor > first else begin if tensor == first else size
-        end = size if tensor < last else end if tensor == last else 0
-        return (begin, end) if begin < end else (0, 0)
+        row = bisect.bisect_right(self._rows, tensor, key=lambda row: row.first) - 1
+        return self._rows[row].piece(rank, tensor)
 
     def runs(self, rank: int) -> Iterator[Run]:
         """What a rank owns, tensor by tensor."""
-        first, last = self._places[rank][0], self._places[rank + 1][0]
-        for tensor in range(first, min(last + 1, len(self.sizes))):
-            begin, end = self.piece(rank, tensor)
-            if begin < end:
-                yield Run(tensor, begin, end)
+        for row in self._rows:
+            yield from row.runs(rank)
 
     def buckets(self, most: int) -> list[list[list[Run]]]:
         """Buckets, and in each the runs of every rank: as many for all ranks, of up to `most` elements a rank."""

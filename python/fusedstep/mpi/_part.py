@@ -91,8 +91,8 @@ class Part(Optimizer):
         return super()._first_state(state, slot, group)
 
     def add_param_group(self, group: Mapping[str, Any]) -> None:
-        """Not supported: who owns what is decided when the optimizer is made."""
-        raise ValueError("add_param_group: got a group, needs all parameters when a Sharded optimizer is made")
+        """Not for this rank alone: see `Sharded.add_param_group`."""
+        raise ValueError("param_groups: got a new group, needs add_param_group() of the optimizer, on all ranks")
 
     def _native(
         self,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from .._arguments import choice
 from .._base import Optimizer, Structure
-from .._core import Model, Tree
+from .._core import Model
 from .._floats import default_floats
 from .._group_options import GROUP_OPTIONS
 from .._hyper import did_you_mean
@@ -21,12 +21,10 @@ from ..optimizers import SGD
 from ..reference import RULES
 from ..sparse import SparseRows
 from ._cut import Cut
+from ._growing import Growing
 from ._library import MPI
 from ._part import part_class, piece_of
 from ._ranks import Ranks
-from ._rows import RowTraffic
-from ._stored import Stored
-from ._traffic import Traffic
 
 __all__ = ["Sharded"]
 
@@ -48,7 +46,7 @@ _SHARED = frozenset(
 )
 
 
-class Sharded(Stored):
+class Sharded(Growing):
     """An optimizer of this package over the processes of an MPI communicator (ZeRO stage 1).
 
     Every process has all parameters and its own gradients, as in data-parallel training. A step averages the
@@ -135,14 +133,14 @@ class Sharded(Stored):
             choice("sum_dtype", sum_dtype, ("float64", "float32"))
             if not isinstance(split, bool):
                 raise TypeError(f"split: got {split!r}, needs True or False")
+            self._how = int(bucket_bytes), grad_dtype, sum_dtype
             self._check_whole(params, {name: options.pop(name) for name in ("grads", "cast_grads") if name in options})
             split = split and not RULES[optimizer_class.rule].matrices
             cut = self._cut = Cut([slot.param.size for slot in self._whole._slots], ranks.size, split)
-            arrays = [np.asarray(param) for param in self._params]
-            computes = [slot.compute for slot in self._whole._slots]
-            self._traffic = Traffic(ranks, cut, arrays, computes, int(bucket_bytes), grad_dtype, sum_dtype)
+            slots = self._whole._slots
+            self._pieces = [piece_of(s.param, s.path, *cut.piece(ranks.rank, i)) for i, s in enumerate(slots)]
+            self._make_traffic()
             self._make_part(optimizer_class, params, options)
-            self._rows = RowTraffic(ranks, cut, arrays, self._pieces, grad_dtype, sum_dtype)
         except BaseException as raised:
             error = raised
         self._agree(error, lambda: self._description(f"{bucket_bytes}, {grad_dtype}, {sum_dtype}, {split}"))
@@ -162,17 +160,11 @@ class Sharded(Stored):
             bare = [{"params": group["params"]} for group in params] if self._grouped else params
         # It never steps: it has the structure of the parameters, and checks them and the gradients.
         self._whole = SGD(bare, lr=0.0, **options)
-        self._params: list[Array] = [slot.param for slot in self._whole._slots]
-        self._shapes = [np.shape(param) for param in self._params]
-        self._flat = Tree(list(range(len(self._params))), "params")
+        self._note_whole()
 
     def _make_part(self, optimizer_class: type[Optimizer], params: Any, options: dict[str, Any]) -> None:
         """This rank's optimizer, of pieces in the groups of the whole."""
-        slots, rank = self._whole._slots, self._ranks.rank
-        self._pieces = [
-            piece_of(slot.param, slot.path, *self._cut.piece(rank, tensor)) for tensor, slot in enumerate(slots)
-        ]
-        self._ends = self._cut.bucket_ends(rank, self._traffic.buckets)
+        slots = self._whole._slots
         kind = part_class(optimizer_class)
         part = kind.__new__(kind)
         part._pieces = {id(piece.array): piece for piece in self._pieces}
@@ -187,9 +179,7 @@ class Sharded(Stored):
             given = [{**group, "params": arrays} for group, arrays in zip(params, groups, strict=True)]
         kind.__init__(part, given, **options)
         self._part = part
-        self._reduced = [
-            mine.reshape(piece.array.shape) for mine, piece in zip(self._traffic.reduced, self._pieces, strict=True)
-        ]
+        self._lengths = [len(group["params"]) for group in given] if self._grouped else [len(slots)]
 
     def _share(self, model: Model, around: list[tuple[int, int]]) -> None:
         if len(around) == len(self._params):
@@ -269,9 +259,8 @@ class Sharded(Stored):
                 self._agreed = False  # the step itself may still fail
             given: Any = flat
             if part._grouped:
-                given = [[] for _ in part._groups]
-                for slot, grad in zip(part._slots, flat, strict=True):
-                    given[slot.group].append(grad)
+                leaf = iter(flat)
+                given = [[next(leaf) for _ in range(length)] for length in self._lengths]
             if self._summing:
                 self._exchange()
             taken = part.step(given, grad_scale=grad_scale)
