@@ -247,7 +247,6 @@ def test_many_at_once_or_few(together: int, ns_dtype: Any, monkeypatch: pytest.M
         ((4, 1, 7), "batch", lambda p: p.transpose(0, 1).contiguous().transpose(0, 1)),
         ((20, 30), None, lambda p: torch.cat([p, p], 1)[:, :30]),
     ],
-    ids=str,
 )
 def test_layouts_of_memory(shape: Any, reshape: Any, lay: Any) -> None:
     """A transposed matrix, or one whose columns are in another order, is stepped where it lies."""
