@@ -458,3 +458,32 @@ def test_a_first_value_that_is_no_number(value: Any) -> None:
     with pytest.raises((TypeError, ValueError), match=r'\["initial_accumulator_value"\]: got .*, needs'):
         optimizer.load_state_dict(saved)
     assert optimizer.param_groups[0]["initial_accumulator_value"] == 0
+
+
+@pytest.mark.parametrize("name", ["NovoGrad", "ScheduleFreeSGD"])
+def test_numbers_of_a_tensor_come_back_whole(name: str) -> None:
+    """A run that goes on from a dict leaves the same bits: what is kept per tensor is float64."""
+    one = [torch.nn.Parameter(torch.linspace(-1, 1, 300)), torch.nn.Parameter(torch.ones(7))]
+    optimizer = getattr(ft, name)(one)
+
+    def step(params: list[Any], stepped: Any, number: int) -> None:
+        for param in params:
+            param.grad = param.detach() * 0.7 + number
+        stepped.step()
+
+    for number in range(3):
+        step(one, optimizer, number)
+    other = [torch.nn.Parameter(param.detach().clone()) for param in one]
+    resumed = getattr(ft, name)(other)
+    resumed.load_state_dict(optimizer.state_dict())
+    for number in range(3, 6):
+        step(one, optimizer, number)
+        step(other, resumed, number)
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    assert all(value.dtype == torch.float64 for value in numbers_of(optimizer))
+
+
+def numbers_of(optimizer: Any) -> list[Any]:
+    """What is kept per tensor, but for the step count."""
+    states = optimizer.state_dict()["state"].values()
+    return [value for state in states for name, value in state.items() if name != "step" and value.ndim == 0]

@@ -120,3 +120,4 @@ class NovoGrad(OwnOptimizer):
     """NovoGrad, momentum of gradients divided by an average of their tensor's norm (see `fusedstep.NovoGrad`)."""
 
     rule = "novograd"
+    scalar_dtype = torch.float64
