@@ -541,6 +541,33 @@ def test_live_progress_in_a_terminal(tmp_path: Path) -> None:
         assert word in screen
 
 
+def test_a_watched_demo_shows_the_ratio_of_every_layer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["demo", "--plain", "--watch", "--epochs", "2", "--optimizer", "adam", "--output", str(tmp_path)]
+    assert __main__.main(arguments) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if "seed 0" in line]
+    assert len(told) == 2
+    for line in told:
+        ratios = [float(part) for part in line.partition("update to weights ")[2].split()]
+        assert len(ratios) == 3
+        assert all(1e-6 < ratio < 1 for ratio in ratios)
+
+
+def test_a_watched_comparison_draws_the_ratios(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ["compare", "iris", "--plain", "--watch", "--epochs", "3", "--seeds", "2", "--output", str(out)]
+    assert __main__.main([*arguments, "--lr", "0.01,1e30"]) == 0  # the latter diverges
+    assert (out / "ratios.png").read_bytes().startswith(PNG)
+
+
+def test_bars_of_watched_runs() -> None:
+    run = Run(data.load("iris"), choices.distinct([choices.parse("adam")])[0], Network((4, 3)), 1)
+    with watching({("iris", "Adam"): 1}, plain=False, quiet=False, watch=True) as view:
+        assert isinstance(view, Bars)
+        train(run, 32, watch=True, on_epoch=view.epoch)
+        assert view.finished == 1
+        assert [list(ratios) for ratios in run.ratios] == [["W1"]]
+
+
 def test_bars_follow_the_runs() -> None:
     dataset = data.load("iris")
     runs = [Run(dataset, choices.distinct([choices.parse("adam")])[0], Network((4, 3)), 2, seed) for seed in (0, 1)]

@@ -74,7 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for choice in choices(dataset.name, args.optimizers)
     )
     tasks = {(name, choice.label): args.epochs for name in HIDDEN for choice in choices(name, args.optimizers)}
-    done, interrupted = train_all(runs, tasks, args.batch_size, reference=True, plain=plain, quiet=args.quiet)
+    done, interrupted = train_all(
+        runs, tasks, args.batch_size, reference=True, watch=args.watch, plain=plain, quiet=args.quiet
+    )
     if not done:
         print("stopped before the first epoch was finished")
         return 130

@@ -130,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for choice in wanted
     )
     tasks = {(dataset.name, choice.label): args.epochs * args.seeds for choice in wanted}
-    done, interrupted = train_all(runs, tasks, args.batch_size, plain=plain, quiet=args.quiet)
+    done, interrupted = train_all(runs, tasks, args.batch_size, watch=args.watch, plain=plain, quiet=args.quiet)
     if not done:
         print("stopped before the first epoch was finished")
         return 130
@@ -149,10 +149,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print("Differences at default learning rates are mostly differences of the rates; --lr 0.1,0.01 sets them.")
         print(f"every epoch: {target / 'compare.csv'}", flush=True)
 
-        from .compare_plot import compare_figure
+        from .compare_plot import compare_figure, ratio_figure
 
         compare_figure(whole, described(whole[0]), target / "compare.png")
         print(f"picture: {target / 'compare.png'}")
+        if args.watch:
+            ratio_figure(whole, described(whole[0]), target / "ratios.png")
+            print(f"picture: {target / 'ratios.png'}")
     else:
         print(f"every epoch: {target / 'compare.csv'}")
     return 130 if interrupted else 0

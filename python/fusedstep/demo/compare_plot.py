@@ -16,6 +16,8 @@ from . import style
 from .plots import drawable, end_labels, layout, rate
 from .train import Run, by_choice
 
+USUAL = 3e-4, 3e-3  # around 1e-3, where a step changes the weights by a thousandth
+
 
 def compare_figure(runs: Sequence[Run], network: str, path: Path) -> None:
     """Write the picture of a comparison: validation accuracy and loss per epoch, final accuracy over time.
@@ -61,6 +63,34 @@ def compare_figure(runs: Sequence[Run], network: str, path: Path) -> None:
                 axes,
                 [(runs[0].epochs, end, rate(label, groups[label][0]), colour[label]) for label, end in ends.items()],
             )
+        figure.savefig(path, dpi=150)
+
+
+def ratio_figure(runs: Sequence[Run], network: str, path: Path) -> None:
+    """Write the picture of watched runs: the size of the update to that of the weights, a panel for each layer.
+
+    Lines are means over the seeds of the last watched step of each epoch; the band is where ratios usually are.
+    """
+    groups = by_choice(runs)
+    colour, layers = style.colours(groups), list(runs[0].ratios[0])
+    with rc_context(style.RC), np.errstate(all="ignore"):
+        figure = Figure(figsize=(5.4 * len(layers), max(5.4, 0.36 * len(groups))), dpi=150, facecolor="white",
+                        layout=layout())  # fmt: skip
+        title = f"Update to weights on {runs[0].dataset.name}: {network}"
+        figure.suptitle(title, x=0.012, ha="left", fontsize=16, weight="bold")
+        panels = np.atleast_1d(figure.subplots(1, len(layers), sharey=True))
+        for axes, layer in zip(panels, layers, strict=True):
+            axes.set_yscale("log")
+            axes.axhspan(*USUAL, color="0.5", alpha=0.12, lw=0)
+            ends = []
+            for label, group in groups.items():
+                ratios = np.array([[epoch[layer] for epoch in run.ratios] for run in group])
+                _band(axes, ratios, colour[label])
+                ends.append((runs[0].epochs, float(np.mean(ratios[:, -1])), rate(label, group[0]), colour[label]))
+            end_labels(axes, ends if axes is panels[-1] else [])
+            axes.set_title(f"Layer {layer}")
+            axes.set_xlabel("epoch")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         figure.savefig(path, dpi=150)
 
 

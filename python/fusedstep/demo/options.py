@@ -78,6 +78,11 @@ def add_common(parser: argparse.ArgumentParser, *, epochs: int) -> None:
         help="where the results go (default: %(default)s)",
     )
     parser.add_argument(
+        "--watch",
+        action="store_true",
+        help="show the size of the update to that of the weights, layer by layer",
+    )
+    parser.add_argument(
         "--plain",
         action="store_true",
         help="plain text, no bars and no colours (the default when there is no terminal)",

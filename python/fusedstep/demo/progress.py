@@ -22,6 +22,11 @@ class View(Protocol):
         """Show where `run` has got to."""
 
 
+def shown(run: Run) -> str:
+    """The ratio of update to weights in every layer, from the first to the last."""
+    return " ".join(f"{ratio:.0e}".replace("e-0", "e-").replace("e+0", "e+") for ratio in run.ratios[-1].values())
+
+
 class Quiet:
     """Shows nothing."""
 
@@ -35,9 +40,10 @@ class Lines:
     def epoch(self, run: Run) -> None:
         """Print a line when that was the last epoch."""
         if run.complete:
+            ratios = f", update to weights {shown(run)}" if run.ratios else ""
             print(
                 f"{run.dataset.name}: {run.choice.label}, seed {run.seed}, {run.epochs} epochs, "
-                f"loss {fixed(run.costs[-1], 4)}, accuracy {run.accuracies[-1]:.1%}, {run.seconds_all:.2f} s",
+                f"loss {fixed(run.costs[-1], 4)}, accuracy {run.accuracies[-1]:.1%}, {run.seconds_all:.2f} s{ratios}",
                 flush=True,
             )
 
@@ -62,14 +68,16 @@ class Bars:
         task = self._tasks[run.dataset.name, run.choice.label]
         if not self._bars.tasks[task].started:
             self._bars.start_task(task)
-        self._bars.update(task, advance=1, loss=fixed(run.costs[-1], 4), accuracy=f"{100 * run.accuracies[-1]:.1f} %")
+        ratios = shown(run) if run.ratios else ""
+        accuracy = f"{100 * run.accuracies[-1]:.1f} %"
+        self._bars.update(task, advance=1, loss=fixed(run.costs[-1], 4), accuracy=accuracy, ratios=ratios)
         if run.complete or time.monotonic() - self._drawn > 0.1:
             self._bars.refresh()
             self._drawn = time.monotonic()
 
 
 @contextmanager
-def watching(tasks: dict[tuple[str, str], int], *, plain: bool, quiet: bool) -> Iterator[View]:
+def watching(tasks: dict[tuple[str, str], int], *, plain: bool, quiet: bool, watch: bool = False) -> Iterator[View]:
     """The view that fits the terminal and the options, for the given epochs per (data set, optimizer)."""
     if quiet:
         yield Quiet()
@@ -85,12 +93,13 @@ def watching(tasks: dict[tuple[str, str], int], *, plain: bool, quiet: bool) -> 
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]}", justify="right"),
             TextColumn("accuracy {task.fields[accuracy]}", justify="right"),
+            *([TextColumn("update/weights {task.fields[ratios]}")] if watch else []),
             TimeElapsedColumn(),
         )
         with Progress(*columns, auto_refresh=False, expand=True) as bars:
             ids = {
                 (dataset, label): bars.add_task(
-                    label, start=False, total=epochs, dataset=dataset, loss="     -", accuracy="     -"
+                    label, start=False, total=epochs, dataset=dataset, loss="     -", accuracy="     -", ratios="-"
                 )
                 for (dataset, label), epochs in tasks.items()
             }
@@ -103,6 +112,7 @@ def train_all(
     batch_size: int,
     *,
     reference: bool = False,
+    watch: bool = False,
     plain: bool = False,
     quiet: bool = False,
 ) -> tuple[list[Run], bool]:
@@ -124,10 +134,10 @@ def train_all(
     """
     done: list[Run] = []
     try:
-        with watching(tasks, plain=plain, quiet=quiet) as view:
+        with watching(tasks, plain=plain, quiet=quiet, watch=watch) as view:
             for run in runs:
                 done.append(run)
-                train(run, batch_size, reference=reference, on_epoch=view.epoch)
+                train(run, batch_size, reference=reference, watch=watch, on_epoch=view.epoch)
     except KeyboardInterrupt:
         return [run for run in done if run.costs], True
     return done, False

@@ -82,6 +82,9 @@ class Run:
         Nanoseconds of each of the optimizer's steps, and of the same steps by the NumPy reference (if it ran).
     seconds_all : float
         Batches, forward, backward and step; neither the reference nor the evaluation after each epoch.
+    ratios : list of dict of str to float
+        Of each epoch's last watched step, the size of the update to that of the weights, by the name of the weights;
+        only of a training that is watched.
     same_bits : bool or None
         Whether native and reference parameters were equal at the end; None when the reference did not run.
     """
@@ -97,6 +100,7 @@ class Run:
     elapsed: list[float] = field(default_factory=list)
     step_ns: array[int] = field(default_factory=lambda: array("q"))
     reference_ns: array[int] = field(default_factory=lambda: array("q"))
+    ratios: list[dict[str, float]] = field(default_factory=list)
     seconds_all: float = 0.0
     same_bits: bool | None = None
 
@@ -150,7 +154,12 @@ def _one_blas_thread() -> AbstractContextManager[object]:
 
 
 def train(
-    run: Run, batch_size: int, *, reference: bool = False, on_epoch: Callable[[Run], None] = lambda run: None
+    run: Run,
+    batch_size: int,
+    *,
+    reference: bool = False,
+    watch: bool = False,
+    on_epoch: Callable[[Run], None] = lambda run: None,
 ) -> None:
     """Train ``run.network`` for ``run.epochs`` epochs and fill in the measurements epoch by epoch.
 
@@ -163,12 +172,15 @@ def train(
     reference : bool
         Take every step a second time with the NumPy reference on copies, right after the native one, and time
         both.
+    watch : bool
+        Watch every tenth step.
     on_epoch : callable
         Called with `run` after every epoch.
     """
     network, data, clock = run.network, run.dataset, time.perf_counter_ns
     optimizer = run.choice.build(network.params, network.grads)
     shadow = ReferenceStep(optimizer, network.params) if reference else None
+    watched = optimizer.watch(every=10, keep=1) if watch else None
     batches = minibatches(data.x_train, data.y_train, batch_size=batch_size, rng=run.seed, axis=-1)
     # Divergence is a result of a training, not an error of NumPy.
     with _one_blas_thread(), np.errstate(all="ignore"):
@@ -191,6 +203,9 @@ def train(
             run.reference_ns.extend(mirrored)
             if shadow is not None:
                 run.same_bits = shadow.same_bits(network.params)
+            if watched is not None:
+                weights = [name for name in network.params if not name.startswith("b")]
+                run.ratios.append({name: watched.last[name].ratio for name in weights})
             run.losses.append(network.cost(data.x_test, data.y_test))
             run.accuracies.append(network.accuracy(data.x_test, data.y_test))
             run.elapsed.append(run.seconds_all)
