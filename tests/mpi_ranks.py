@@ -5,6 +5,7 @@ Every rank steps alone beside the others, with the averaged gradients, and compa
 
 from __future__ import annotations
 
+import copy
 import functools
 import os
 import shutil
@@ -388,6 +389,22 @@ def refused(kinds: Any, text: str, work: Callable[[], object]) -> None:
         raise AssertionError(f"no error with {text!r}")
 
 
+class Asking:
+    """A gradient that does something else when it is read."""
+
+    def __init__(self, use: Callable[[], object]) -> None:
+        self.use = use
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Array:
+        self.use()
+        return np.zeros(3, np.float32)
+
+
+def asking_rate(use: Callable[[], object], taken: int) -> float:
+    use()
+    return 0.1
+
+
 def errors() -> None:
     """An error on one rank is one on all, and nothing has changed."""
     last = SIZE - 1
@@ -422,8 +439,35 @@ def errors() -> None:
     refused((ValueError, RankError), "bucket_bytes", lambda: Sharded(fs.Adam, params, bucket_bytes=0))
     refused((ValueError, RankError), "grad_dtype", lambda: Sharded(fs.Adam, params, grad_dtype="float16"))
     refused(ValueError, "timeout", lambda: Sharded(fs.Adam, params, timeout=0))
+    refused(TypeError, "needs save() and load()", lambda: copy.deepcopy(opt))
+
+    class Own(fs.NumPyOptimizer):
+        @staticmethod
+        def update(param: Array, grad: Array, *, step: int, lr: float = 0.1) -> None:
+            param -= lr * grad
+
+    refused((TypeError, RankError), "needs a class with a native one", lambda: Sharded(Own, params))
     assert_same(params, before, "parameters")
     assert_same(opt.state_dict()["state"], states["state"], "states")
+
+    # Code on one rank that would have it do more than the others: they stay in step.
+    casting = Sharded(fs.Adam, params, cast_grads=True, timeout=60)
+    uses: list[Callable[[], object]] = [
+        lambda: casting.step(model(6)),
+        casting.state_dict,
+        lambda: casting.load_state_dict(states),
+        lambda: casting.save("no folder"),
+    ]
+    for use in uses:
+        grads = model(6) | ({"a": Asking(use)} if last == RANK else {})
+        refused((TypeError, RankError), "called during a step", functools.partial(casting.step, grads))
+        casting.lr = functools.partial(asking_rate, use if last == RANK else lambda: None)
+        refused((RuntimeError, RankError), "called during a step", lambda: casting.step(model(6)))
+        casting.lr = 0.1
+    assert_same(params, before, "parameters")
+    assert casting.step(model(6)) and casting.steps_taken == 1
+    for name, param in before.items():
+        params[name][...] = param
 
     small = {"x": np.ones(9000, np.float16), "y": np.ones(3, np.float16)}
     opt = Sharded(fs.SGD, small, lr=1.0, timeout=60)

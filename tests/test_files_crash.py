@@ -374,3 +374,16 @@ def test_not_during_a_step(name: str, tmp_path: pathlib.Path) -> None:
 if __name__ == "__main__":  # python tests/test_files_crash.py FOLDER 1000
     for ending in ("run.safetensors", "run.npz"):
         print(ending, kill_often(pathlib.Path(sys.argv[1]), ending, int(sys.argv[2]) // 2, seed=0))
+
+
+def test_no_thread_to_write_in(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    path = tmp_path / "run.npz"
+    with pytest.raises(
+        RuntimeError, match=r"run.npz: got no thread to write it in, needs one, or background=False: can"
+    ):
+        fs.save(path, extra=1, background=True)
+    assert fs.save(path, extra=2) is None and fs.load(path).extra == 2

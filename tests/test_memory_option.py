@@ -201,3 +201,32 @@ except OSError as error:
     done = python(code)
     assert (done.returncode, done.stdout) == (0, "OSError 1.0\n"), done.stderr
     assert os.listdir(tmp_path) == []
+
+
+@linux
+def test_a_forked_process_does_not_step_the_states_of_its_parent(tmp_path: pathlib.Path) -> None:
+    code = """
+import os
+optimizer = fs.Adam(np.ones(3000, np.float32), memory=FOLDER)
+other = fs.Adam(np.ones(3000, np.float32))
+for each in (optimizer, other):
+    each.step(np.ones(3000, np.float32))
+before = optimizer.state[0]["exp_avg"].copy()
+child = os.fork()
+if child == 0:
+    calls = [lambda: optimizer.step(np.ones(3000, np.float32)), optimizer.state_dict, lambda: optimizer.steps_taken]
+    for call in calls:
+        try:
+            call()
+        except RuntimeError as error:
+            assert "forked, needs the one that made" in str(error)
+        else:
+            os._exit(1)
+    other.step(np.ones(3000, np.float32))
+    os._exit(0)
+status = os.waitpid(child, 0)[1]
+same = (optimizer.state[0]["exp_avg"] == before).all()
+print(status, same, optimizer.step(np.ones(3000, np.float32)), optimizer.steps_taken)
+""".replace("FOLDER", repr(str(tmp_path)))
+    done = python(code)
+    assert (done.returncode, done.stdout) == (0, "0 True True 2\n"), done.stderr

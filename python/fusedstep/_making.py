@@ -19,7 +19,7 @@ from ._floats import default_floats
 from ._group_options import check_group
 from ._groups import Group, Groups, unknown_option
 from ._hyper import check_hyper, check_hypers
-from ._memory import Memory
+from ._memory import Memory, mapping
 from ._rows import check_row_gradient
 from ._slots import Progress, Slot, constant, convert, gather, spread
 from ._structures import tree
@@ -244,6 +244,8 @@ class Making(Accumulating):
             if casts is not None:
                 grads = casts.readable(grads, self._settings["zero_grads"])
             (self._adder or model).bind(Tree(list(range(len(grads))), "params"), grads)
+        if isinstance(self._memory, str):
+            mapping.add(self)
         self._tree, self._casts = structure, casts
         self._model = self._progress.model = model
         if self._watch is not None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Memory", "allocated", "check_memory"]
+__all__ = ["Memory", "allocated", "check_memory", "mapping"]
 
 Bytes = NDArray[np.uint8]
 Memory: TypeAlias = str | os.PathLike[str] | Callable[[int], Any] | None
+mapping: weakref.WeakSet[Any] = weakref.WeakSet()
+"""Optimizers whose arrays are in files: a process that is forked shares them."""
+
 PIECE = 1 << 22  # bytes written at a time where the system cannot reserve the space of a file
 
 
@@ -77,6 +81,28 @@ def allocated(memory: Memory, size: int) -> Bytes:
     if hasattr(mmap, "MADV_SEQUENTIAL"):  # a step goes through it in order: read ahead, and let go behind
         mapped.madvise(mmap.MADV_SEQUENTIAL)
     return np.frombuffer(mapped, np.uint8)
+
+
+class Forked:
+    """Stands for the native model in a child of fork: a step would change the parent's states, and it alone."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise RuntimeError(
+            f"memory: got {self._memory!r} in a process that was forked, needs the one that made the optimizer, as "
+            "both share the states in its files; make a new optimizer here, from a state_dict() of before the fork"
+        )
+
+
+def _forked() -> None:
+    for optimizer in tuple(mapping):
+        optimizer._model = optimizer._progress.model = Forked(optimizer._memory)
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_forked)
 
 
 def _given(buffer: Any, size: int) -> Bytes:

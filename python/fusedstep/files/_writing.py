@@ -38,7 +38,12 @@ class Saving:
         self._error: BaseException | None = None
         self._told = False
         self._thread = threading.Thread(target=self._run, name=f"saving {path}", daemon=False)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"{path}: got no thread to write it in, needs one, or background=False: {error}"
+            ) from error
         _running.add(self._thread)
 
     def _run(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from .._rows import check_row_gradient
 from .._settings import MODEL_OPTIONS
 from ..grouping import Grouping
 from ..optimizers import SGD
+from ..optimizers.numpy_rule import NumPyOptimizer
 from ..reference import RULES
 from ..sparse import SparseRows
 from ._cut import Cut
@@ -126,6 +127,11 @@ class Sharded(Growing):
         try:
             if not isinstance(optimizer_class, type) or not issubclass(optimizer_class, Optimizer):
                 raise TypeError(f"optimizer_class: got {optimizer_class!r}, needs an optimizer class such as fs.AdamW")
+            if issubclass(optimizer_class, NumPyOptimizer):
+                raise TypeError(
+                    f"optimizer_class: got {optimizer_class.__name__}, whose rule is in NumPy, needs a class with a "
+                    "native one, such as fs.AdamW"
+                )
             if isinstance(bucket_bytes, bool) or not isinstance(bucket_bytes, (int, np.integer)) or bucket_bytes < 1:
                 raise ValueError(f"bucket_bytes: got {bucket_bytes!r}, needs an integer of at least 1")
             if grad_dtype not in (None, "bfloat16"):
@@ -214,7 +220,7 @@ class Sharded(Growing):
             Another rank did not answer in time.
         """
         self._check_alive()
-        self._agreed = False
+        self._agreed, self._inside = False, True
         self._grad_scale = grad_scale
         whole = self._whole
         try:
@@ -234,6 +240,13 @@ class Sharded(Growing):
             if not self._agreed and self._ranks.lost is None:
                 self._ranks.agree(error, [])
             raise
+        finally:
+            self._inside = False
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError(
+            "Sharded: got a call that copies or pickles it, needs save() and load(), as its states are on several ranks"
+        )
 
     def _step(self, leaves: list[Array | None], grad_scale: float) -> bool:
         whole, part = self._whole, self._part

@@ -39,6 +39,7 @@ class Stored:
     """
 
     _ranks: Ranks
+    _inside: bool = False  # this rank's step
     _cut: Cut
     _traffic: Traffic
     _whole: SGD
@@ -55,8 +56,19 @@ class Stored:
         raise NotImplementedError
 
     def _check_alive(self) -> None:
+        """Before anything that all ranks do together: a rank that does more than the others would answer for another.
+
+        Raises
+        ------
+        LostRankError
+            A rank did not answer before.
+        RuntimeError
+            Called in the middle of this rank's step, by the code of a gradient or a schedule.
+        """
         if self._ranks.lost is not None:
             raise self._ranks.lost
+        if self._inside:
+            raise RuntimeError("step(): called during a step of this optimizer")
 
     def state_dict(self) -> dict[str, Any]:
         """The state dict of the whole optimizer, as one process would have it, in every process.
