@@ -95,7 +95,7 @@ def test_many_at_once_or_few(monkeypatch: pytest.MonkeyPatch) -> None:
     """How many matrices are worked on together changes nothing."""
     left = []
     for together in (1, 700, 1 << 22):
-        monkeypatch.setattr(_directions, "TOGETHER", together)
+        monkeypatch.setattr(_directions.Directions, "together", together)
         params = arrays(FLOAT32, 0)
         opt = fs.Muon(params, lr=0.1, reshape="batch")
         for step in range(3):

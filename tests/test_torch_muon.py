@@ -13,7 +13,6 @@ from cases import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Array, assert_same, numbe
 
 torch: Any = pytest.importorskip("torch")
 import fusedstep as fs  # noqa: E402
-from fusedstep import _directions  # noqa: E402
 from fusedstep.reference import RULES  # noqa: E402
 from fusedstep.reference._newton_schulz import newton_schulz  # noqa: E402
 
@@ -221,7 +220,7 @@ def test_singular_values(shape: tuple[int, ...], ns_dtype: Any, bound: float) ->
 @NS_DTYPES
 def test_many_at_once_or_few(together: int, ns_dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """How many matrices are multiplied together, and which have a gradient, changes no more than rounding."""
-    monkeypatch.setattr(_directions, "TOGETHER", together)
+    monkeypatch.setattr(TensorDirections, "together", together)
     shapes = [(12, 20)] * 5
     params, others = parameters(FLOAT32, 0, shapes), parameters(FLOAT32, 0, shapes)
     opt = ft.Muon(params, lr=0.1, ns_dtype=ns_dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,6 @@ from .reference._newton_schulz import check_matrices, lr_factor, newton_schulz
 __all__ = ["Directions", "Matrices", "NumPyDirections"]
 
 A = TypeVar("A")  # an array of the library whose matrix product is used
-
-TOGETHER = 1 << 22  # elements of the matrices that are worked on together, if not one alone has more
 
 
 @dataclass(frozen=True)
@@ -92,6 +90,9 @@ class Directions(Generic[A]):
         A format string that gives an option of a group its name in messages.
     """
 
+    together: ClassVar[int] = 1 << 22
+    """Elements of the matrices that are worked on together, if not one alone has more."""
+
     def __init__(
         self, matrices: Iterable[Matrices], options: Callable[[int], Mapping[str, Any]], where: str = "{1}"
     ) -> None:
@@ -111,7 +112,7 @@ class Directions(Generic[A]):
             for one in found:
                 self._memory[one.index] = block.memory[start : start + one.count]  # type: ignore[index]
                 start += one.count
-            together, small = min(count, _together(rows, columns)), min(rows, columns)
+            together, small = min(count, self._together(rows, columns)), min(rows, columns)
             size = sizes[dtype]
             size[:] = max(size[0], together * rows * columns), max(size[1], together * small * small)
         self._work = {
@@ -129,6 +130,10 @@ class Directions(Generic[A]):
         """All memory that is held."""
         work = [array for pair in self._work.values() for array in pair]
         return [block.memory for block in self._blocks] + work
+
+    def _together(self, rows: int, columns: int) -> int:
+        """How many matrices of a shape are worked on together."""
+        return max(1, self.together // max(1, rows * columns))
 
     def _empty(self, shape: tuple[int, ...], dtype: Any) -> A:
         raise NotImplementedError
@@ -170,7 +175,7 @@ class Directions(Generic[A]):
         self, memory: Any, start: int, run: list[Matrices], norms: Mapping[int, float], options: Mapping[str, Any]
     ) -> None:
         rows, columns, eps = run[0].rows, run[0].columns, options["eps"]
-        together, small = _together(rows, columns), min(rows, columns)
+        together, small = self._together(rows, columns), min(rows, columns)
         count, lowest = sum(one.count for one in run), None
         if run[0].count > 1:
             each = [eps / max(norms[one.index], eps) for one in run]
@@ -189,11 +194,6 @@ class Directions(Generic[A]):
                 options["ns_steps"],
                 options["ns_coefficients"],
             )
-
-
-def _together(rows: int, columns: int) -> int:
-    """How many matrices of a shape are worked on together."""
-    return max(1, TOGETHER // max(1, rows * columns))
 
 
 class NumPyDirections(Directions[NDArray[Any]]):

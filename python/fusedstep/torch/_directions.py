@@ -91,6 +91,8 @@ def make_directions(
 class TensorDirections(Directions[Tensor]):
     """Directions as torch's tensors, in bfloat16 or the compute type."""
 
+    together = 1 << 20  # 2 MiB in bfloat16: what the second-level cache holds
+
     def like(self, index: int, param: Tensor) -> Tensor | None:
         """The memory of a parameter's direction, with its shape and strides; None if it is no matrix."""
         found = self.of(index, (-1,))
