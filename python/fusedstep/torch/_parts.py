@@ -45,7 +45,8 @@ class _Mesh(NamedTuple):
 
 def distributed(optimizer: FusedOptimizer) -> bool:
     """Whether some parameter is a distributed tensor."""
-    return any(local(p) is not p for group in optimizer.param_groups for p in group["params"])
+    lists = [group["params"] for group in optimizer.param_groups]  # other things are refused where a model is made
+    return any(local(param) is not param for params in lists if isinstance(params, list) for param in params)
 
 
 def check_placements(rule: str, param: Tensor, name: str) -> None:
