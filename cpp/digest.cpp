@@ -127,16 +127,24 @@ private:
     std::vector<double> data_, extra_;  // room for any format
 };
 
-std::uint64_t run(int rule, const Storage& storage, bool flags, const std::vector<std::size_t>& sizes,
+// Which options a run has.
+struct Mode {
+    bool flags, cautious;
+};
+constexpr Mode kPlain{false, false}, kAll{true, false}, kCautious{true, true};
+
+std::uint64_t run(int rule, const Storage& storage, const Mode& mode, const std::vector<std::size_t>& sizes,
                   std::uint64_t steps, int rounding = FE_TONEAREST) {
     const RuleEntry& entry = active_kernels().rules[rule];
     const Format compute = storage.param == f64 ? f64 : f32;
+    const bool flags = mode.flags;
     Engine engine;
     Group group;
     group.rule = rule;
     for (int h = 0; h < entry.n_hypers; ++h)
         group.hypers[static_cast<std::size_t>(h)] = value_of(entry.hypers[h], flags);
     group.maximize = flags;
+    group.cautious = mode.cautious;
     if (flags) group.clip_value = 0.75;
     group.ema_decay = 0.9;
     engine.groups.push_back(group);
@@ -208,13 +216,20 @@ std::uint64_t run(int rule, const Storage& storage, bool flags, const std::vecto
     return digest;
 }
 
+// The modes of a rule.
+std::vector<Mode> modes(int rule) {
+    if (active_kernels().rules[rule].decay[kFloat] == nullptr) return {kPlain, kAll};
+    return {kPlain, kAll, kCautious};
+}
+
 // Whether steps end the same whatever rounding mode the caller has set.
 bool roundings_agree(int rule) {
     const std::vector<std::size_t> sizes(std::begin(kSizes), std::end(kSizes));
     for (const Storage& storage : {kStorages[0], kStorages[1], kStorages[8]}) {
-        const std::uint64_t expected = run(rule, storage, true, sizes, kLargeSteps);
+        const Mode mode = modes(rule).back();
+        const std::uint64_t expected = run(rule, storage, mode, sizes, kLargeSteps);
         for (const int rounding : kRoundings) {
-            if (run(rule, storage, true, sizes, kLargeSteps, rounding) != expected) {
+            if (run(rule, storage, mode, sizes, kLargeSteps, rounding) != expected) {
                 std::printf("%s differs with another rounding mode\n", active_kernels().rules[rule].name);
                 return false;
             }
@@ -229,14 +244,15 @@ bool threads_agree(int rule) {
     const bool openmp = !find_openmp().description.empty();
     for (const Storage& storage : {kStorages[0], kStorages[8]}) {
         set_num_threads(1);
-        const std::uint64_t expected = run(rule, storage, true, sizes, kLargeSteps);
+        const Mode mode = modes(rule).back();
+        const std::uint64_t expected = run(rule, storage, mode, sizes, kLargeSteps);
         for (const char* team : {"pool", "openmp"}) {
             if (team == std::string("openmp") && !openmp) continue;
             set_threading(team);
             for (const int threads : {2, 3, 4}) {
                 set_num_threads(threads);
                 pretend_cpus(threads);
-                if (run(rule, storage, true, sizes, kLargeSteps) != expected) {
+                if (run(rule, storage, mode, sizes, kLargeSteps) != expected) {
                     std::printf("%s differs on %d threads (%s)\n", active_kernels().rules[rule].name, threads, team);
                     return false;
                 }
@@ -259,8 +275,8 @@ int main(int argc, char** argv) {
             std::uint64_t digest = 0;
             set_num_threads(1);
             for (const Storage& storage : kStorages)
-                for (const bool flags : {false, true})
-                    digest = digest * 31 + run(rule, storage, flags, {std::begin(kSizes), std::end(kSizes)}, kSteps);
+                for (const Mode& mode : modes(rule))
+                    digest = digest * 31 + run(rule, storage, mode, {std::begin(kSizes), std::end(kSizes)}, kSteps);
             agree = roundings_agree(rule) && threads_agree(rule) && agree;
             std::printf("%s %s %016llx\n", isa.c_str(), active_kernels().rules[rule].name,
                         static_cast<unsigned long long>(digest));

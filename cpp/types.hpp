@@ -94,6 +94,12 @@ struct Ahead {
     std::size_t width[2];
 };
 
+// How a rule's weight decay enters: times the parameter into the gradient (L2), and what the parameter is multiplied
+// by.
+struct Decay {
+    double l2, shrink;
+};
+
 using UpdateFn = void (*)(const void* constants, double multiplier, const Run& run);
 using DirectionFn = PairSum (*)(const void* constants, double multiplier, const Run& run);
 
@@ -142,6 +148,8 @@ struct RuleEntry {
     void (*derive[kComputes])(const double* h, std::uint64_t step, double* scalars, void* constants);
     void (*trust[kComputes])(void* constants, const double* h, std::uint64_t step, double* scalars, double first,
                              double second);
+    // Null: the rule's steps cannot be cautious.
+    Decay (*decay[kComputes])(const void* constants, unsigned variant);
     const UpdateFn* update[kComputes];        // by variant
     const DirectionFn* direction[kComputes];  // by variant; null without norms
     const UpdateFn* aim[kComputes];           // by variant; null without a product: writes the run's direction alone
@@ -165,6 +173,12 @@ struct KernelTable {
     BlockSum (*sum_squares[kComputes])(const void* x, std::size_t n);  // n <= kBlock
     void (*prepare[kComputes])(const void* grad, double multiplier, double clip, void* out, std::size_t n);
     void (*average[kComputes])(double decay, const void* param, void* ema, std::size_t n);
+    // Cautious steps (Engine::caution()): grad += l2 * param; how many steps go against their gradient; and
+    // param = shrink * param + scale * step for these, without the step for all others.
+    void (*add_decay[kComputes])(double l2, const void* param, void* grad, std::size_t n);
+    std::size_t (*count_descents[kComputes])(const void* step, const void* grad, std::size_t n);
+    void (*descend[kComputes])(Decay decay, double scale, const void* step, const void* grad, void* param,
+                               std::size_t n);
     // The bits of the largest magnitude; those of an infinity or NaN are larger than any number's.
     std::uint32_t (*largest)(const float* x, std::size_t n);
     // Of a watched step; n <= kBlock.

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 import fusedstep as fs
 from fusedstep import _core
+from fusedstep._hyper import GROUP_VALUES
 from fusedstep.reference import RULES
 
 Array = NDArray[Any]
@@ -110,7 +111,18 @@ CLASSES: dict[str, Any] = {
     if kind.rule not in MATRIX_RULES
 }
 
-EVERY = [(rule, options) for rule, row in ROWS.items() for options in row.options]
+CAUTIOUS = {
+    rule: [
+        options | {"cautious": True}
+        for options in row.options
+        if (RULES[rule].hypers | options).get("momentum", 1) != 0
+    ]
+    for rule, row in ROWS.items()
+    if RULES[rule].decay is not None
+}
+"""Rules whose steps can be cautious, with those of their option sets that can."""
+
+EVERY = [(rule, options) for rule, row in ROWS.items() for options in (*row.options, *CAUTIOUS.get(rule, ()))]
 """Every rule with every one of its option sets."""
 
 
@@ -262,7 +274,7 @@ class Twin:
                 continue
             group = self.optimizer.param_groups[self.slots[calls[0]]["group"]]
             options = {name: self._now(group[name]) for name in self.rule.hypers}
-            options.update({name: self._now(group[name]) for name in ("maximize", "clip_value", "ema_decay")})
+            options.update({name: self._now(group[name]) for name in GROUP_VALUES})
             stochastic = group["rounding"] == "stochastic"
             assert not (together and stochastic and len(present) < len(grads)), "the noise would be of other tensors"
             columns = {

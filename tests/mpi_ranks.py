@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from cases import BFLOAT16, CLASSES, ROWS, Array, assert_same, numbers
+from cases import BFLOAT16, CAUTIOUS, CLASSES, ROWS, Array, assert_same, numbers
 from mpi4py import MPI
 
 import fusedstep as fs
@@ -80,7 +80,7 @@ def compare(
 def rules() -> None:
     """Every rule with every set of its options."""
     for rule, row in ROWS.items():
-        for options in row.options:
+        for options in (*row.options, *CAUTIOUS.get(rule, ())):
             compare(CLASSES[rule], steps=2, **{"max_grad_norm": 0.5, **options} if len(options) % 2 else options)
 
 

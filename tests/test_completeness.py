@@ -29,12 +29,13 @@ def test_no_rule_is_only_half_there() -> None:
 @pytest.mark.parametrize("rule", [*NAMES, *MATRIX_RULES])
 def test_same_names(rule: str) -> None:
     """C++ and reference agree on every number of the hyper-parameters, states, their kinds and order, and scalars."""
-    _, hypers, states, scalars, norms = NATIVE[rule]
+    _, hypers, states, scalars, norms, cautious = NATIVE[rule]
     about = RULES[rule]
     assert hypers == about.coefficients, "the native rule reads other numbers, or in another order"
     assert states == [(state.name, state.kind) for state in about.states]
     assert tuple(scalars) == about.scalars
     assert norms == bool(about.norms)
+    assert cautious == (about.decay is not None)
     assert set(about.norms) <= {"param", "grad", *(state.name for state in about.states)}
 
 

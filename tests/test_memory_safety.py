@@ -16,6 +16,8 @@ import pytest
 
 import fusedstep as fs
 from fusedstep import _core
+from fusedstep._hyper import GROUP_VALUES
+from fusedstep.reference._about import AROUND
 
 
 def ones(n: int = 64, dtype: Any = np.float32) -> Any:
@@ -58,7 +60,7 @@ def test_the_native_model_checks_its_arguments() -> None:
     for group in (-1, 0, 7):
         with pytest.raises(IndexError):
             model.add(group, ones(), [None])
-    options = {**fs.reference.RULES["sgd"].hypers, "maximize": False, "clip_value": None, "ema_decay": None}
+    options = {**fs.reference.RULES["sgd"].hypers, **{name: AROUND[name] for name in GROUP_VALUES}}
     model.add_group(options)
     for states in ([], [None, None]):
         with pytest.raises(ValueError, match="states"):

@@ -47,6 +47,8 @@ def options_of(draw: Any, rule: str) -> Options:
     if "lr" in RULES[rule].hypers:
         options["lr"] = draw(st.floats(0, 2))
     options["maximize"] = draw(st.booleans())
+    if RULES[rule].decay is not None and (RULES[rule].hypers | options).get("momentum", 1) != 0:
+        options["cautious"] = draw(st.booleans())
     options["clip_value"] = draw(st.none() | st.floats(1e-3, 10))
     options["ema_decay"] = draw(st.none() | st.floats(0, 0.999))
     options["zero_grads"] = draw(st.booleans())

@@ -22,6 +22,17 @@ inline py::object dict_item(PyObject* dict, PyObject* key) {
 #endif
 }
 
+// Whether a key's entry is this very object: asked many times a step.
+inline bool dict_holds(PyObject* dict, PyObject* key, const py::object& object) {
+#if PY_VERSION_HEX >= 0x030D0000
+    return dict_item(dict, key).is(object);
+#else
+    PyObject* const found = PyDict_GetItemWithError(dict, key);
+    if (found == nullptr && PyErr_Occurred()) throw py::error_already_set();
+    return found == object.ptr();
+#endif
+}
+
 // Of a list or tuple. Null when it is not so long, or no longer.
 inline py::object sequence_item(PyObject* sequence, std::size_t i) {
     const auto index = static_cast<Py_ssize_t>(i);

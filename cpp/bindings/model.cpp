@@ -79,14 +79,9 @@ int Model::add_group(py::dict group, const std::string& rule) {
         source.values.push_back({py::str(name.substr(0, dot)), {}, false, h, width});
         h += width - 1;
     }
-    for (const int slot : {kMaximize, kClipValue, kEmaDecay})
-        source.values.push_back({py::str(slot == kMaximize    ? "maximize"
-                                         : slot == kClipValue ? "clip_value"
-                                                              : "ema_decay"),
-                                 {},
-                                 false,
-                                 slot,
-                                 1});
+    constexpr std::pair<const char*, int> kOthers[] = {
+        {"maximize", kMaximize}, {"clip_value", kClipValue}, {"ema_decay", kEmaDecay}, {"cautious", kCautious}};
+    for (const auto& [name, slot] : kOthers) source.values.push_back({py::str(name), {}, false, slot, 1});
     for (Value& value : source.values) {
         PyObject* key = value.key.release().ptr();
         PyUnicode_InternInPlace(&key);
@@ -298,6 +293,13 @@ void Model::read_value(std::size_t group, Value& value) {
         target.clip_value = number(checked, std::numeric_limits<double>::infinity());
     } else if (value.slot == kEmaDecay) {
         target.ema_decay = number(checked, 0);
+    } else if (value.slot == kCautious) {
+        const bool cautious = checked.cast<bool>();
+        const RuleEntry& rule = rule_of(static_cast<int>(group));
+        if (cautious && rule.decay[kFloat] == nullptr)
+            throw py::value_error("cautious: got True, needs False with " + std::string(rule.name));
+        groups_[group].unsettled = groups_[group].unsettled || cautious != target.cautious;
+        target.cautious = cautious;
     } else if (value.width > 1) {
         const auto numbers = py::cast<py::tuple>(checked);
         if (numbers.size() != static_cast<std::size_t>(value.width))
@@ -325,7 +327,7 @@ void Model::read_groups() {
     for (std::size_t g = 0; g < groups_.size(); ++g) {
         PyObject* dict = groups_[g].dict.ptr();
         for (Value& value : groups_[g].values) {
-            if (value.constant && dict_item(dict, value.key.ptr()).is(value.seen)) continue;
+            if (value.constant && dict_holds(dict, value.key.ptr(), value.seen)) continue;
             read_value(g, value);
         }
         if (groups_[g].unsettled) settle(g);

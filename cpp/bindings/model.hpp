@@ -127,7 +127,7 @@ public:
 
 protected:
     // Values that belong to every rule; the others are numbered as the rule's hyper-parameters.
-    enum Slot { kMaximize = -1, kClipValue = -2, kEmaDecay = -3 };
+    enum Slot { kMaximize = -1, kClipValue = -2, kEmaDecay = -3, kCautious = -4 };
 
     // A value of a group as last seen. While the dict holds the same immutable object there is nothing to do.
     struct Value {

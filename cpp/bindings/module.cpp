@@ -48,7 +48,7 @@ py::list rules() {
         for (int i = 0; i < rule.n_states; ++i)
             states.append(py::make_tuple(rule.states[i].name, kinds[rule.states[i].kind]));
         for (int i = 0; i < rule.n_scalars; ++i) scalars.append(rule.scalars[i]);
-        all.append(py::make_tuple(rule.name, hypers, states, scalars, rule.norms));
+        all.append(py::make_tuple(rule.name, hypers, states, scalars, rule.norms, rule.decay[kFloat] != nullptr));
     }
     return all;
 }

@@ -133,7 +133,7 @@ bool TensorModel::same_groups(py::list groups) const {
         PyObject* dict = groups_[g].dict.ptr();
         if (sequence_item(groups.ptr(), g).ptr() != dict) return false;
         for (const auto& [key, seen] : watched_[g])
-            if (!dict_item(dict, key.ptr()).is(seen)) return false;
+            if (!dict_holds(dict, key.ptr(), seen)) return false;
         const py::object params = dict_item(dict, params_key->ptr());
         if (!params || !PyList_Check(params.ptr())) return false;
         const auto count = static_cast<std::size_t>(PyList_GET_SIZE(params.ptr()));
@@ -181,7 +181,7 @@ bool TensorModel::same_tensors(const Item& item, bool& ran) const {
     if (item.complex && holds_others(item.local.ptr())) return false;
     if (!exposed_) return true;
     for (const Entry& kept : item.entries) {
-        if (!dict_item(item.state.ptr(), kept.key.ptr()).is(kept.tensor)) return false;
+        if (!dict_holds(item.state.ptr(), kept.key.ptr(), kept.tensor)) return false;
         if (kept.local.ptr() != kept.tensor.ptr() &&
             attribute(kept.tensor.ptr(), item.inner.ptr()).ptr() != kept.local.ptr())
             return false;

@@ -30,6 +30,9 @@ constexpr std::size_t kChunksPerThread = 64;
 // whole blocks.
 constexpr std::size_t kPiece = 1024;
 
+// Cautious steps are scaled up by at most the inverse of this.
+constexpr double kLeastShare = 1e-3;
+
 constexpr std::uint32_t kLargestHalf = 0x477FE000;  // the bits of 65504
 
 bool is_half(Format format) {
@@ -80,7 +83,7 @@ private:
 // The kernel for a tensor whose moments are all narrow in one way, and null for others.
 NarrowFn narrow_kernel(const RuleEntry& rule, unsigned variant, const Tensor& x, const Group& group,
                        const StepOptions& options) {
-    if (x.compute != kFloat || x.rows != nullptr) return nullptr;
+    if (x.compute != kFloat || x.rows != nullptr || group.cautious) return nullptr;
     const unsigned used = rule.used_states(variant);
     const auto moments_are = [&](Format is_signed, Format is_unsigned) {
         bool all = true;
@@ -131,10 +134,20 @@ NarrowRun narrow_run(const Tensor& x, const Group& group, unsigned used, std::si
 bool is_plain(const Tensor& x, const Group& group, unsigned used, const StepOptions& options) {
     const Format format = native(x.compute);
     bool plain = x.param.format == format && x.grad.format == format && x.ema == nullptr && !options.zero_grads &&
-                 !std::isfinite(group.clip_value);
+                 !std::isfinite(group.clip_value) && !group.cautious;
     for (std::size_t s = 0; s < x.states.size(); ++s)
         plain = plain && !((used >> s & 1u) && x.states[s].format != format);
     return plain && (x.direction.data == nullptr || x.direction.format == format);
+}
+
+// A run of a tensor of which that is so: from `element` of the parameter and `grad_element` of the gradient on.
+Run run_in_place(const Tensor& x, const RuleEntry& rule, unsigned used, std::size_t element, std::size_t grad_element,
+                 std::size_t n) {
+    Run run{at(x.param, element), at(x.grad, grad_element), {}, n};
+    for (int s = 0; s < rule.n_states; ++s)
+        if (used >> s & 1u) run.states[s] = at(x.states[static_cast<std::size_t>(s)], element);
+    if (rule.product) run.direction = at(x.direction, element);
+    return run;
 }
 
 // Puts the gradient of a run in place; returns the multiplier that is left for the rule to apply.
@@ -147,6 +160,34 @@ double load_gradient(Staging<kLength>& staging, const KernelTable& kernels, cons
     kernels.prepare[x.compute](run.grad, multiplier, group.clip_value, clipped, n);
     run.grad = clipped;
     return 1;
+}
+
+// Of a cautious rule: the run's gradient as the rule takes it, and in the place of the parameters the steps from them,
+// which are what the rule makes of zeros. `param`: the parameters.
+template <std::size_t kLength, class Constants>
+void load_steps(Staging<kLength>& staging, const KernelTable& kernels, const Tensor& x, const Group& group,
+                const Constants& c, std::size_t element, const void* param, Run& run) {
+    constexpr int kSteps = 2 + kMaxStates;
+    static_assert((kSteps + 1) * kLength * sizeof(double) <= Scratch::kBytes);
+    run.grad = staging.load(x.grad, element, run.n, 1);
+    if (c.multiplier != 1 || std::isfinite(group.clip_value) || c.decay.l2 != 0) {
+        void* const grad = staging.scratch(1);
+        kernels.prepare[x.compute](run.grad, c.multiplier, group.clip_value, grad, run.n);
+        if (c.decay.l2 != 0) kernels.add_decay[x.compute](c.decay.l2, param, grad, run.n);
+        run.grad = grad;
+    }
+    run.param = std::memset(staging.scratch(kSteps), 0, run.n * width(native(x.compute)));
+    kernels.rules[group.rule].update[x.compute][c.variant](c.bytes, 1, run);
+}
+
+// A cautious step of the run's parameters.
+template <std::size_t kLength, class Constants>
+void step_cautiously(Staging<kLength>& staging, const KernelTable& kernels, const Tensor& x, const Group& group,
+                     const Constants& c, std::size_t element, Run& run) {
+    void* const param = run.param;
+    load_steps(staging, kernels, x, group, c, element, param, run);
+    kernels.descend[x.compute](c.decay, c.scale, run.param, run.grad, param, run.n);
+    run.param = param;
 }
 
 }  // namespace
@@ -175,6 +216,7 @@ void Engine::prepare() {
     exchanged_.assign(peers == nullptr ? 0 : std::max(tensors.size(), norms_ ? 2 * blocks : blocks + 1), 0);
     constants_.resize(std::max<std::size_t>(1, tensors.size()));
     constants_of_.assign(tensors.size(), 0);
+    counted_.assign(2 * tensors.size(), 0);
     scalars_before_.resize(half_ || products_ || peers != nullptr ? tensors.size() : 0);
     cost_.assign(tensors.size() + 1, 0);
     active_.assign((tensors.size() + 63) / 64, 0);
@@ -286,8 +328,8 @@ void Engine::derive(const StepOptions& options, double coefficient) {
         const Group& group = groups[static_cast<std::size_t>(x.group)];
         const RuleEntry& rule = kernels_->rules[group.rule];
         const auto n_scalars = static_cast<std::size_t>(rule.n_scalars);  // mostly none
-        const bool shared = before != nullptr && !rule.norms && x.group == before->group && x.step == before->step &&
-                            x.compute == before->compute &&
+        const bool shared = before != nullptr && !rule.norms && !group.cautious && x.group == before->group &&
+                            x.step == before->step && x.compute == before->compute &&
                             std::equal(x.scalars.begin(), x.scalars.begin() + n_scalars, scalars_before.begin());
         if (shared) {
             std::copy_n(before->scalars.begin(), n_scalars, x.scalars.begin());
@@ -333,11 +375,15 @@ bool Engine::overflows(std::size_t t, std::size_t begin, std::size_t end, const 
         const std::size_t i =
             x.rows == nullptr ? g : static_cast<std::size_t>(x.rows[row]) * x.row_size + g % x.row_size;
         Run run{staging.load_copy(x.param, i, n, 0), nullptr, {}, n};
-        const double multiplier = load_gradient(staging, *kernels_, x, group, c.multiplier, g, n, run);
         for (int s = 0; s < rule.n_states; ++s)
             if (used >> s & 1u) run.states[s] = staging.load_copy(x.states[static_cast<std::size_t>(s)], i, n, 2 + s);
         if (rule.product) run.direction = staging.load(x.direction, i, n, 2 + rule.n_states);
-        rule.update[x.compute][c.variant](c.bytes, multiplier, run);
+        if (group.cautious) {
+            step_cautiously(staging, *kernels_, x, group, c, g, run);
+        } else {
+            const double multiplier = load_gradient(staging, *kernels_, x, group, c.multiplier, g, n, run);
+            rule.update[x.compute][c.variant](c.bytes, multiplier, run);
+        }
         g += n;
         // Up to the largest number of float16 nothing becomes infinite, whatever the rounding.
         if (kernels_->largest(static_cast<const float*>(run.param), n) <= kLargestHalf) continue;
@@ -402,6 +448,54 @@ bool Engine::trust() {
     return true;
 }
 
+// First pass of cautious steps, which are taken where they go against the gradient: counts these elements, and writes
+// nothing. Liang et al., "Cautious optimizers: improving training with one line of code", 2024, algorithm 1, with the
+// scale of the authors' code for AdamW.
+void Engine::count_descents(std::size_t t, std::size_t begin, std::size_t end) {
+    Tensor& x = tensors[t];
+    const Group& group = groups[static_cast<std::size_t>(x.group)];
+    if (!group.cautious) return;
+    const Constants& c = constants_[constants_of_[t]];
+    const unsigned used = kernels_->rules[group.rule].used_states(c.variant);
+    Staging<kPiece> staging(*kernels_, x.compute);
+    std::uint64_t count = 0;
+    for (std::size_t i = begin; i < end; i += kPiece) {
+        Run run{nullptr, nullptr, {}, std::min(kPiece, end - i)};
+        const void* const param = c.decay.l2 != 0 ? staging.load(x.param, i, run.n, 0) : nullptr;
+        for (int s = 0; s < kMaxStates; ++s)
+            if (used >> s & 1u)
+                run.states[s] = staging.load_copy(x.states[static_cast<std::size_t>(s)], i, run.n, 2 + s);
+        load_steps(staging, *kernels_, x, group, c, i, param, run);
+        count += kernels_->count_descents[x.compute](run.param, run.grad, run.n);
+    }
+    x.descents += count;
+}
+
+// The scales of cautious steps: one over the share of the elements that are stepped. False: a peer did not answer.
+bool Engine::caution() {
+    for (std::size_t t = 0; t < tensors.size(); ++t) {
+        Tensor& x = tensors[t];
+        const Group& group = groups[static_cast<std::size_t>(x.group)];
+        x.descents = 0;
+        if (x.grad.data == nullptr || !group.cautious) continue;
+        Constants& c = constants_[constants_of_[t]];
+        c.decay = kernels_->rules[group.rule].decay[x.compute](c.bytes, c.variant);
+    }
+    share([&](std::size_t t, std::size_t begin, std::size_t end) { count_descents(t, begin, end); });
+    // Of the whole tensor, whose parts other processes may have. Whole numbers: their sum is the same in any order.
+    for (std::size_t t = 0; t < tensors.size(); ++t) {
+        counted_[2 * t] = static_cast<double>(tensors[t].descents);
+        counted_[2 * t + 1] = static_cast<double>(tensors[t].size);
+    }
+    if (peers != nullptr && !peers->sum(counted_.data(), counted_.size(), 0)) return false;
+    for (std::size_t t = 0; t < tensors.size(); ++t) {
+        if (tensors[t].grad.data == nullptr || !groups[static_cast<std::size_t>(tensors[t].group)].cautious) continue;
+        const double share = counted_[2 * t] / counted_[2 * t + 1];
+        constants_[constants_of_[t]].scale = 1.0 / (share > kLeastShare ? share : kLeastShare);
+    }
+    return true;
+}
+
 // Second pass of a rule with a product: the directions, and nothing else is written.
 void Engine::aim(std::size_t t, std::size_t begin, std::size_t end) {
     const Tensor& x = tensors[t];
@@ -441,14 +535,10 @@ std::uint64_t Engine::update(std::size_t t, std::size_t begin, std::size_t end, 
         const std::size_t element = row(r) * x.row_size + begin % x.row_size;
         while (r < last && row(r + 1) == row(r) + 1) ++r;  // neighbours in the table too
         const std::size_t n = std::min(end, ++r * x.row_size) - begin;
-        if (plain) {  // the fewer instructions a row, the more of their cache misses overlap
-            Run run{at(x.param, element), at(x.grad, begin), {}, n};
-            for (int s = 0; s < rule.n_states; ++s)
-                if (used >> s & 1u) run.states[s] = at(x.states[static_cast<std::size_t>(s)], element);
-            kernel(c.bytes, c.multiplier, run);
-        } else {
+        if (plain)  // the fewer instructions a row, the more of their cache misses overlap
+            kernel(c.bytes, c.multiplier, run_in_place(x, rule, used, element, begin, n));
+        else
             nonfinite += update_span(t, element, begin, n, options);
-        }
         begin += n;
     }
     return nonfinite;
@@ -463,31 +553,34 @@ std::uint64_t Engine::update_span(std::size_t t, std::size_t element, std::size_
     const Constants& c = constants_[constants_of_[t]];
     const unsigned used = rule.used_states(c.variant);
     const UpdateFn kernel = rule.update[x.compute][c.variant];
+    if (is_plain(x, group, used, options)) {
+        kernel(c.bytes, c.multiplier, run_in_place(x, rule, used, element, grad_element, size));
+        return 0;
+    }
     Staging<kPiece> staging(*kernels_, x.compute);
-
-    const bool plain = is_plain(x, group, used, options);
-    const std::size_t piece = plain ? size : kPiece;
-
-    const Noise noise{plain ? 0 : noise_key(options.seed, x.index, x.step), x.before};
+    const Noise noise{noise_key(options.seed, x.index, x.step), x.before};
     std::uint64_t nonfinite = 0;
     std::size_t done = 0;
-    const NarrowFn narrow = plain ? nullptr : narrow_kernel(rule, c.variant, x, group, options);
+    const NarrowFn narrow = narrow_kernel(rule, c.variant, x, group, options);
     if (narrow != nullptr) {
         const NarrowRun run = narrow_run(x, group, used, element, size, options, noise);
         nonfinite += narrow(c.bytes, c.multiplier, run);
         done = run.n;
     }
-    for (; done < size; done += piece) {
-        const std::size_t i = element + done, n = std::min(piece, size - done);
+    for (; done < size; done += kPiece) {
+        const std::size_t i = element + done, n = std::min(kPiece, size - done);
         Run run{staging.load(x.param, i, n, 0), nullptr, {}, n};
-        const double multiplier =
-            load_gradient(staging, *kernels_, x, group, c.multiplier, grad_element + done, n, run);
         for (int s = 0; s < rule.n_states; ++s)
             if (used >> s & 1u) run.states[s] = staging.load(x.states[static_cast<std::size_t>(s)], i, n, 2 + s);
         if (rule.product) run.direction = staging.load(x.direction, i, n, 2 + rule.n_states);
 
-        kernel(c.bytes, multiplier, run);
-        if (plain) continue;
+        if (group.cautious) {
+            step_cautiously(staging, *kernels_, x, group, c, grad_element + done, run);
+        } else {
+            const double multiplier =
+                load_gradient(staging, *kernels_, x, group, c.multiplier, grad_element + done, n, run);
+            kernel(c.bytes, multiplier, run);
+        }
 
         for (int s = 0; s < rule.n_states; ++s) {
             const Stream& state = x.states[static_cast<std::size_t>(s)];
@@ -652,6 +745,8 @@ StepResult Engine::start(const StepOptions& options) noexcept {
     const DefaultFloats guard;
     kernels_ = &active_kernels();
     partition();
+    cautious_ = false;
+    for (const Group& group : groups) cautious_ = cautious_ || group.cautious;
     StepResult result;
     for (std::size_t k = 0; receives_first(options) && k < buckets.size(); ++k) {
         result.failed = !peers->receive(k);
@@ -678,6 +773,10 @@ StepResult Engine::start(const StepOptions& options) noexcept {
             take_back();
             return result;
         }
+    }
+    if (cautious_) {
+        result.failed = !caution();
+        if (result.failed) return result;
     }
     if (products_) share([&](std::size_t t, std::size_t begin, std::size_t end) { aim(t, begin, end); });
     return result;

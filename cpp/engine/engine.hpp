@@ -18,6 +18,7 @@ struct Group {
     int rule = 0;
     std::array<double, kMaxHypers> hypers{};
     bool maximize = false;
+    bool cautious = false;  // only of a rule that has a decay()
     double clip_value = std::numeric_limits<double>::infinity();
     double ema_decay = 0;    // used by tensors that have an average
     int counted_state = -1;  // of which a watched step counts the exponents
@@ -41,6 +42,7 @@ struct Tensor {
     // format; and the norm that the direction had.
     Stream direction;
     double direction_norm = 0;
+    Visible<std::uint64_t> descents;  // elements whose step goes against their gradient, if steps are cautious
     std::array<Visible<double>, kMaxScalars> scalars{};
     // Elements of the tensor before and after this one, where it is one process's piece of a tensor; whole blocks lie
     // before it.
@@ -140,6 +142,8 @@ private:
     struct alignas(64) Constants {
         unsigned char bytes[kConstantsBytes];
         double multiplier;
+        Decay decay;   // only of a cautious step, as what follows
+        double scale;  // of the elements that are stepped
         unsigned variant;
     };
     struct Place {
@@ -156,7 +160,8 @@ private:
     std::uint64_t cost_before(const BucketEnd& end) const;
     // Whether gradients are read more than once, so that all are waited for first.
     bool receives_first(const StepOptions& options) const {
-        return peers != nullptr && (options.max_grad_norm > 0 || options.skip_nonfinite || norms_ || half_);
+        return peers != nullptr &&
+               (options.max_grad_norm > 0 || options.skip_nonfinite || norms_ || cautious_ || half_);
     }
     // Where the sum over a block is exchanged, and how many such places there are.
     std::size_t exchanged_at(std::size_t t, std::size_t block) const { return sums_of_tensors ? t : block; }
@@ -178,6 +183,8 @@ private:
     bool overflows(std::size_t t, std::size_t begin, std::size_t end, const StepOptions& options);
     void sum_directions(std::size_t t, std::size_t begin, std::size_t end);
     bool trust();
+    void count_descents(std::size_t t, std::size_t begin, std::size_t end);
+    bool caution();
     void aim(std::size_t t, std::size_t begin, std::size_t end);
     std::uint64_t update(std::size_t t, std::size_t begin, std::size_t end, const StepOptions& options);
     std::uint64_t update_span(std::size_t t, std::size_t element, std::size_t grad_element, std::size_t size,
@@ -197,6 +204,7 @@ private:
     bool single_ = false;    // some tensor is computed in float32
     bool norms_ = false;     // some rule has a trust ratio
     bool products_ = false;  // some rule has a product
+    bool cautious_ = false;  // some group's steps are cautious
     bool half_ = false;      // some parameter is stored in float16, which ends at 65504
     std::vector<std::array<Visible<double>, kMaxScalars>>
         scalars_before_;                       // of every tensor, only where a step may be taken back
@@ -206,6 +214,7 @@ private:
     std::vector<std::size_t> first_block_;     // of each tensor in the arrays of partial sums
     std::vector<BlockSum> grad_sums_;          // per block
     std::vector<PairSum> pair_sums_;           // per block, only with norms_
+    std::vector<double> counted_;              // per tensor, of cautious steps: descents and elements
     std::vector<double> exchanged_;            // what peers add up
     std::vector<Constants> constants_;         // those in use come first
     std::vector<std::uint32_t> constants_of_;  // per tensor

@@ -14,6 +14,7 @@ public:
         value_.store(value, std::memory_order_relaxed);
         return *this;
     }
+    void operator+=(T value) { value_.fetch_add(value, std::memory_order_relaxed); }
     operator T() const { return value_.load(std::memory_order_relaxed); }
 
 private:

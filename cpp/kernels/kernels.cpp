@@ -233,6 +233,45 @@ void average(double decay, const void* param, void* ema, std::size_t n) {
     for (std::size_t i = 0; i < n; ++i) e[i] = flushed(keep * e[i] + take * p[i]);
 }
 
+// The parts of a cautious step that are the same for every rule: see Engine::caution().
+template <class T>
+void add_decay(double l2, const void* param, void* grad, std::size_t n) {
+    const T factor = T(l2);
+    const T* const __restrict p = static_cast<const T*>(param);
+    T* const __restrict g = static_cast<T*>(grad);
+#pragma omp simd
+    for (std::size_t i = 0; i < n; ++i) g[i] = g[i] + factor * p[i];
+}
+
+// 1 where the step goes against the gradient, else 0, of a NaN or zero too. By the signs: a product could underflow.
+template <class T>
+inline T descends(const T& step, const T& grad) {
+    const T downhill = grad > T{} ? step : T{};
+    const T along = grad < T{} ? -step : downhill;
+    return along < T{} ? T{} + 1 : T{};
+}
+
+template <class T>
+std::size_t count_descents(const void* step, const void* grad, std::size_t n) {
+    const T* const s = static_cast<const T*>(step);
+    const T* const g = static_cast<const T*>(grad);
+    T sum = 0;  // of at most a block's elements: exact
+#pragma omp simd reduction(+ : sum)
+    for (std::size_t i = 0; i < n; ++i) sum += descends(s[i], g[i]);
+    return static_cast<std::size_t>(sum);
+}
+
+template <class T>
+void descend(Decay decay, double scale, const void* step, const void* grad, void* param, std::size_t n) {
+    const T shrink = T(decay.shrink), factor = T(scale);
+    const T* const __restrict s = static_cast<const T*>(step);
+    const T* const __restrict g = static_cast<const T*>(grad);
+    T* const __restrict p = static_cast<T*>(param);
+    // A product, not a select: what is NaN stays NaN, and an infinite step is seen.
+#pragma omp simd
+    for (std::size_t i = 0; i < n; ++i) p[i] = p[i] * shrink + s[i] * (factor * descends(s[i], g[i]));
+}
+
 template <class Rule, class T>
 void derive(const double* h, std::uint64_t step, double* scalars, void* constants) {
     using Constants = typename Rule::template Constants<T>;
@@ -251,6 +290,16 @@ void trust([[maybe_unused]] void* constants, [[maybe_unused]] const double* h, [
         else
             Rule::template trust<T>(c, h, first, second);
     }
+}
+
+template <class Rule, class T>
+Decay decay(const void* constants, unsigned variant) {
+    return Rule::template decay<T>(*static_cast<const typename Rule::template Constants<T>*>(constants), variant);
+}
+template <class Rule, class T>
+constexpr auto decay_of() -> Decay (*)(const void*, unsigned) {
+    if constexpr (Rule::kCautious) return decay<Rule, T>;
+    return nullptr;
 }
 
 template <class Rule>
@@ -318,6 +367,7 @@ constexpr RuleEntry entry() {
             used_states<Rule>,
             {derive<Rule, float>, derive<Rule, double>},
             {trust<Rule, float>, trust<Rule, double>},
+            {decay_of<Rule, float>(), decay_of<Rule, double>()},
             {Updates<Rule, float>::table, Updates<Rule, double>::table},
             {Directions<Rule, float>::table, Directions<Rule, double>::table},
             {Aims<Rule, float>::table, Aims<Rule, double>::table},
@@ -449,6 +499,9 @@ const KernelTable table = {
     {sum_squares<float>, sum_squares<double>},
     {prepare<float>, prepare<double>},
     {average<float>, average<double>},
+    {add_decay<float>, add_decay<double>},
+    {count_descents<float>, count_descents<double>},
+    {descend<float>, descend<double>},
     largest,
     {sum_gradient<float>, sum_gradient<double>},
     {sum_update<float>, sum_update<double>},

@@ -117,6 +117,7 @@ private:
             group.rule = number_;
             std::copy_n(all.begin() + static_cast<std::ptrdiff_t>(at), hypers, group.hypers.begin());
             group.maximize = (flags_ & kMaximize) != 0;
+            group.cautious = (flags_ & kCautious) != 0;
             group.clip_value = all[2];
             group.ema_decay = all[3];
             engine_.groups.push_back(group);

@@ -32,7 +32,8 @@ enum Flags : std::int64_t {
     kSkipNonfinite = 2,
     kStochastic = 4,
     kMeasureNorm = 8,
-    kCountNonfinite = 16
+    kCountNonfinite = 16,
+    kCautious = 32
 };
 
 Error* step(CallFrame* call) noexcept;

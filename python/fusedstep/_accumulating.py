@@ -27,6 +27,7 @@ ADD = {
     "lr_in_momentum": False,
     "maximize": True,
     "clip_value": None,
+    "cautious": False,
     "ema_decay": None,
 }
 

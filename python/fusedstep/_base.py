@@ -81,6 +81,11 @@ class Optimizer(Making):
         A step whose gradients hold an infinity or NaN changes nothing and counts in `skipped_steps`.
     ema_decay
         Keeps an exponential moving average of the parameters, with this weight of the old average.
+    cautious
+        Step only the elements whose step goes against their gradient; the step is divided by their share of the
+        tensor, 0.001 at least (Liang et al., 2024, "Cautious optimizers: improving training with one line of
+        code"). A pass before the step counts them. A decoupled weight decay goes on for all elements. Only for
+        rules whose first moment or momentum can disagree with the gradient.
     zero_grads
         Set the gradients to zero in the same pass.
     seed

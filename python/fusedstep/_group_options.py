@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias, TypedDict
 
 from ._arguments import choice
-from ._hyper import check_hypers
+from ._hyper import GROUP_VALUES, check_hypers
 from ._memory import Memory
 from ._slots import STATE_FORMATS
 from .reference import RULES
@@ -37,6 +37,7 @@ class StepOptions(StorageOptions, total=False):
     max_grad_norm: float | None
     clip_value: float | None
     ema_decay: float | None
+    cautious: bool
     zero_grads: bool
 
 
@@ -55,6 +56,7 @@ GROUP_OPTIONS: dict[str, Any] = {
     "maximize": False,
     "clip_value": None,
     "ema_decay": None,
+    "cautious": False,
     "state_format": "float32",
     "min_quantized_size": 4096,
     "master": None,
@@ -64,7 +66,7 @@ GROUP_OPTIONS: dict[str, Any] = {
 
 def check_group(rule: str, group: Mapping[str, Any], where: str) -> None:
     """Check a group's options; values of schedules are checked when they are known."""
-    names = [*RULES[rule].hypers, "maximize", "clip_value", "ema_decay"]
+    names = [*RULES[rule].hypers, *GROUP_VALUES]
     check_hypers(rule, {n: group[n] for n in names if not callable(group[n])}, where)
     choice(where.format("state_format"), group["state_format"], STATE_FORMATS)
     choice(where.format("master"), group["master"], MASTERS)

@@ -17,8 +17,10 @@ import numpy as np
 from ._arguments import choice
 
 __all__ = [
+    "CAUTIOUS",
     "FINITE",
     "FLAGS",
+    "GROUP_VALUES",
     "NUMBERS",
     "TUPLES",
     "WEIGHT",
@@ -124,6 +126,7 @@ FLAGS = frozenset(
         "clipping",
         "grad_averaging",
         "maximize",
+        "cautious",
         "skip_nonfinite",
         "zero_grads",
         "cast_grads",
@@ -131,6 +134,12 @@ FLAGS = frozenset(
     )
 )
 OPTIONAL = frozenset(("max_grad_norm", "clip_value", "ema_decay"))
+
+GROUP_VALUES = ("maximize", "clip_value", "ema_decay", "cautious")
+"""What a step reads of a parameter group beside the rule's hyper-parameters."""
+
+CAUTIOUS: set[str] = set()
+"""Rules whose steps can be cautious; `fusedstep.reference` adds them."""
 
 # What other packages call a hyper-parameter, where its spelling does not show which one is meant.
 OTHER_NAMES = {
@@ -242,6 +251,9 @@ def check_hyper(name: str, value: Any, where: str | None = None, *, rule: str = 
     if name in FLAGS:
         if not isinstance(value, (bool, np.bool_)):
             raise TypeError(f"{where}: got {value!r} ({type(value).__name__}), needs True or False")
+        if name == "cautious" and value and rule and rule not in CAUTIOUS:
+            able = ", ".join(sorted(CAUTIOUS))
+            raise ValueError(f"{where}: got True, needs False with {rule}; rules that can be cautious: {able}")
         return bool(value)
     if name in TUPLES:
         intervals = TUPLES.get(f"{rule}.{name}", TUPLES[name])
@@ -290,6 +302,11 @@ def check_hypers(rule: str, values: Mapping[str, Any], where: str = "{}") -> dic
         shown = [f"{name}={checked[name]}" for name in ("momentum", "dampening") if name in checked]
         needed = "a momentum above 0" + " and dampening of 0" * (rule == "sgd")
         raise ValueError(f"{where.format('nesterov')} needs {needed}, got {', '.join(shown)}")
+    if checked.get("cautious") and checked.get("momentum", 1) == 0:
+        raise ValueError(
+            f"{where.format('cautious')}: got True with momentum={checked['momentum']}, needs a momentum above 0; "
+            "without one no step disagrees with its gradient"
+        )
     if rule == "rprop" and "step_sizes" in checked and checked["step_sizes"][0] > checked["step_sizes"][1]:
         raise ValueError(f"{where.format('step_sizes')}: got {values['step_sizes']!r}, needs ascending order")
     return checked

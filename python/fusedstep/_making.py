@@ -283,7 +283,7 @@ class Making(Accumulating):
 
     def _check_together(self, group: Mapping[str, Any], number: int) -> None:
         rule = self._rule_of(group)
-        values = {name: self._now(group[name]) for name in RULES[rule].hypers}
+        values = {name: self._now(group[name]) for name in (*RULES[rule].hypers, "cautious")}
         check_hypers(rule, values, f'param_groups[{number}]["{{}}"]')
 
     def _check_apart(self, slots: list[Slot]) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ._core import Exclusive, Model, Tree
 from ._floats import default_floats
-from ._hyper import check_hyper
+from ._hyper import GROUP_VALUES, check_hyper
 from ._slots import Slot
 from .reference import RULES, watching
 from .reference._arithmetic import sum_of_squares
@@ -150,7 +150,7 @@ class NumPyModel:
         found = []
         for i, group in enumerate(self._groups):
             with default_floats():
-                names = (*self._rule.hypers, "maximize", "clip_value", "ema_decay")
+                names = (*self._rule.hypers, *GROUP_VALUES)
                 found.append({name: self._check(i, name, group[name]) for name in names})
                 self._cross_check(i)
         for slot in self._slots:
@@ -216,7 +216,7 @@ class NumPyModel:
             for kept, (i, tensor) in zip(before, found, strict=True):
                 kept.check()
                 own = dict(hypers[self._slots[i].group - self._first])
-                way, around = own.pop("maximize"), {name: own.pop(name) for name in ("clip_value", "ema_decay")}
+                way, around = own.pop("maximize"), {name: own.pop(name) for name in GROUP_VALUES if name in own}
                 exact = _step_one(maths, tensor, multipliers[way], own, around)
                 half = tensor.param.array.dtype == np.float16
                 if half and (np.isinf(tensor.param.array.reshape(-1)) & np.isfinite(exact)).any():

@@ -7,13 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from ._hyper import TUPLES, check_hyper
+from ._hyper import GROUP_VALUES, TUPLES, check_hyper
 from ._structures import inside
 from .grouping import Grouping, as_grouping
 
 __all__ = ["by_trees", "is_tree"]
-
-CHECKED = ("maximize", "clip_value", "ema_decay")  # group options that `check_hyper` knows
 
 
 def is_tree(name: str, value: Any) -> bool:
@@ -47,7 +45,7 @@ def by_trees(rule: str, hypers: Mapping[str, Any], params: Any, trees: Mapping[s
     for name, value in trees.items():
         column = []
         for where, one in _values(name, given.structure, value, name, 0):
-            if not callable(one) and (name in hypers or name in CHECKED):
+            if not callable(one) and (name in hypers or name in GROUP_VALUES):
                 one = check_hyper(name, one, where, rule=rule)
             elif not callable(one) and not isinstance(one, (str, int)) and one is not None:
                 raise TypeError(f"{where}: got {type(one).__name__}, needs a value of {name}")

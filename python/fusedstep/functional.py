@@ -24,7 +24,7 @@ import numpy as np
 from . import reference
 from ._core import Model
 from ._directions import Matrices, NumPyDirections
-from ._hyper import check_hypers, check_step, unexpected
+from ._hyper import GROUP_VALUES, check_hypers, check_step, unexpected
 from ._rows import check_row_gradient
 from .reference import RULES, Rule
 from .reference._checks import check_array
@@ -44,9 +44,10 @@ def _checked(rule: str, given: tuple[tuple[str, Any], ...]) -> tuple[dict[str, A
     unknown = sorted(options.keys() - about.hypers.keys() - AROUND.keys())
     if unknown:
         raise unexpected(rule, unknown[0], {*about.hypers, *AROUND})
-    hypers = check_hypers(rule, {name: options.get(name, value) for name, value in about.hypers.items()})
     around = check_around({name: options.get(name, value) for name, value in AROUND.items()})
-    group = hypers | {name: around[name] for name in ("maximize", "clip_value", "ema_decay", "rounding")}
+    given_hypers = {name: options.get(name, value) for name, value in about.hypers.items()}
+    hypers = check_hypers(rule, {**given_hypers, "cautious": around["cautious"]})
+    group = hypers | {name: around[name] for name in (*GROUP_VALUES, "rounding")}
     used = about.used(hypers)
     return group, around, [state in used for state in about.states]
 

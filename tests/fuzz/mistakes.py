@@ -14,6 +14,7 @@ import numpy as np
 from cases import Array, assert_same, copied
 
 import fusedstep as fs
+from fusedstep._hyper import GROUP_VALUES
 from fusedstep.reference import RULES
 
 from .faces import Arrays, filled, memory
@@ -570,7 +571,7 @@ def arguments(program: Program, made: Any, group: Any, where: Any, rng: random.R
     own = {*about.initial_scalars, *(state.name for state in about.states), "param", "grad", "step", "master", "ema"}
     given = {name: [values[i] for i in first] for name, values in given.items() if name in own}
     given = {name: values for name, values in given.items() if values[0] is not None}
-    given |= {name: group[name] for name in (*about.hypers, "maximize", "clip_value", "ema_decay", "rounding")}
+    given |= {name: group[name] for name in (*about.hypers, *GROUP_VALUES, "rounding")}
     given |= {**run.settings, "first": 0, "grad_scale": 1.0}
     if count == 1 and rng.random() < 0.5:
         given = {name: value[0] if isinstance(value, list) else value for name, value in given.items()}

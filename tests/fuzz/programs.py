@@ -15,6 +15,7 @@ from cases import CLASSES, FLOAT16, TEAMS, Array, Options, assert_same, copied, 
 
 import fusedstep as fs
 from fusedstep._group_options import GROUP_OPTIONS
+from fusedstep._hyper import GROUP_VALUES
 from fusedstep.reference import RULES
 
 from .faces import OWN, filled, form, memory, nested
@@ -80,6 +81,8 @@ def draw(seed: int, row_gradients: bool = True) -> Program:
     accumulate_steps = rng.choice([1, 1, 1, 2, 3])
     matrices = RULES[rule].matrices  # and the rest: two groups or more
     options["maximize"] = rng.random() < 0.2
+    if RULES[rule].decay is not None and options.get("momentum", RULES[rule].hypers.get("momentum", 1)) != 0:
+        options["cautious"] = rng.random() < 0.3
     options["seed"] = rng.choice([0, 1, 2**64 - 1, rng.getrandbits(64)])
     for name, chance, values in (
         ("clip_value", 0.2, (0.01, 1.0, 1e-40, 1e30)),
@@ -94,6 +97,7 @@ def draw(seed: int, row_gradients: bool = True) -> Program:
     if rows:  # which leave all other rows alone
         options |= dict.fromkeys(RULES[rule].rows_without or (), 0.0)
         options.pop("nesterov", None)
+        options.pop("cautious", None)
         options.pop("ema_decay", None)
     large = rng.random() < 0.03
     groups: list[tuple[list[Array], Options]] = []
@@ -247,7 +251,7 @@ class Functions:
     def _call(self, run: list[int], grads: list[Any], scale: float) -> bool:
         number = self.numbers[run[0]]
         group, about = self.groups[number], RULES[self.rules[number]]
-        options = {name: group[name] for name in (*about.hypers, "maximize", "clip_value", "ema_decay", "rounding")}
+        options = {name: group[name] for name in (*about.hypers, *GROUP_VALUES, "rounding")}
         options = {n: v(self.taken) if callable(v) else v for n, v in options.items()}
         given = {name: [column[i] for i in run] for name, column in self.columns.items()}
         given = {name: values for name, values in given.items() if values[0] is not None}
@@ -440,7 +444,7 @@ def run_program(seed: int) -> int:
     runs.append(("odd", lambda: Class(program, False, random.Random(seed), odd=random.Random(seed))))
     if full:
         runs.append(("bound", lambda: Class(program, True, random.Random(seed) if rng.random() < 0.5 else None)))
-    own = OWN.get(program.rule) if full else None
+    own = OWN.get(program.rule) if full and not program.options.get("cautious") else None
     if own is not None:
         with np.errstate(all="ignore"):
             trace(program, Class(program, False, random.Random(seed), own), expected)

@@ -29,6 +29,7 @@ RULES: list[tuple[str, dict[str, Any]]] = [
     ("MARS", {"lr": 0.1}),
     ("NovoGrad", {"lr": 0.1}),
     ("AdamW", {"max_grad_norm": 1.0}),
+    ("AdamW", {"lr": 0.1, "cautious": True}),
     ("LAMB", {"max_grad_norm": 1.0, "skip_nonfinite": True}),
     ("SGD", {"lr": 0.1, "momentum": 0.9, "max_grad_norm": 1.0}),
 ]

@@ -190,6 +190,16 @@ AROUND: list[Options] = [
     {"clip_value": 0.01, "max_grad_norm": 0.5, "ema_decay": 0.9},
     {"skip_nonfinite": True, "max_grad_norm": 1.0},
 ]
+CAUTIOUS: Options = {"cautious": True, "max_grad_norm": 0.5, "ema_decay": 0.9, "state_format": "8bit"}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16], ids=label)
+@pytest.mark.parametrize("rule", ["adamw", "lion", "adan"])
+def test_cautious_steps(rule: str, dtype: Any) -> None:
+    pair = Pair(rule, dtype, min_quantized_size=0, **CAUTIOUS)
+    for seed in range(3):
+        pair.step(seed)
+    pair.check()
 
 
 @pytest.mark.parametrize("options", AROUND, ids=label)
@@ -206,6 +216,15 @@ def test_step_options(rule: str, options: Options) -> None:
     if state.grad_norm is not None:
         norm = np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in arrays(seed=102).values()))
         np.testing.assert_allclose(float(state.grad_norm), norm, rtol=1e-6)
+
+
+def test_rules_that_cannot_be_cautious() -> None:
+    with pytest.raises(ValueError, match=r"^cautious: got True, needs False with lamb; rules that can be cautious: "):
+        fj.lamb(cautious=True)
+    with pytest.raises(ValueError, match=r"^cautious: got True with momentum=0\.0, needs a momentum above 0"):
+        fj.sgd(cautious=True)
+    with pytest.raises(TypeError, match=r"^cautious: got 1 \(int\), needs True or False"):
+        fj.adamw(cautious=1)
 
 
 def test_blocks_that_are_not_finite_are_counted() -> None:

@@ -5,6 +5,7 @@
 template <bool kDecoupled>
 struct AdamFamily : Elementwise {
     static constexpr bool kBfloat16Step = true;
+    static constexpr bool kCautious = true;
     static constexpr const char* kName = kDecoupled ? "adamw" : "adam";
     static constexpr const char* kHypers[] = {"lr", "betas.0", "betas.1", "eps", "weight_decay", "amsgrad", "eps_root"};
     enum { kLr, kBeta1, kBeta2, kEps, kWeightDecay, kAmsgrad, kEpsRoot };
@@ -35,6 +36,11 @@ struct AdamFamily : Elementwise {
                 T(h[kEpsRoot]),
                 T(h[kEps]),
                 T(h[kLr] / correction1)};
+    }
+
+    template <class T>
+    static Decay decay(const Constants<T>& c, unsigned variant) {
+        return {variant & kWithDecay ? c.decay : 0, kDecoupled ? c.decay : 1};
     }
 
     template <class T, unsigned V>

@@ -3,6 +3,7 @@
 // have, is added to the gradient's magnitude, so that the norm is never zero; eps_norm is added to the norm itself, as
 // Keras has it.
 struct Adamax : Elementwise {
+    static constexpr bool kCautious = true;
     static constexpr const char* kName = "adamax";
     static constexpr const char* kHypers[] = {"lr", "betas.0", "betas.1", "eps", "weight_decay", "eps_norm"};
     enum { kLr, kBeta1, kBeta2, kEps, kWeightDecay, kEpsNorm };
@@ -26,6 +27,11 @@ struct Adamax : Elementwise {
                 T(h[kBeta2]),
                 T(h[kEps]),
                 T(h[kEpsNorm])};
+    }
+
+    template <class T>
+    static Decay decay(const Constants<T>& c, unsigned variant) {
+        return {variant & kWithDecay ? c.decay : 0, 1};
     }
 
     template <class T, unsigned V>

@@ -2,6 +2,7 @@
 // Xie et al., "Adan: adaptive Nesterov momentum algorithm for faster optimizing deep models", 2022, algorithm 1, with
 // the authors' code's betas (the paper's are one minus these). The first step has no difference.
 struct Adan : Elementwise {
+    static constexpr bool kCautious = true;
     static constexpr const char* kName = "adan";
     static constexpr const char* kHypers[] = {"lr", "betas.0", "betas.1", "betas.2", "eps", "weight_decay", "no_prox"};
     enum { kLr, kBeta1, kBeta2, kBeta3, kEps, kWeightDecay, kNoProx };
@@ -32,6 +33,11 @@ struct Adan : Elementwise {
                 T(h[kLr] * h[kBeta2] / (1.0 - power(h[kBeta2], step))),
                 T(h[kNoProx] != 0.0 ? 1.0 - decay : 1.0),
                 T(h[kNoProx] != 0.0 ? 1.0 : 1.0 / (1.0 + decay))};
+    }
+
+    template <class T>
+    static Decay decay(const Constants<T>& c, unsigned) {
+        return {0, c.before * c.after};  // one of the two is 1
     }
 
     template <class T, unsigned V>

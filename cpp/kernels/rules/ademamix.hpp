@@ -2,6 +2,7 @@
 // Pagliardini, Ablin and Grangier, "The AdEMAMix optimizer: better, faster, older", 2024, algorithm 1; the warm-ups are
 // its equations 2 and 3: alpha grows linearly, and 1 / ln(beta3) moves linearly from 1 / ln(beta1).
 struct AdEMAMix : Elementwise {
+    static constexpr bool kCautious = true;
     static constexpr const char* kName = "ademamix";
     static constexpr const char* kHypers[] = {"lr",  "betas.0",      "betas.1",      "betas.2",     "alpha",
                                               "eps", "weight_decay", "alpha_warmup", "beta3_warmup"};
@@ -36,6 +37,11 @@ struct AdEMAMix : Elementwise {
                 T(h[kEps]),
                 T(h[kLr] / (1.0 - power(h[kBeta1], step))),
                 T(h[kLr] * alpha)};
+    }
+
+    template <class T>
+    static Decay decay(const Constants<T>& c, unsigned) {
+        return {0, c.shrink};
     }
 
     template <class T, unsigned V>

@@ -3,6 +3,7 @@
 // algorithm 2. The first step only fills the second moment; as in the authors' code, a decoupled decay begins with the
 // second.
 struct Adopt : Elementwise {
+    static constexpr bool kCautious = true;
     static constexpr const char* kName = "adopt";
     static constexpr const char* kHypers[] = {
         "lr", "betas.0", "betas.1", "eps", "weight_decay", "decoupled_weight_decay", "clipping"};
@@ -32,6 +33,11 @@ struct Adopt : Elementwise {
                 T(h[kEps]),
                 T(h[kClipping] != 0.0 ? most : infinity()),
                 T(h[kLr])};
+    }
+
+    template <class T>
+    static Decay decay(const Constants<T>& c, unsigned variant) {
+        return {variant & kWithDecay ? c.decay : 0, c.shrink};
     }
 
     template <class T, unsigned V>

@@ -12,6 +12,7 @@ struct Elementwise {
     static constexpr bool kNorms = false;                        // true: a first pass sums two squares per tensor
     static constexpr unsigned kNormStates = ~0u;                 // the states that it reads
     static constexpr bool kProduct = false;                      // true: the caller changes the direction in between
+    static constexpr bool kCautious = false;                     // true: decay() says how a weight decay enters
     static constexpr bool kBfloat16Step = false;                 // true: variant 0 has the steps of bfloat16_step.hpp
     static unsigned variant(const double*, std::uint64_t) { return 0u; }  // the one for these hyper-parameters
     // Whether a root and a division are most of a variant's work, and the rest is + - * / alone (divide_bound.hpp).

@@ -3,6 +3,7 @@
 // 3, as in the authors' code: the gradient of the step before is zero at first.
 struct MarsClipping : Elementwise {
     static constexpr bool kNorms = true;
+    static constexpr bool kCautious = true;
 
     static double shrinkage(double clipping, double sum) {
         const double norm = std::sqrt(sum);
@@ -57,6 +58,11 @@ struct Mars : MarsClipping {
         c.shrink = T(shrinkage(h[kClipping], sum));
     }
 
+    template <class T>
+    static Decay decay(const Constants<T>& c, unsigned) {
+        return {0, c.decay};
+    }
+
     // Second pass.
     template <class T, unsigned V>
     static void update(const Constants<T>& c, T& p, T g, T& m, T& v, T& last) {
@@ -99,6 +105,11 @@ struct MarsLion : MarsClipping {
     template <class T>
     static void trust(Constants<T>& c, const double* h, double sum, double) {
         c.shrink = T(shrinkage(h[kClipping], sum));
+    }
+
+    template <class T>
+    static Decay decay(const Constants<T>& c, unsigned) {
+        return {0, c.decay};
     }
 
     template <class T, unsigned V>

@@ -2,6 +2,7 @@
 // Dozat, "Incorporating Nesterov momentum into Adam", ICLR workshop 2016, algorithm 2, with its
 // author's schedule of the momentum, whose values are multiplied up from step to step.
 struct NAdam : Elementwise {
+    static constexpr bool kCautious = true;
     static constexpr const char* kName = "nadam";
     static constexpr const char* kHypers[] = {
         "lr", "betas.0", "betas.1", "eps", "weight_decay", "momentum_decay", "decoupled_weight_decay"};
@@ -37,6 +38,11 @@ struct NAdam : Elementwise {
                 T(h[kEps]),
                 T(h[kLr] * (1.0 - mu) / (1.0 - product)),
                 T(h[kLr] * mu_next / (1.0 - product * mu_next))};
+    }
+
+    template <class T>
+    static Decay decay(const Constants<T>& c, unsigned variant) {
+        return {variant & kWithDecay ? c.decay : 0, c.shrink};
     }
 
     template <class T, unsigned V>

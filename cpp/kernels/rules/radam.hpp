@@ -1,6 +1,7 @@
 // Rectified Adam, as torch.optim.RAdam: plain momentum until the variance of the second moment is tractable.
 // Liu et al., "On the variance of the adaptive learning rate and beyond", ICLR 2020, algorithm 2.
 struct RAdam : Elementwise {
+    static constexpr bool kCautious = true;
     static constexpr const char* kName = "radam";
     static constexpr const char* kHypers[] = {"lr",  "betas.0",      "betas.1",
                                               "eps", "weight_decay", "decoupled_weight_decay"};
@@ -47,6 +48,11 @@ struct RAdam : Elementwise {
                 T(1.0 - h[kBeta2]),
                 T(h[kEps]),
                 T(lr)};
+    }
+
+    template <class T>
+    static Decay decay(const Constants<T>& c, unsigned variant) {
+        return {variant & kWithDecay ? c.decay : 0, c.shrink};
     }
 
     template <class T, unsigned V>

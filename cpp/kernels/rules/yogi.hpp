@@ -2,6 +2,7 @@
 // Zaheer et al., "Adaptive methods for nonconvex optimization", NeurIPS 2018, algorithm 2, with Adam's bias corrections
 // as in optax.
 struct Yogi : Elementwise {
+    static constexpr bool kCautious = true;
     static constexpr const char* kName = "yogi";
     static constexpr const char* kHypers[] = {"lr", "betas.0", "betas.1", "eps", "weight_decay"};
     enum { kLr, kBeta1, kBeta2, kEps, kWeightDecay };
@@ -22,6 +23,11 @@ struct Yogi : Elementwise {
                 T(1.0 / (1.0 - power(h[kBeta2], step))),
                 T(h[kEps]),
                 T(h[kLr] / (1.0 - power(h[kBeta1], step)))};
+    }
+
+    template <class T>
+    static Decay decay(const Constants<T>& c, unsigned) {
+        return {0, c.shrink};
     }
 
     template <class T, unsigned V>

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 import fusedstep
 
+from .._hyper import GROUP_VALUES
 from ..minibatch import minibatches
 from .choices import Choice
 from .convnet import ConvNet
@@ -37,8 +38,7 @@ class ReferenceStep:
         self._step: Callable[..., bool] = getattr(fusedstep.reference, about.name)
         self._params = [array.copy() for array in params.values()]
         group, states = optimizer.param_groups[0], list(optimizer.state)
-        self._options: dict[str, Any] = {name: group[name] for name in (*about.hypers, "maximize", "clip_value")}
-        self._options |= {name: group[name] for name in ("ema_decay", "rounding")}
+        self._options: dict[str, Any] = {name: group[name] for name in (*about.hypers, *GROUP_VALUES, "rounding")}
         for name in ("max_grad_norm", "skip_nonfinite", "zero_grads", "seed"):
             self._options[name] = getattr(optimizer, name)
 

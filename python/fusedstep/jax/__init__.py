@@ -22,7 +22,7 @@ Traced values are float32 (float64 with ``jax_enable_x64``) and are checked whil
 Options of every optimizer, by keyword: ``mask`` says which parameters ``weight_decay`` is for, ``trainable`` which ones
 are stepped at all: True or False for every parameter or branch of the structure, or a function of the parameters.
 ``maximize``, ``state_format``, ``min_quantized_size``, ``master``, ``rounding``, ``max_grad_norm``, ``clip_value``,
-``skip_nonfinite``, ``ema_decay`` and ``seed`` are those of `fusedstep.Optimizer`.
+``skip_nonfinite``, ``ema_decay``, ``cautious`` and ``seed`` are those of `fusedstep.Optimizer`.
 """
 
 from __future__ import annotations

@@ -12,9 +12,18 @@ from jax.interpreters import ad, batching, mlir
 
 from ._backend import TARGET
 
-__all__ = ["COUNT_NONFINITE", "MAXIMIZE", "MEASURE_NORM", "SKIP_NONFINITE", "STOCHASTIC", "Plan", "take_step"]
+__all__ = [
+    "CAUTIOUS",
+    "COUNT_NONFINITE",
+    "MAXIMIZE",
+    "MEASURE_NORM",
+    "SKIP_NONFINITE",
+    "STOCHASTIC",
+    "Plan",
+    "take_step",
+]
 
-MAXIMIZE, SKIP_NONFINITE, STOCHASTIC, MEASURE_NORM, COUNT_NONFINITE = 1, 2, 4, 8, 16
+MAXIMIZE, SKIP_NONFINITE, STOCHASTIC, MEASURE_NORM, COUNT_NONFINITE, CAUTIOUS = 1, 2, 4, 8, 16, 32
 
 
 @dataclass(frozen=True)

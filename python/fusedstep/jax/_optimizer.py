@@ -13,7 +13,7 @@ from .. import optimizers
 from ..reference import RULES
 from ..reference import State as RuleState
 from ._average import average
-from ._call import COUNT_NONFINITE, MAXIMIZE, MEASURE_NORM, SKIP_NONFINITE, STOCHASTIC, Plan, take_step
+from ._call import CAUTIOUS, COUNT_NONFINITE, MAXIMIZE, MEASURE_NORM, SKIP_NONFINITE, STOCHASTIC, Plan, take_step
 from ._layout import Layout
 from ._tree import Tree, path_text
 from ._values import OPTIONS, Values
@@ -300,6 +300,7 @@ class Optimizer:
         groups = ({}, {"weight_decay": 0.0}) if self._masks["mask"] is not None else ({},)
         numbers = self._values.resolve(state.step, given, groups)
         flags = MAXIMIZE * self._options["maximize"] | STOCHASTIC * (self._options["rounding"] == "stochastic")
+        flags |= CAUTIOUS * self._options["cautious"]
         flags |= SKIP_NONFINITE * self._skips | MEASURE_NORM * self._measures | COUNT_NONFINITE * layout.quantized
         plan = Plan(
             rule=self.rule,

@@ -25,3 +25,4 @@ class Options(StorageOptions, total=False):
     max_grad_norm: Number | None
     clip_value: Number | None
     ema_decay: Number | None
+    cautious: bool

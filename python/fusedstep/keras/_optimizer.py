@@ -297,7 +297,8 @@ class FusedStep(keras.optimizers.Optimizer):
                     0 if self._use_weight_decay(variable) else 1,
                 )
             )
-        start = about.hypers | {"maximize": False, "clip_value": None, "ema_decay": 0.0 if self.use_ema else None}
+        start = about.hypers | dict.fromkeys(("maximize", "cautious"), False)
+        start |= {"clip_value": None, "ema_decay": 0.0 if self.use_ema else None}
         start |= {"lr": 0.0, **self._rule_options(self._fused_checked, 1)}
         return Stepper(self._rule, rows, [dict(start), dict(start)])
 

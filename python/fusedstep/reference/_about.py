@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, TypedDict
 import numpy as np
 
 from .._hyper import check_hyper
+from ._cautious import Decay
 
 __all__ = [
     "AROUND",
@@ -83,6 +84,8 @@ class Rule:
         Empty for all other rules.
     arguments
         What an optimizer of the rule takes after its parameters: the hyper-parameters, and what states begin with.
+    decay
+        How the weight decay enters a cautious step; None where steps cannot be cautious.
     """
 
     name: str
@@ -93,6 +96,7 @@ class Rule:
     norms: tuple[str, ...] = ()
     outside: tuple[str, ...] = ()
     arguments: tuple[inspect.Parameter, ...] = field(default=(), compare=False)
+    decay: Decay | None = field(default=None, compare=False)
 
     @property
     def matrices(self) -> bool:
@@ -155,6 +159,7 @@ class Around(TypedDict, total=False):
     first: int
     ema: Tensors
     ema_decay: float | None
+    cautious: bool
     zero_grads: bool
 
 
@@ -170,6 +175,7 @@ AROUND: dict[str, Any] = {
     "first": 0,
     "ema": None,
     "ema_decay": None,
+    "cautious": False,
     "zero_grads": False,
 }
 
@@ -197,6 +203,8 @@ AROUND_DOC = """
         Exponential moving averages of the parameters, in the compute type.
     ema_decay : float, optional
         Weight of the old average, in [0, 1).
+    cautious : bool
+        Step only the elements whose step goes against their gradient, with a step longer by one over their share.
     zero_grads : bool
         Set the gradients to zero afterwards.
 
@@ -224,6 +232,7 @@ def check_around(around: dict[str, Any]) -> dict[str, Any]:
         "clip_value",
         "skip_nonfinite",
         "ema_decay",
+        "cautious",
         "zero_grads",
     ):
         checked[name] = check_hyper(name, around[name])

@@ -8,7 +8,7 @@ format and does, in this order:
    ``maximize``, ``1 / grad_scale``, and ``min(1, max_grad_norm / (norm + 1e-6))``. With ``skip_nonfinite``,
    an infinity or NaN in any gradient, before or after it is multiplied, ends the step here and nothing has changed.
 2. Per tensor: decode to the compute type; ``grad = multiplier * grad``; cut off at ``clip_value``.
-3. The rule.
+3. The rule; with ``cautious`` only where its step goes against the gradient.
 4. States below the smallest normal number become +0.
 5. Encode parameter and states; ``ema = ema_decay * ema + (1 - ema_decay) * param``; zero the gradients.
 
@@ -32,9 +32,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._floats import default_floats
-from .._hyper import check_hypers, unexpected
+from .._hyper import CAUTIOUS, check_hypers, unexpected
 from ._about import AROUND, AROUND_DOC, BEYOND_TORCH, RULES, Around, Rule, State, Steps, Tensors, check_around
 from ._arithmetic import clamp, flush, sum_of_squares
+from ._cautious import Decay, step_cautiously
 from ._newton_schulz import check_matrices
 from ._tensors import Tensor, check_tensors
 
@@ -51,6 +52,7 @@ def rule(
     norms: Sequence[str] = (),
     outside: Sequence[str] = (),
     starts: Mapping[str, float] | None = None,
+    decay: Decay | None = None,
 ) -> Callable[[Callable[P, None]], Callable[P, bool]]:
     """Make the public function of a rule out of its maths (see the module).
 
@@ -71,6 +73,9 @@ def rule(
     starts
         Hyper-parameters of an optimizer that no step reads, with their defaults: states begin with them. `lr` is its
         first argument, all others follow ``weight_decay``.
+    decay
+        How the weight decay enters a cautious step; None for rules that have no direction which could disagree with the
+        gradient, or whose step is more than the sum of a direction and a decay.
     """
     initial_scalars = dict(scalars or {})
 
@@ -89,7 +94,10 @@ def rule(
             tuple(norms),
             tuple(outside),
             _arguments([p for p in public if p.name in hypers], starts or {}),
+            decay,
         )
+        if decay is not None:
+            CAUTIOUS.add(about.name)
 
         @functools.wraps(maths)
         def take_step(*args: P.args, **kwargs: P.kwargs) -> bool:
@@ -100,8 +108,9 @@ def rule(
             around = AROUND | {name: value for name, value in given.items() if name in AROUND}
             bound = plain.bind(*args, **{name: value for name, value in given.items() if name not in AROUND})
             bound.apply_defaults()
-            values = check_hypers(about.name, {name: bound.arguments[name] for name in hypers})
             around = check_around(around)
+            together = {name: bound.arguments[name] for name in hypers} | {"cautious": around["cautious"]}
+            values = {name: value for name, value in check_hypers(about.name, together).items() if name in hypers}
             if (around["ema"] is None) != (around["ema_decay"] is None):
                 raise ValueError("ema: got one of ema and ema_decay, needs both or neither")
             tensors = check_tensors(about, values, bound.arguments, around)
@@ -221,8 +230,13 @@ def _step_one(
     if around["clip_value"] is not None:
         grad = clamp(grad, T(-around["clip_value"]), T(around["clip_value"]))
     states = [None if state is None else state.decode() for state in tensor.states]
-    shape = {"shape": tensor.param.array.shape} if RULES[maths.__name__].matrices else {}
-    maths(param, grad, *states, *tensor.scalars, step=tensor.step, **shape, **hypers)
+    about = RULES[maths.__name__]
+    if around["cautious"]:
+        assert about.decay is not None  # checked with the hyper-parameters
+        step_cautiously(maths, about.decay, param, grad, *states, *tensor.scalars, step=tensor.step, **hypers)
+    else:
+        shape = {"shape": tensor.param.array.shape} if about.matrices else {}
+        maths(param, grad, *states, *tensor.scalars, step=tensor.step, **shape, **hypers)
     for stored, state in zip(tensor.states, states, strict=True):
         if stored is not None and state is not None:
             flush(state)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ._arithmetic import power
+from ._cautious import of_parameter
 from ._frame import Around, State, Steps, Tensors, rule
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["adabelief"]
 
 
-@rule(State("exp_avg", "signed"), State("exp_avg_var", "unsigned"))
+@rule(State("exp_avg", "signed"), State("exp_avg_var", "unsigned"), decay=of_parameter)
 def adabelief(
     param: Tensors,
     grad: Tensors,

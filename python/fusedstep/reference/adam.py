@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ._arithmetic import larger, power
+from ._cautious import in_gradient, of_parameter
 from ._frame import Around, State, Steps, Tensors, rule
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def _descend(
     param[...] = param - T(lr / correction1) * (exp_avg / root)
 
 
-@rule(*STATES)
+@rule(*STATES, decay=in_gradient)
 def adam(
     param: Tensors,
     grad: Tensors,
@@ -86,7 +87,7 @@ def adam(
     _descend(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, step, lr, betas, eps, eps_root, amsgrad)
 
 
-@rule(*STATES)
+@rule(*STATES, decay=of_parameter)
 def adamw(
     param: Tensors,
     grad: Tensors,

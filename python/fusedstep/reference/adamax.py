@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ._arithmetic import larger, power
+from ._cautious import in_gradient
 from ._frame import Around, State, Steps, Tensors, rule
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["adamax"]
 
 
-@rule(State("exp_avg", "signed"), State("exp_inf", "unsigned"))
+@rule(State("exp_avg", "signed"), State("exp_inf", "unsigned"), decay=in_gradient)
 def adamax(
     param: Tensors,
     grad: Tensors,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,11 +15,16 @@ if TYPE_CHECKING:
 __all__ = ["adan"]
 
 
+def _decay(*arrays: Any, lr: float, weight_decay: float, no_prox: bool, **hypers: Any) -> tuple[float, float]:
+    return 0.0, 1.0 - lr * weight_decay if no_prox else 1.0 / (1.0 + lr * weight_decay)
+
+
 @rule(
     State("exp_avg", "signed"),
     State("exp_avg_diff", "signed"),
     State("exp_avg_sq", "unsigned"),
     State("pre_grad", "signed"),
+    decay=_decay,
 )
 def adan(
     param: Tensors,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ._arithmetic import det_log, det_pow, power
+from ._cautious import of_parameter
 from ._frame import Around, State, Steps, Tensors, rule
 
 if TYPE_CHECKING:
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
 __all__ = ["ademamix"]
 
 
-@rule(State("exp_avg_fast", "signed"), State("exp_avg_slow", "exact"), State("exp_avg_sq", "unsigned"))
+@rule(
+    State("exp_avg_fast", "signed"), State("exp_avg_slow", "exact"), State("exp_avg_sq", "unsigned"), decay=of_parameter
+)
 def ademamix(
     param: Tensors,
     grad: Tensors,

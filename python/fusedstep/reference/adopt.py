@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ._arithmetic import clamp, larger
+from ._cautious import in_gradient_or_apart
 from ._frame import Around, State, Steps, Tensors, rule
 
 if TYPE_CHECKING:
@@ -16,7 +17,12 @@ if TYPE_CHECKING:
 __all__ = ["adopt"]
 
 
-@rule(State("exp_avg", "signed"), State("exp_avg_sq", "exact"))
+def _decay(*arrays: Any, step: int, **hypers: Any) -> tuple[float, float]:
+    l2, shrink = in_gradient_or_apart(**hypers)
+    return l2, shrink if step > 1 else 1.0
+
+
+@rule(State("exp_avg", "signed"), State("exp_avg_sq", "exact"), decay=_decay)
 def adopt(
     param: Tensors,
     grad: Tensors,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ._arithmetic import sign
+from ._cautious import of_parameter
 from ._frame import Around, State, Steps, Tensors, rule
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["lion"]
 
 
-@rule(State("exp_avg", "signed"))
+@rule(State("exp_avg", "signed"), decay=of_parameter)
 def lion(
     param: Tensors,
     grad: Tensors,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ._arithmetic import power, sign, sum_of_squares
+from ._cautious import of_parameter
 from ._frame import Around, State, Steps, Tensors, rule
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def _shrinkage(clipping: bool, gradient: Tensors) -> float:
     State("exp_avg_sq", "unsigned"),
     State("last_grad", "signed", when="gamma"),
     norms=("grad", "last_grad"),
+    decay=of_parameter,
 )
 def mars(
     param: Tensors,
@@ -86,7 +88,7 @@ def mars(
     param[...] = param * T(1.0 - lr * weight_decay) - T(lr / (1.0 - power(beta1, step))) * (exp_avg / root)
 
 
-@rule(State("exp_avg", "signed"), State("last_grad", "signed"), norms=("grad", "last_grad"))
+@rule(State("exp_avg", "signed"), State("last_grad", "signed"), norms=("grad", "last_grad"), decay=of_parameter)
 def mars_lion(
     param: Tensors,
     grad: Tensors,

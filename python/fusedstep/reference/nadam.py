@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ._arithmetic import det_pow, power
+from ._cautious import in_gradient_or_apart
 from ._frame import Around, State, Steps, Tensors, rule
 
 if TYPE_CHECKING:
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
 __all__ = ["nadam"]
 
 
-@rule(State("exp_avg", "signed"), State("exp_avg_sq", "unsigned"), scalars={"mu_product": 1.0})
+@rule(
+    State("exp_avg", "signed"), State("exp_avg_sq", "unsigned"), scalars={"mu_product": 1.0}, decay=in_gradient_or_apart
+)
 def nadam(
     param: Tensors,
     grad: Tensors,

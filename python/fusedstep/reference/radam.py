@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ._arithmetic import power
+from ._cautious import in_gradient_or_apart
 from ._frame import Around, State, Steps, Tensors, rule
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["radam"]
 
 
-@rule(State("exp_avg", "signed"), State("exp_avg_sq", "unsigned"))
+@rule(State("exp_avg", "signed"), State("exp_avg_sq", "unsigned"), decay=in_gradient_or_apart)
 def radam(
     param: Tensors,
     grad: Tensors,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ._cautious import in_gradient
 from ._frame import Around, State, Steps, Tensors, rule
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ __all__ = ["rmsprop"]
     State("square_avg", "unsigned"),
     State("momentum_buffer", "signed", when="momentum"),
     State("grad_avg", "signed", when="centered"),
+    decay=in_gradient,
 )
 def rmsprop(
     param: Tensors,

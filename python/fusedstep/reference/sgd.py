@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ._arithmetic import power
+from ._cautious import in_gradient
 from ._frame import Around, State, Steps, Tensors, rule
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["momentum", "sgd"]
 
 
-@rule(State("momentum_buffer", "signed", when="momentum"), rows_without=("momentum", "weight_decay"))
+@rule(State("momentum_buffer", "signed", when="momentum"), rows_without=("momentum", "weight_decay"), decay=in_gradient)
 def sgd(
     param: Tensors,
     grad: Tensors,
@@ -67,7 +68,7 @@ def sgd(
     param[...] = param - T(lr) * grad
 
 
-@rule(State("exp_avg", "signed"))
+@rule(State("exp_avg", "signed"), decay=in_gradient)
 def momentum(
     param: Tensors,
     grad: Tensors,

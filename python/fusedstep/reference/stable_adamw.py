@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,7 +16,32 @@ if TYPE_CHECKING:
 __all__ = ["stable_adamw"]
 
 
-@rule(State("exp_avg", "signed"), State("exp_avg_sq", "unsigned"), norms=("grad", "exp_avg_sq"))
+def _average(old: Any, new: Any, beta: float, step: int) -> Any:
+    keep, T = beta * (1.0 - power(beta, step - 1)) / (1.0 - power(beta, step)), new.dtype.type
+    return T(keep) * old + T(1.0 - keep) * new
+
+
+def _rate(grad: Any, root: Any, lr: float, eps: float) -> float:
+    square = sum_of_squares(grad / larger(root, grad.dtype.type(eps))) / grad.size if grad.size else 0.0
+    return lr / (math.sqrt(square) if square > 1.0 or square != square else 1.0)
+
+
+def _decay(
+    grad: Any,
+    exp_avg: Any,
+    exp_avg_sq: Any,
+    *,
+    step: int,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+) -> tuple[float, float]:
+    root = np.sqrt(_average(exp_avg_sq, grad * grad, betas[1], step))
+    return 0.0, 1.0 - _rate(grad, root, lr, eps) * weight_decay
+
+
+@rule(State("exp_avg", "signed"), State("exp_avg_sq", "unsigned"), norms=("grad", "exp_avg_sq"), decay=_decay)
 def stable_adamw(
     param: Tensors,
     grad: Tensors,
@@ -58,10 +83,8 @@ def stable_adamw(
     array([0.8326, 2.1822])
     """
     T = param.dtype.type
-    keep1, keep2 = (beta * (1.0 - power(beta, step - 1)) / (1.0 - power(beta, step)) for beta in betas)
-    exp_avg[...] = T(keep1) * exp_avg + T(1.0 - keep1) * grad
-    exp_avg_sq[...] = T(keep2) * exp_avg_sq + T(1.0 - keep2) * (grad * grad)
+    exp_avg[...] = _average(exp_avg, grad, betas[0], step)
+    exp_avg_sq[...] = _average(exp_avg_sq, grad * grad, betas[1], step)
     root = np.sqrt(exp_avg_sq)
-    square = sum_of_squares(grad / larger(root, T(eps))) / grad.size if grad.size else 0.0
-    rate = lr / (math.sqrt(square) if square > 1.0 or square != square else 1.0)
+    rate = _rate(grad, root, lr, eps)
     param[...] = param * T(1.0 - rate * weight_decay) - T(rate) * (exp_avg / (root + T(eps)))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ._arithmetic import power, sign
+from ._cautious import of_parameter
 from ._frame import Around, State, Steps, Tensors, rule
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ __all__ = ["yogi"]
     State("exp_avg", "signed", initial="initial_accumulator_value"),
     State("exp_avg_sq", "unsigned", initial="initial_accumulator_value"),
     starts={"initial_accumulator_value": 1e-6},
+    decay=of_parameter,
 )
 def yogi(
     param: Tensors,

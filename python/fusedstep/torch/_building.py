@@ -101,7 +101,7 @@ def build(
         return check_hyper(name, plain(value), f'param_groups[{group}]["{name}"]', rule=rules[group])
 
     def cross_check(group: int) -> None:
-        values = {name: plain(groups[group][name]) for name in RULES[rules[group]].hypers}
+        values = {name: plain(groups[group][name]) for name in (*RULES[rules[group]].hypers, "cautious")}
         check_hypers(rules[group], values, f'param_groups[{group}]["{{}}"]')
 
     model = _core.TensorModel(

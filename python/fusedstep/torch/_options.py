@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .._group_options import GROUP_OPTIONS, StepOptions
 from .._group_options import check_group as _check_group
-from .._hyper import OTHER_NAMES, check_hyper
+from .._hyper import GROUP_VALUES, OTHER_NAMES, check_hyper
 from .._settings import MODEL_OPTIONS
 from ..reference import RULES
 
@@ -105,7 +105,7 @@ def check_group(rule: str, group: dict[str, Any], where: str) -> None:
     for first in (*(state.initial for state in about.states), *about.initial_scalars.values()):
         if isinstance(first, str) and first in group:  # a first step reads it
             check_hyper(first, plain(group[first]), where.format(first), rule=rule)
-    for name in (*about.hypers, "maximize", "clip_value", "ema_decay"):
+    for name in (*about.hypers, *GROUP_VALUES):
         if callable(group[name]):  # schedules are torch's own here; the other faces take functions
             check_hyper(name, group[name], where.format(name), rule=rule)
 

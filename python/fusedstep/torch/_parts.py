@@ -139,10 +139,11 @@ class Parts:
         self.agreed = False
 
     def joint(self) -> bool:
-        """Whether a step needs the others at all: for a norm, or for a decision of all."""
+        """Whether a step needs the others at all: for a norm or a share, or for a decision of all."""
         optimizer = self._optimizer()
-        norms = any(RULES[optimizer._rule_of(group)].norms for group in optimizer.param_groups)
-        return norms or self._half or optimizer.max_grad_norm is not None or optimizer.skip_nonfinite
+        groups = optimizer.param_groups
+        sums = any(RULES[optimizer._rule_of(group)].norms or group.get("cautious") for group in groups)
+        return sums or self._half or optimizer.max_grad_norm is not None or optimizer.skip_nonfinite
 
     def begin(self) -> None:
         """Agree on a step."""
