@@ -60,6 +60,11 @@ bool is_array(PyObject* object) {
            (py::isinstance<py::array>(py::handle(object)) && !PyObject_HasAttrString(object, "mask"));
 }
 
+bool has_dtype(PyObject* object, const char* dtype) {
+    if (const Memory* memory = as_memory(object)) return std::strcmp(memory->dtype, dtype) == 0;
+    return is_array(object) && text(py::handle(object).attr("dtype")) == dtype;
+}
+
 std::size_t item_size(Format format) { return kFormatSizes[static_cast<int>(format)].item; }
 
 const char* dtype_name(Format format) {
@@ -147,7 +152,7 @@ Array as_plain(PyObject* object, const char* dtype, std::size_t size, const std:
         out.data = memory->data;
         out.size = memory->size;
     } else {
-        if (!is_array(object) || text(py::handle(object).attr("dtype")) != dtype)
+        if (!has_dtype(object, dtype))
             throw py::type_error(name + ": got " + kind_text(object) + ", needs a NumPy array of " + dtype);
         check_layout(object, true, name);
         out.data = fields(object)->data;

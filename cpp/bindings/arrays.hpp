@@ -46,6 +46,9 @@ bool is_array(PyObject* object);
 // Whether it is an array and of no subclass: no Python code runs.
 bool is_plain_array(PyObject* object);
 
+// Whether it is an array, or a tensor's memory, of this dtype.
+bool has_dtype(PyObject* object, const char* dtype);
+
 // Bytes of one element.
 std::size_t item_size(Format format);
 

@@ -1,13 +1,18 @@
-// Entries of a caller's containers, with a reference of their own: another thread may take them out at any moment.
+// Python objects: entries of a caller's containers with a reference of their own, as another thread may take them out
+// at any moment; names; weak references.
 #pragma once
 #include <pybind11/pybind11.h>
 
+#include <string>
 #include <utility>
 #include <vector>
 
 namespace fusedstep {
 
 namespace py = pybind11;
+
+// Null in the place of None.
+inline py::object or_null(const py::object& object) { return object.is_none() ? py::object() : object; }
 
 // Null when the dict has no such key.
 inline py::object dict_item(PyObject* dict, PyObject* key) {
@@ -45,6 +50,19 @@ inline py::object sequence_item(PyObject* sequence, std::size_t i) {
 #endif
     if (index >= PySequence_Fast_GET_SIZE(sequence)) return {};
     return py::reinterpret_borrow<py::object>(PySequence_Fast_GET_ITEM(sequence, index));
+}
+
+// Text for keys of dicts and names of attributes.
+inline py::str interned(const std::string& text) {
+    PyObject* name = py::str(text).release().ptr();
+    PyUnicode_InternInPlace(&name);
+    return py::reinterpret_steal<py::str>(name);
+}
+
+inline py::object attribute_of(PyObject* object, PyObject* name) {
+    PyObject* found = PyObject_GetAttr(object, name);
+    if (found == nullptr) throw py::error_already_set();
+    return py::reinterpret_steal<py::object>(found);
 }
 
 // A weak reference; none where an object allows none.

@@ -16,7 +16,7 @@
 #include "gil.hpp"
 #include "model.hpp"
 #include "streaming.hpp"
-#include "tensors.hpp"
+#include "torch_model.hpp"
 
 namespace py = pybind11;
 using namespace fusedstep;
@@ -72,6 +72,14 @@ void take_part_in_collection(PyHeapTypeObject* heap) {
 std::string received(py::handle object) {
     return py::repr(object).cast<std::string>() + " (" +
            py::str(py::type::handle_of(object).attr("__name__")).cast<std::string>() + ")";
+}
+
+// One object for each answer without numbers: told apart by identity, the cheapest comparison in Python.
+py::object kept_answer(StepAnswer::Outcome outcome) {
+    static const auto* all =
+        new std::vector<py::object>{py::cast(StepAnswer{StepAnswer::taken}), py::cast(StepAnswer{StepAnswer::skipped}),
+                                    py::cast(StepAnswer{StepAnswer::stale})};
+    return (*all)[outcome];
 }
 
 // with model.exclusive("state_dict()"): no other thread takes a step.
@@ -200,12 +208,19 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
 
     py::class_<Model>(m, "Model", py::custom_type_setup(take_part_in_collection<Model>))
         .def(py::init<const std::string&, py::object, py::object, bool, std::uint64_t>(), py::arg("rule"),
-             py::arg("check"), py::arg("cross_check"), py::arg("plain") = false, py::arg("first_index") = 0)
+             py::arg("check") = py::none(), py::arg("cross_check") = py::none(), py::kw_only(),
+             py::arg("plain") = false, py::arg("first_index") = 0)
         .def("add_group", &Model::add_group, py::arg("group"), py::arg("rule") = "")
-        .def("add", &Model::add, py::arg("group"), py::arg("param"), py::arg("states"), py::kw_only(),
-             py::arg("path") = "", py::arg("copy") = py::none(), py::arg("remainder") = py::none(),
-             py::arg("stochastic") = false, py::arg("ema") = py::none(), py::arg("direction") = py::none(),
-             py::arg("step") = 0, py::arg("scalars") = std::vector<double>{})
+        .def(
+            "add",
+            [](Model& model, int group, py::object param, py::list states, std::string path, py::object master,
+               bool stochastic, py::object ema, py::object direction, std::uint64_t step,
+               const std::vector<double>& scalars) {
+                model.add(group, {param, states, path, master, stochastic, ema, direction}, step, scalars);
+            },
+            py::arg("group"), py::arg("param"), py::arg("states"), py::kw_only(), py::arg("path") = "",
+            py::arg("master") = py::none(), py::arg("stochastic") = false, py::arg("ema") = py::none(),
+            py::arg("direction") = py::none(), py::arg("step") = 0, py::arg("scalars") = std::vector<double>{})
         .def("take_product", &Model::take_product, py::arg("product"))
         .def("take_rows", &Model::take_rows, py::arg("check"), py::arg("type"), py::arg("without"))
         .def("advise", &Model::advise, py::arg("advice"))
@@ -252,15 +267,29 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         .def_property_readonly("nonfinite_blocks",
                                [](const Model& model) -> std::uint64_t { return model.nonfinite_blocks; });
 
-    py::class_<TensorModel, Model>(m, "TensorModel", py::custom_type_setup(take_part_in_collection<TensorModel>))
-        .def(py::init<const std::string&, py::object, py::object, TensorReader, std::vector<std::string>>(),
-             py::arg("rule"), py::arg("check"), py::arg("cross_check"), py::arg("reader"), py::arg("watched"))
-        .def("watch", &TensorModel::watch, py::arg("param"), py::arg("local"), py::arg("inner"), py::arg("state"),
-             py::arg("names"), py::arg("step"), py::arg("scalars"))
-        .def("finish", &TensorModel::finish)
-        .def("step", &TensorModel::step, py::arg("groups"), py::arg("grad_scale"), py::arg("substitutes"),
-             py::arg("only") = -1)
-        .def("stepped", &TensorModel::stepped)
-        .def_readwrite("changed", &TensorModel::changed)
-        .def_property("states_exposed", &TensorModel::states_exposed, &TensorModel::expose_states);
+    py::class_<StepAnswer> answer(m, "StepAnswer");
+    answer.def_readonly("which", &StepAnswer::which);
+    for (const auto& [name, outcome] :
+         {std::pair("TAKEN", StepAnswer::taken), std::pair("SKIPPED", StepAnswer::skipped),
+          std::pair("STALE", StepAnswer::stale)})
+        answer.attr(name) = kept_answer(outcome);
+
+    py::class_<TorchModel>(m, "TorchModel", py::custom_type_setup(take_part_in_collection<TorchModel>))
+        .def(py::init<py::object, TensorReader, std::vector<std::string>>(), py::arg("model"), py::arg("reader"),
+             py::arg("watched"))
+        .def("watch", &TorchModel::watch, py::arg("param"), py::arg("local"), py::kw_only(),
+             py::arg("inner") = py::none(), py::arg("state") = py::none(),
+             py::arg("names") = std::vector<std::string>{}, py::arg("step") = py::none(),
+             py::arg("scalars") = py::list())
+        .def("finish", &TorchModel::finish)
+        .def(
+            "step",
+            [](TorchModel& model, py::list groups, double grad_scale, py::dict substitutes, std::ptrdiff_t only) {
+                StepAnswer found = model.step(std::move(groups), grad_scale, std::move(substitutes), only);
+                return found.which.empty() ? kept_answer(found.outcome) : py::cast(std::move(found));
+            },
+            py::arg("groups"), py::arg("grad_scale"), py::arg("substitutes"), py::arg("only") = -1)
+        .def("stepped", &TorchModel::stepped)
+        .def_readwrite("changed", &TorchModel::changed)
+        .def_property("states_exposed", &TorchModel::states_exposed, &TorchModel::expose_states);
 }

@@ -3,6 +3,8 @@
 #include <pybind11/pybind11.h>
 
 #include <exception>
+#include <utility>
+#include <vector>
 
 #include "../engine/engine.hpp"
 
@@ -60,5 +62,10 @@ private:
     py::object begin_, receive_, sum_, send_;
     std::exception_ptr error_;
 };
+
+// Has the engine step pieces of tensors. `pieces` says of each tensor how many elements of it lie before and after the
+// piece that is here, `buckets` where each bucket ends: (tensor, element). ValueError for what it cannot step so.
+void set_pieces(Engine& engine, const std::vector<std::pair<std::size_t, std::size_t>>& pieces,
+                const std::vector<std::pair<std::size_t, std::size_t>>& buckets);
 
 }  // namespace fusedstep

@@ -1,17 +1,11 @@
 #include "reader.hpp"
 
 #include <algorithm>
-#include <utility>
-#include <vector>
+
+#include "items.hpp"
 
 namespace fusedstep {
 namespace {
-
-PyObject* interned(const char* text) {
-    PyObject* name = PyUnicode_InternFromString(text);
-    if (name == nullptr) throw py::error_already_set();
-    return name;
-}
 
 py::object call(PyObject* object, PyObject* method) {
     const auto result = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(object, method));
@@ -69,9 +63,9 @@ void* address(const dlpack::Tensor& tensor) {
 }
 
 bool in_storage(PyObject* tensor, const void* data, std::size_t bytes) {
-    static PyObject* const storage_of = interned("untyped_storage");
-    static PyObject* const size_of = interned("nbytes");
-    static PyObject* const address_of = interned("data_ptr");
+    static PyObject* const storage_of = interned("untyped_storage").release().ptr();
+    static PyObject* const size_of = interned("nbytes").release().ptr();
+    static PyObject* const address_of = interned("data_ptr").release().ptr();
     const py::object storage = call(tensor, storage_of);
     const std::uintptr_t size = number(storage.ptr(), size_of), begin = number(storage.ptr(), address_of);
     const auto from = reinterpret_cast<std::uintptr_t>(data);
@@ -79,12 +73,12 @@ bool in_storage(PyObject* tensor, const void* data, std::size_t bytes) {
 }
 
 bool holds_others(PyObject* tensor) {
-    static PyObject* const method = interned("is_conj");
+    static PyObject* const method = interned("is_conj").release().ptr();
     return is_flag_set(tensor, method) || is_negative(tensor);
 }
 
 bool is_negative(PyObject* tensor) {
-    static PyObject* const method = interned("is_neg");
+    static PyObject* const method = interned("is_neg").release().ptr();
     return is_flag_set(tensor, method);
 }
 

@@ -1,9 +1,11 @@
-// Where another library's tensors lie and what they hold.
+// Where another library's tensors lie, what they hold, and whether they still do.
 #pragma once
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "../types.hpp"
 #include "arrays.hpp"
@@ -46,6 +48,51 @@ private:
     int (*from_object_)(void*, dlpack::Tensor*) = nullptr;
     py::object to_dlpack_, type_;
     py::object capsule_;  // of the tensor read last
+};
+
+// Where a tensor lay, to see whether it still does.
+struct Place {
+    void* data = nullptr;
+    std::uint64_t kind = 0;
+    std::size_t dims = 0, ndim = 0;  // its shape and then its strides, in Places
+};
+
+class Places {
+public:
+    explicit Places(TensorReader reader_) : reader(std::move(reader_)) {}
+
+    TensorReader reader;
+
+    Place add(const View& view) {
+        const Place place{view.data, view.kind, dims_.size(), static_cast<std::size_t>(view.ndim)};
+        dims_.insert(dims_.end(), view.shape, view.shape + view.ndim);
+        dims_.insert(dims_.end(), view.strides, view.strides + view.ndim);
+        return place;
+    }
+
+    // Whether a tensor has the same shape and strides. The stride of a dimension with one index means nothing.
+    bool same_layout(const Place& place, const View& view) const {
+        if (static_cast<std::size_t>(view.ndim) != place.ndim) return false;
+        const std::int64_t* shape = dims_.data() + place.dims;
+        const std::int64_t* strides = shape + place.ndim;
+        bool empty = false, same = true;
+        for (std::size_t d = 0; d < place.ndim; ++d) {
+            if (view.shape[d] != shape[d]) return false;
+            empty = empty || shape[d] == 0;
+            same = same && (shape[d] == 1 || view.strides[d] == strides[d]);
+        }
+        return same || empty;
+    }
+
+    // Whether a tensor lies there.
+    bool holds(const Place& place, PyObject* tensor) {
+        View view;
+        return reader.view(tensor, view) && view.data == place.data && view.kind == place.kind &&
+               same_layout(place, view);
+    }
+
+private:
+    std::vector<std::int64_t> dims_;
 };
 
 void* address(const dlpack::Tensor& tensor);

@@ -108,7 +108,7 @@ class Accumulating(Attributes, Settings):
         """The native model whose parameters are the sums."""
         if not self._slots or self._slots[0].grad_sum is None:
             return None
-        adder = Model("sgd", None, None)
+        adder = Model("sgd")
         if not self._cast_grads:
             adder.advise(ADVICE)
         adder.add_group(dict(ADD))

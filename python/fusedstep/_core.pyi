@@ -1,6 +1,6 @@
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, TypedDict, type_check_only
+from typing import Any, ClassVar, TypedDict, type_check_only
 
 __version__: str
 
@@ -53,7 +53,7 @@ class TensorReader:
 
 class Model:
     def __init__(
-        self, rule: str, check: object, cross_check: object, plain: bool = False, first_index: int = 0
+        self, rule: str, check: object = None, cross_check: object = None, *, plain: bool = False, first_index: int = 0
     ) -> None: ...
     def add_group(self, group: dict[str, Any], rule: str = "") -> int: ...
     def add(
@@ -63,8 +63,7 @@ class Model:
         states: list[Any],
         *,
         path: str = "",
-        copy: Any = None,
-        remainder: Any = None,
+        master: Any = None,
         stochastic: bool = False,
         ema: Any = None,
         direction: Any = None,
@@ -117,28 +116,30 @@ class Model:
     @property
     def nonfinite_blocks(self) -> int: ...
 
-class TensorModel(Model):
+class StepAnswer:
+    TAKEN: ClassVar[StepAnswer]
+    SKIPPED: ClassVar[StepAnswer]
+    STALE: ClassVar[StepAnswer]  # nothing has changed; the model must be made anew
+    @property
+    def which(self) -> list[int]: ...  # nothing has changed; these gradients need copies
+
+class TorchModel:
     changed: Any
     states_exposed: bool
-    def __init__(
-        self,
-        rule: str,
-        check: object,
-        cross_check: object,
-        reader: TensorReader,
-        watched: Sequence[str],
-    ) -> None: ...
+    def __init__(self, model: Model, reader: TensorReader, watched: Sequence[str]) -> None: ...
     def watch(
         self,
         param: object,
         local: object,
-        inner: str | None,
-        state: dict[str, Any] | None,
-        names: list[str],
-        step: object,
-        scalars: list[Any],
+        *,
+        inner: str | None = None,
+        state: dict[str, Any] | None = None,
+        names: list[str] = ...,
+        step: object = None,
+        scalars: list[Any] = ...,
     ) -> None: ...
+    def finish(self) -> None: ...
     def step(
         self, groups: list[dict[str, Any]], grad_scale: float, substitutes: dict[int, Any], only: int = -1
-    ) -> Any: ...
+    ) -> StepAnswer: ...
     def stepped(self) -> list[int]: ...

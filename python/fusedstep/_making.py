@@ -208,15 +208,13 @@ class Making(Accumulating):
         for i, (slot, step, values) in enumerate(zip(slots, steps, scalars, strict=True)):
             group = groups[slot.group - first]
             about = RULES[self._rule_of(group)]
-            whole = slot.master is not None and not slot.split
             model.add(
                 slot.group - first,
-                slot.master if whole else slot.param,
+                slot.param,
                 [slot.states.get(state.name) for state in about.states],
                 path=slot.path,
-                copy=slot.param if whole else None,
-                remainder=slot.master if slot.split else None,
-                stochastic=group["rounding"] == "stochastic" and slot.master is None,
+                master=slot.master,
+                stochastic=group["rounding"] == "stochastic",
                 ema=slot.ema,
                 direction=None if directions is None else directions.of(i, slot.array.shape),
                 step=step,

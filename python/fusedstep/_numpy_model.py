@@ -57,7 +57,7 @@ class NumPyModel:
         self._groups, self._slots, self._first = groups, list(slots), first
         self._check, self._cross_check = check, cross_check
         self._steps = list(steps)
-        self._claim = Model("sgd", None, None)  # keeps other threads out
+        self._claim = Model("sgd")  # keeps other threads out
         self._bound: list[Any] | None = None
         self._copies: dict[int, dict[int, Array]] = {}
         self.steps_taken = 0

@@ -117,28 +117,24 @@ def _native(about: Rule, definition: Callable[..., bool]) -> Callable[..., bool]
         if many and isinstance(step, (list, tuple)) and len(step) != count:
             raise ValueError(f"step: got {len(step)} numbers, needs {count}, as many as param")
         steps = step if many and isinstance(step, (list, tuple)) else [step] * count
-        stochastic = around["rounding"] == "stochastic"
 
         params = param if many else [param]
         directions = _directions(about, params, group, many)
-        model = Model(about.name, None, None, True, around["first"])
+        model = Model(about.name, plain=True, first_index=around["first"])
         if directions is not None:
             model.take_product(directions)
         model.add_group(group)
         for i, (array, master) in enumerate(zip(params, masters, strict=True)):
             at = f"[{i}]" if many else ""
-            split = master is not None and getattr(master, "dtype", None) == np.int16
-            whole = master is not None and not split
             if master is not None:
                 _check_master(array, master, at)
             model.add(
                 0,
-                master if whole else array,
+                array,
                 [values[i] for values in columns],
                 path=at,
-                copy=array if whole else None,
-                remainder=master if split else None,
-                stochastic=stochastic and master is None,
+                master=master,
+                stochastic=around["rounding"] == "stochastic",
                 ema=averages[i],
                 direction=None if directions is None else directions.of(i, array.shape),
                 step=check_step(steps[i], "step" + at) - 1,

@@ -88,7 +88,7 @@ class Stepper:
         self.paths = [row.variable.path for row in rows]
         self._step: int | None = 0  # the native count of every row; None when they differ
         self._seen: list[tuple[Any, Tensor, int]] = []
-        self.model = Model(rule, None, None)
+        self.model = Model(rule)
         self.model.clip_exactly = True
         self._max_norm = 0.0
         for group in groups:

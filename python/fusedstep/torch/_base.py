@@ -46,13 +46,14 @@ REPLACED = ("_init_group", "_process_value_according_to_param_policy")
 # Attributes of the optimizer that a wrapper of it must not get in its place.
 OWN = frozenset(
     (
-        *("_settings", "_model", "_works", "_slots", "_exposed", "_counts", "_numbers", "_brought", "skipped_steps"),
-        *("eager", "_pending", "_hosts", "_buffers", "_streams", "_parts", "_watch"),
+        *("_settings", "_model", "_tensors", "_works", "_slots", "_exposed", "_counts", "_numbers", "_brought"),
+        *("skipped_steps", "eager", "_pending", "_hosts", "_buffers", "_streams", "_parts", "_watch"),
     )
 )
 # Arguments of torch's that choose one of its implementations.
 IMPLEMENTATION = ("foreach", "fused", "capturable", "differentiable")
 NOTHING: dict[int, Tensor | None] = {}
+TAKEN, SKIPPED, STALE = _core.StepAnswer.TAKEN, _core.StepAnswer.SKIPPED, _core.StepAnswer.STALE
 _profiling: Callable[[], bool] = torch.autograd._profiler_enabled  # type: ignore[attr-defined]
 
 
@@ -148,7 +149,8 @@ class FusedOptimizer(Settings, torch.optim.Optimizer):
 
     skipped_steps: int
     _watch: Watch | None
-    _model: _core.TensorModel | None
+    _model: _core.Model | None
+    _tensors: _core.TorchModel | None  # takes the steps of _model
     _works: list[Slot]
     _slots: list[Slot]
     _counts: dict[int, tuple[int, list[float], dict[str, ref[Tensor]]]]
@@ -189,13 +191,13 @@ class FusedOptimizer(Settings, torch.optim.Optimizer):
         this = self.__dict__
         this["_itself"] = ref(self)
         this["_own"], this["_settings"], this["skipped_steps"], this["eager"] = own, settings, skipped, False
-        this["_model"], this["_works"], this["_slots"], this["_exposed"] = None, [], [], True
+        this["_model"], this["_tensors"], this["_works"], this["_slots"], this["_exposed"] = None, None, [], [], True
         this["_counts"] = {}  # exact step counts and scalars of the model before, by the identity of the parameter
         this["_numbers"] = {}  # of the parameters in the model, by their identity, once they are needed
         this["_parts"] = None  # the other processes of distributed tensors
         this["_watch"] = None
         this["_brought"] = NOTHING  # by number, what stands for the parameters' own gradients
-        this["_claim"] = _core.Model(self.rule, None, None)  # shared by all models that are made
+        this["_claim"] = _core.Model(self.rule)  # shared by all models that are made
 
     def _make(self, params: Any, hypers: dict[str, Any]) -> None:
         """Let the class of torch's check its arguments and make the groups."""
@@ -252,8 +254,8 @@ class FusedOptimizer(Settings, torch.optim.Optimizer):
         While others do not hold them, step counts are kept by the native model alone.
         """
         self._exposed = exposed
-        if self._model is not None:
-            self._model.states_exposed = exposed
+        if self._tensors is not None:
+            self._tensors.states_exposed = exposed
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters with options of their own (see ``torch.optim.Optimizer.add_param_group``)."""
@@ -336,16 +338,12 @@ class FusedOptimizer(Settings, torch.optim.Optimizer):
             raise
 
     def _take(self, only: Tensor | None) -> None:
-        model = self._model
-        if model is None or self._works or self._all_states().changed:
+        model, tensors, answer = self._model, self._tensors, STALE
+        if tensors is not None and not self._works and not self._all_states().changed:
+            answer = tensors.step(self.param_groups, 1.0, NOTHING, -1 if only is None else self._number(only))
+        if answer is not TAKEN:
             with self._claim.exclusive("step()"):
-                self._settle(None, only)
-            model = self._model
-        elif (
-            done := model.step(self.param_groups, 1.0, NOTHING, -1 if only is None else self._number(only))
-        ) is not True:
-            with self._claim.exclusive("step()"):
-                self._settle(done, only)
+                self._settle(answer, only)
             model = self._model
         if model is not None:
             model.warn_of_nonfinite()  # when all is done, as it may be an error
@@ -356,22 +354,22 @@ class FusedOptimizer(Settings, torch.optim.Optimizer):
             self._numbers = {id(slot.param): i for i, slot in enumerate(self._slots)}
         return self._numbers.get(id(param), len(self._slots))
 
-    def _settle(self, done: bool | list[int] | None, only: Tensor | None) -> None:
-        """Take a step that does not pass at once; `done` is what the native step answered."""
+    def _settle(self, answer: _core.StepAnswer, only: Tensor | None) -> None:
+        """Take a step that does not pass at once; `answer` is that of the native step."""
         sparse: dict[int, Callable[[], None]] = {}
         substitutes: dict[int, Tensor | None] = {}
-        model, attempts = self._model, 0
-        while not isinstance(done, bool):
+        tensors, attempts = self._tensors, 0
+        while answer is not TAKEN and answer is not SKIPPED:
             attempts += 1
             if attempts > 4:
                 raise RuntimeError("parameters, gradients or states are being changed while a step is taken")
-            if done is None:
+            if answer is STALE:
                 if attempts > 1 or self._model is None or self._all_states().changed:
                     self._build()
                 self._load_works()
                 substitutes, sparse = dict(self._brought), {}
             else:
-                for i in done:
+                for i in answer.which:
                     slot = self._slots[i]
                     grad = slot.param.grad
                     if grad is not None and grad.layout is not torch.strided:
@@ -382,22 +380,22 @@ class FusedOptimizer(Settings, torch.optim.Optimizer):
             number = -1 if only is None else self._number(only)
             if number == len(self._slots):
                 return  # it was taken out of the groups
-            model = self._model  # None where another thread has just cleared the states
-            done = None if model is None else model.step(self.param_groups, 1.0, substitutes, number)
+            tensors = self._tensors  # None where another thread has just cleared the states
+            answer = STALE if tensors is None else tensors.step(self.param_groups, 1.0, substitutes, number)
         if sparse:
             self._expose(True)  # step counts are changed here
         for take in sparse.values():
             take()
-        self._finish(model, done, substitutes)
+        self._finish(tensors, answer is TAKEN, substitutes)
 
-    def _finish(self, model: _core.TensorModel | None, taken: bool, substitutes: dict[int, Tensor | None]) -> None:
+    def _finish(self, tensors: _core.TorchModel | None, taken: bool, substitutes: dict[int, Tensor | None]) -> None:
         """What is left to do after the native step of a model."""
         if not taken:
             self.skipped_steps += 1
             return
-        assert model is not None
+        assert tensors is not None
         with torch.no_grad():
-            for i in model.stepped() if any(slot.work is not None for slot in self._slots) else ():
+            for i in tensors.stepped() if any(slot.work is not None for slot in self._slots) else ():
                 if (work := self._slots[i].work) is not None:
                     self._slots[i].param.copy_(work, non_blocking=True)
             for i, copy in substitutes.items() if self.zero_grads else ():
@@ -427,28 +425,29 @@ class FusedOptimizer(Settings, torch.optim.Optimizer):
 
     def _stale(self) -> None:
         """Have the native model made anew before the next step."""
-        if (model := self._model) is None:
+        model, tensors = self._model, self._tensors
+        if model is None or tensors is None:
             return
         if self._watch is not None:
             self._watch._detach()
-        model.states_exposed = True  # has it write the step counts, rounded to the tensors' dtype
+        tensors.states_exposed = True  # has it write the step counts, rounded to the tensors' dtype
         self._counts = {
             id(slot.param): (model.get_step(i), model.get_scalars(i), slot.untouched)
             for i, slot in enumerate(self._slots)
         }
-        self._model, self._works, self._numbers, self._parts = None, [], {}, None
+        self._model, self._tensors, self._works, self._numbers, self._parts = None, None, [], {}, None
 
     def _build(self) -> None:
         self._stale()
         for number, group in enumerate(self.param_groups):
             self._fill_in(group, f"param_groups[{number}]")
-        model, self._slots = build(self, self._counts)
+        model, tensors, self._slots = build(self, self._counts)
         model.share_claim(self._claim)
         if distributed(self):
-            self._parts = Parts(self._itself, [slot.param for slot in self._slots], model.stepped)
+            self._parts = Parts(self._itself, [slot.param for slot in self._slots], tensors.stepped)
             model.share_parts(self._parts.begin, self._parts.sum)
         self._works = [slot for slot in self._slots if slot.work is not None]
-        self._model = model
+        self._model, self._tensors = model, tensors
         self._brought = NOTHING
         self._configure()
         self._expose(self._exposed)

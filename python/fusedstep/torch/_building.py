@@ -78,8 +78,8 @@ class Slot:
 
 def build(
     optimizer: FusedOptimizer, before: dict[int, tuple[int, list[float], dict[str, ref[Tensor]]]]
-) -> tuple[_core.TensorModel, list[Slot]]:
-    """Make the native model; parameters that have a gradient get their states.
+) -> tuple[_core.Model, _core.TorchModel, list[Slot]]:
+    """Make the native model, and the one that has it step tensors; parameters that have a gradient get their states.
 
     Parameters
     ----------
@@ -104,13 +104,8 @@ def build(
         values = {name: plain(groups[group][name]) for name in (*RULES[rules[group]].hypers, "cautious")}
         check_hypers(rules[group], values, f'param_groups[{group}]["{{}}"]')
 
-    model = _core.TensorModel(
-        optimizer.rule,
-        check,
-        cross_check,
-        reader(),
-        WATCHED,
-    )
+    model = _core.Model(optimizer.rule, check, cross_check)
+    tensors = _core.TorchModel(model, reader(), WATCHED)
     for number, group in enumerate(groups):
         check_group(rules[number], group, f'param_groups[{number}]["{{}}"]')
         model.add_group(group, rules[number])
@@ -124,7 +119,7 @@ def build(
         if not slot.used:  # it keeps its number, and whatever it is does not matter
             empty = memory(nothing, slot.name)
             model.add(slot.group, empty, [None] * len(rule.states), path=slot.path, direction=empty)
-            model.watch(param, nothing, None, None, [], None, [])
+            tensors.watch(param, nothing)
             continue
         state = states.get(param, {})
         used = rule.used({name: plain(group[name]) for name in rule.hypers})
@@ -139,12 +134,12 @@ def build(
             states[param] = state
         if kept:
             step = max(step, 1) if begun else 0
-        _add(optimizer, model, slot, used, step, scalars, direction)
+        _add(optimizer, model, tensors, slot, used, step, scalars, direction)
         if not begun:
             slot.untouched = {name: ref(state[name]) for name in kept if name in state}
-    model.finish()
-    model.changed = increment_versions
-    return model, slots
+    tensors.finish()
+    tensors.changed = increment_versions
+    return model, tensors, slots
 
 
 def _slots(optimizer: FusedOptimizer, nothing: Tensor) -> Iterator[Slot]:
@@ -315,7 +310,8 @@ def _complete_copies(state: dict[str, Any], like: Tensor, group: dict[str, Any])
 
 def _add(
     optimizer: FusedOptimizer,
-    model: _core.TensorModel,
+    model: _core.Model,
+    tensors: _core.TorchModel,
     slot: Slot,
     used: Collection[State],
     step: int,
@@ -330,7 +326,7 @@ def _add(
     inner = None if local(slot.param) is slot.param else "_local_tensor"
     if not state or not any(isinstance(value, Tensor) for value in state.values()):
         model.add(number, param, [None] * len(rule.states), path=path, step=step)
-        model.watch(slot.param, local(slot.like), inner, {}, [], None, [])  # a rule without states needs none
+        tensors.watch(slot.param, local(slot.like), inner=inner, state={})  # a rule without states needs none
         return
 
     def stored(name: str) -> _core.Memory:
@@ -349,15 +345,15 @@ def _add(
         else:
             states.append(stored(kept.name))
     names += [n for n in ("step", "master", "remainder", "ema", *rule.scalars) if isinstance(state.get(n), Tensor)]
-    whole = state.get("master") if group["master"] == "float32" else None
+    has_master = group["master"] == "float32" and state.get("master") is not None
+    master = "master" if has_master else "remainder" if "remainder" in state else None
     model.add(
         number,
-        param if whole is None else stored("master"),
+        param,
         states,
         path=path,
-        copy=None if whole is None else param,
-        remainder=stored("remainder") if "remainder" in state else None,
-        stochastic=group["rounding"] == "stochastic" and group["master"] is None,
+        master=None if master is None else stored(master),
+        stochastic=group["rounding"] == "stochastic",
         ema=stored("ema") if group["ema_decay"] is not None else None,
         direction=None if direction is None else memory(direction, f"{slot.name} direction"),
         step=step,
@@ -365,4 +361,4 @@ def _add(
     )
     numbers = [state[name] for name in rule.scalars]
     counted = state["step"] if isinstance(state.get("step"), Tensor) else None
-    model.watch(slot.param, local(slot.like), inner, state, names, counted, numbers)
+    tensors.watch(slot.param, local(slot.like), inner=inner, state=state, names=names, step=counted, scalars=numbers)

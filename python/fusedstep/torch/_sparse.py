@@ -115,7 +115,7 @@ def _model(
     def check(number: int, name: str, value: Any) -> Any:
         return check_hyper(name, plain(value), f'param_groups[..]["{name}"]', rule=optimizer.rule)
 
-    model = _core.Model(optimizer.rule, check, None)
+    model = _core.Model(optimizer.rule, check)
     model.configure(0.0, False, False, optimizer.seed)
     model.add_group(group)
     model.add(0, param, [states.get(kept.name) for kept in RULES[optimizer.rule].states], step=step)

@@ -202,8 +202,8 @@ class CPUOffload(FusedOptimizer):
         self._synchronize()
         self._brought = brought
 
-    def _finish(self, model: _core.TensorModel | None, taken: bool, substitutes: dict[int, Tensor | None]) -> None:
-        super()._finish(model, taken, substitutes)
+    def _finish(self, tensors: _core.TorchModel | None, taken: bool, substitutes: dict[int, Tensor | None]) -> None:
+        super()._finish(tensors, taken, substitutes)
         self._pending.clear()
 
 

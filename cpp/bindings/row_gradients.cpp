@@ -1,8 +1,8 @@
-// Row gradients: checked here. Unusual ones are checked by Python, which has the messages.
+#include "row_gradients.hpp"
+
 #include <algorithm>
 #include <cstring>
-
-#include "model.hpp"
+#include <utility>
 
 namespace fusedstep {
 namespace {
@@ -37,30 +37,29 @@ bool is_stochastic(Format format) {
 
 }  // namespace
 
-void Model::take_rows(py::object check, py::object type, py::object without) {
-    const Claim::Guard claimed(*claim_, "params", false);
-    check_rows_ = std::move(check);
-    rows_type_ = std::move(type);
-    rows_without_.clear();
-    rows_possible_ = !without.is_none();
-    if (!rows_possible_) return;
-    const RuleEntry& rule = active_rules()[rule_];
+void RowGradients::take(py::object check, py::object type, py::object without) {
+    check_ = std::move(check);
+    type_ = std::move(type);
+    without_.clear();
+    possible_ = !without.is_none();
+    if (!possible_) return;
+    const RuleEntry& rule = groups_.rule();
     for (const py::handle name : without)
         for (int h = 0; h < rule.n_hypers; ++h)
-            if (name.cast<std::string>() == rule.hypers[h]) rows_without_.push_back(static_cast<std::size_t>(h));
+            if (name.cast<std::string>() == rule.hypers[h]) without_.push_back(static_cast<std::size_t>(h));
 }
 
 // Whether a parameter, as it is stored and with its group's options, may be stepped by rows.
-bool Model::has_rows(std::size_t i) const {
+bool RowGradients::has_rows(std::size_t i) const {
     const Tensor& x = engine_.tensors[i];
     const auto group = static_cast<std::size_t>(x.group);
-    if (!rows_possible_ || x.ema != nullptr || groups_[group].averaged) return false;
+    if (!possible_ || x.ema != nullptr || groups_.averaged(group)) return false;
     if (is_stochastic(x.param.format)) return false;
-    const py::object rounding = dict_item(groups_[group].dict.ptr(), py::str("rounding").ptr());
+    const py::object rounding = dict_item(groups_.dict(group), py::str("rounding").ptr());
     if (!rounding || !PyUnicode_Check(rounding.ptr()) ||
         PyUnicode_CompareWithASCIIString(rounding.ptr(), "nearest") != 0)
         return false;
-    for (const std::size_t h : rows_without_)
+    for (const std::size_t h : without_)
         if (engine_.groups[group].hypers[h] != 0) return false;
     return std::none_of(x.states.begin(), x.states.end(), [](const Stream& state) {
         return state.format == Format::q8_signed || state.format == Format::q8_unsigned;
@@ -68,12 +67,12 @@ bool Model::has_rows(std::size_t i) const {
 }
 
 // Takes the parts of a gradient, if they are arrays that fit the parameter.
-bool Model::take_parts(std::size_t i, RowGradient& taken, py::object indices, py::object values) const {
-    PyObject* param = params_[i].ptr();
+bool RowGradients::take_parts(std::size_t i, Row& taken, PyObject* param, bool zero, py::object indices,
+                              py::object values) const {
     const Tensor& x = engine_.tensors[i];
     taken.index_size = index_size(indices.ptr());
     if (taken.index_size == 0 || !is_array(param) || !is_array(values.ptr()) || !has_layout(values.ptr())) return false;
-    if (now_.zero_grads && !py::reinterpret_borrow<py::array>(values).writeable()) return false;
+    if (zero && !py::reinterpret_borrow<py::array>(values).writeable()) return false;
     const Shape whole = shape_of(param), given = shape_of(values.ptr());
     const Py_ssize_t count = shape_of(indices.ptr()).dimensions[0];
     if (whole.axes == 0 || given.axes != whole.axes || given.dimensions[0] != count ||
@@ -97,51 +96,51 @@ bool Model::take_parts(std::size_t i, RowGradient& taken, py::object indices, py
                : taken.sums.read(static_cast<const std::int64_t*>(taken.numbers), taken.count, limit);
 }
 
-// What a step writes of the memory in which a gradient lies; null: nothing.
-const Extent* Model::written_within(const RowGradient& taken) const {
-    const auto within = [&](const void* data, std::size_t bytes) {
-        const char* begin = static_cast<const char*>(data);
-        const auto after = std::upper_bound(extents_.begin(), extents_.end(), begin,
-                                            [](const char* value, const Extent& e) { return value < e.end; });
-        return after != extents_.end() && after->begin < begin + bytes ? &*after : nullptr;
-    };
-    const Extent* found = within(taken.given.data, taken.given.size * item_size(taken.given.format));
-    return found != nullptr ? found : within(taken.numbers, taken.count * taken.index_size);
+const Extent* RowGradients::overlapping(const Row& taken) const {
+    const Extent* found = memory_.overlapping(taken.given.data, taken.given.size * item_size(taken.given.format));
+    return found != nullptr ? found : memory_.overlapping(taken.numbers, taken.count * taken.index_size);
 }
 
-// A gradient of rows, if it is one. Repeated rows are added up after all gradients were checked: sum_rows().
-bool Model::set_rows(std::size_t i, PyObject* grad) {
-    if (check_rows_.is_none() || py::isinstance<py::array>(py::handle(grad)) ||
-        py::isinstance<Memory>(py::handle(grad)))
+bool RowGradients::set(std::size_t i, PyObject* grad, PyObject* param, bool zero) {
+    if (!check_ || py::isinstance<py::array>(py::handle(grad)) || py::isinstance<Memory>(py::handle(grad)))
         return false;
-    if (rows_used_ == rows_.size()) rows_.emplace_back();
-    RowGradient& taken = rows_[rows_used_];
+    if (used_ == rows_.size()) rows_.emplace_back();
+    Row& taken = rows_[used_];
     const py::handle rows(grad);
-    const bool plain = reinterpret_cast<PyObject*>(Py_TYPE(grad)) == rows_type_.ptr() && has_rows(i) &&
-                       take_parts(i, taken, rows.attr("indices"), rows.attr("values")) &&
-                       written_within(taken) == nullptr;
+    const bool plain = reinterpret_cast<PyObject*>(Py_TYPE(grad)) == type_.ptr() && has_rows(i) &&
+                       take_parts(i, taken, param, zero, rows.attr("indices"), rows.attr("values")) &&
+                       overlapping(taken) == nullptr;
     if (!plain) {
-        const py::object checked = check_rows_(i, rows);
+        const py::object checked = check_(i, rows);
         if (checked.is_none()) return false;
         const auto parts = py::reinterpret_borrow<py::tuple>(checked);
-        if (!take_parts(i, taken, parts[0], parts[1]))
-            throw py::value_error(grad_name(i) + ": its arrays were changed while they were looked at");
-        if (const Extent* written = written_within(taken))
-            throw py::value_error(grad_name(i) + " and " + written->name +
+        if (!take_parts(i, taken, param, zero, parts[0], parts[1]))
+            throw py::value_error(names_.grad(i) + ": its arrays were changed while they were looked at");
+        if (const Extent* written = overlapping(taken))
+            throw py::value_error(names_.grad(i) + " and " + written->name +
                                   " overlap in memory; a gradient needs memory of its own");
     }
     Tensor& x = engine_.tensors[i];
     x.row_size = taken.row_size;
     x.rows = taken.sums.rows();
     x.grad = {const_cast<void*>(taken.sums.sums()), nullptr, x.compute == kDouble ? Format::float64 : Format::float32};
-    ++rows_used_;
+    ++used_;
     return true;
 }
 
-// Adds up what belongs to the same row; the engine steps those that occur.
-void Model::sum_rows() {
-    for (std::size_t k = 0; k < rows_used_; ++k) {
-        RowGradient& taken = rows_[k];
+void RowGradients::check_still_there() const {
+    for (std::size_t k = 0; k < used_; ++k) {
+        const Row& taken = rows_[k];
+        if (!Seen(taken.indices.ptr()).is(taken.numbers, taken.count) ||
+            !Seen(taken.values.ptr()).is(taken.given.data, taken.given.size))
+            throw py::value_error(names_.grad(taken.tensor) +
+                                  ": was changed in place while the gradients were looked at");
+    }
+}
+
+void RowGradients::add_up() {
+    for (std::size_t k = 0; k < used_; ++k) {
+        Row& taken = rows_[k];
         Tensor& x = engine_.tensors[taken.tensor];
         taken.sums.add(taken.given.data, taken.given.format, taken.row_size, x.compute);
         x.rows = taken.sums.rows();
@@ -151,11 +150,25 @@ void Model::sum_rows() {
     }
 }
 
-void Model::zero_rows() {
-    for (std::size_t k = 0; k < rows_used_; ++k) {
+void RowGradients::zero() {
+    for (std::size_t k = 0; k < used_; ++k) {
         const Array& given = rows_[k].given;
         if (given.size != 0) std::memset(given.data, 0, given.size * item_size(given.format));
     }
+}
+
+void RowGradients::release() {
+    for (Row& taken : rows_) taken.indices = taken.values = py::object();
+}
+
+int RowGradients::traverse(visitproc visit, void* arg) const {
+    Py_VISIT(check_.ptr());
+    Py_VISIT(type_.ptr());
+    for (const Row& taken : rows_) {
+        Py_VISIT(taken.indices.ptr());
+        Py_VISIT(taken.values.ptr());
+    }
+    return 0;
 }
 
 }  // namespace fusedstep

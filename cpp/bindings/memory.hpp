@@ -1,0 +1,36 @@
+// The memory that steps write: it is kept alive, must not overlap, and must still be there at every step.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "arrays.hpp"
+
+namespace fusedstep {
+
+class WrittenMemory {
+public:
+    // `array` is what `object` was when it was checked. ValueError if it has changed since.
+    void add(const py::object& object, const Array& array, const std::string& name);
+
+    // After the last add(): ValueError when two arrays overlap.
+    void finish();
+
+    // ValueError when an array no longer is what it was.
+    void check_still_there() const;
+
+    // An array that shares bytes with this memory; null if none does.
+    const Extent* overlapping(const void* data, std::size_t bytes) const;
+
+    int traverse(visitproc visit, void* arg) const;
+
+private:
+    struct Checked {
+        PyObject* object;
+        Seen seen;
+    };
+    std::vector<py::object> owned_;
+    std::vector<Checked> checked_;
+    std::vector<Extent> extents_;  // sorted by finish()
+};
+
+}  // namespace fusedstep
