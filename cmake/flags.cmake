@@ -7,7 +7,8 @@ set(gnu_numerics
   -ffp-contract=off -fno-math-errno -fno-trapping-math -fopenmp-simd)
 set(gnu_warnings -Wall -Wextra -Wconversion -Wshadow $<$<BOOL:${FUSEDSTEP_WERROR}>:-Werror>)
 set(FUSEDSTEP_OPTIMISE -O3 CACHE STRING "Optimisation of the kernels in every build type; the bits do not depend on it")
-set(optimised ${FUSEDSTEP_OPTIMISE})
+# Kernels throw nothing: tables for unwinding would be a twentieth of them.
+set(optimised ${FUSEDSTEP_OPTIMISE} -fno-exceptions -fno-asynchronous-unwind-tables -fno-unwind-tables)
 # The extension: what runs once is built for size; a step goes through the rest, and -O3 makes it larger but no faster.
 set(for_size -Os)
 set(for_steps $<$<CONFIG:Release>:-O2>)

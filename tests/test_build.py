@@ -147,7 +147,7 @@ def test_wheel_contains_only_the_package(wheel: zipfile.ZipFile) -> None:
 def test_wheel_is_small(wheel: zipfile.ZipFile) -> None:
     size = sum(info.compress_size for info in wheel.infolist())
     print(f"wheel: {size:,} bytes, installed {sum(info.file_size for info in wheel.infolist()):,}")
-    assert size < 1_200_000
+    assert size < 1_350_000
 
 
 def test_two_builds_of_the_source_archive_are_one(tmp_path: pathlib.Path) -> None:
@@ -178,8 +178,7 @@ def test_two_builds_of_the_source_archive_are_one(tmp_path: pathlib.Path) -> Non
     assert not kinds & {".png", ".svg", ".ipynb", ".so", ".pyc", ".csv"}, kinds
     (unpacked,) = (tmp_path / "unpacked").iterdir()
     tests = [sys.executable, "-m", "pytest", "-q", "--collect-only", "-p", "no:cacheprovider", "tests"]
-    path = os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])
-    env = {**os.environ, "PYTHONPATH": path}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run(tests, cwd=unpacked, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, "its tests need what it has not:\n" + done.stdout[-2000:]
 
