@@ -7,8 +7,7 @@ set(gnu_numerics
   -ffp-contract=off -fno-math-errno -fno-trapping-math -fopenmp-simd)
 set(gnu_warnings -Wall -Wextra -Wconversion -Wshadow $<$<BOOL:${FUSEDSTEP_WERROR}>:-Werror>)
 set(FUSEDSTEP_OPTIMISE -O3 CACHE STRING "Optimisation of the kernels in every build type; the bits do not depend on it")
-# Kernels throw nothing: tables for unwinding would be a twentieth of them.
-set(optimised ${FUSEDSTEP_OPTIMISE} -fno-exceptions -fno-asynchronous-unwind-tables -fno-unwind-tables)
+set(optimised ${FUSEDSTEP_OPTIMISE})
 # The extension: what runs once is built for size; a step goes through the rest, and -O3 makes it larger but no faster.
 set(for_size -Os)
 set(for_steps $<$<CONFIG:Release>:-O2>)
@@ -41,6 +40,8 @@ elseif(CMAKE_CXX_COMPILER_ID MATCHES "Clang" AND CMAKE_CXX_COMPILER_FRONTEND_VAR
 elseif(CMAKE_CXX_COMPILER_ID MATCHES "^GNU$|Clang")
   set(warnings ${gnu_warnings})
   set(numerics ${gnu_numerics})
+  # Kernels throw nothing: tables for unwinding would be a twentieth of them.
+  list(APPEND optimised -fno-exceptions -fno-asynchronous-unwind-tables -fno-unwind-tables)
 elseif(DEFINED FUSEDSTEP_NUMERICS)
   set(numerics ${FUSEDSTEP_NUMERICS})
 else()

@@ -194,7 +194,7 @@ def test_stub_is_the_modules(tmp_path: pathlib.Path) -> None:
     # pybind11's classes have a metaclass of its own, and an __init__ even where nobody but native code makes them; the
     # stub of the functions takes all names of the reference.
     allowed.write_text(
-        "fusedstep\\._core\\.[A-Z]\\w+\nfusedstep\\._core\\.(Exclusive|Memory)\\.__init__\nfusedstep\\.functional\\.__all__\n"
+        "fusedstep\\._core\\.[A-Z]\\w+\nfusedstep\\._core\\.(Exclusive|Memory|StepAnswer)\\.__init__\nfusedstep\\.functional\\.__all__\n"
     )
     modules = "fusedstep._core", "fusedstep.functional"
     command = sys.executable, "-m", "mypy.stubtest", "--allowlist", str(allowed), *modules
