@@ -50,3 +50,6 @@ class Stubs(griffe.Extension):
                     real = module[str(stub.bases[0])]
                     real.set_member("__init__", stub.members["__init__"])
                     module.members[name] = griffe.Alias(name, real, parent=module)
+        for name, made in pkg["jax.optimizers"].members.items() if pkg.name == "fusedstep" else ():
+            if not made.is_alias and made.is_function and not name.startswith("_"):
+                pkg["jax"].members[name] = griffe.Alias(name, made, parent=pkg["jax"])

@@ -37,4 +37,5 @@ if __name__ == "__main__":
     dist.init_process_group("gloo")  # with accelerators "cpu:gloo,cuda:nccl"
     for state_format in ("float32", "bfloat16", "8bit"):
         train(state_format)
+    dist.barrier()  # one that left early could end the others
     dist.destroy_process_group()

@@ -39,4 +39,5 @@ if __name__ == "__main__":
     deepspeed.init_distributed("gloo")
     for state_format in ("float32", "bfloat16", "8bit"):
         train(state_format)
+    dist.barrier()  # one that left early could end the others
     dist.destroy_process_group()
