@@ -167,6 +167,17 @@ def test_in_backward() -> None:
     np.testing.assert_array_equal(one.counts, other.counts)
 
 
+def test_records_in_backward_that_nobody_looks_at_are_dropped() -> None:
+    """There is one of each parameter: memory is held for those of `keep` steps."""
+    named = parameters(arrays(1))
+    watch = ft.apply_in_backward(named, ft.AdamW).watch(every=1, keep=2)
+    for t in range(5):
+        grads = arrays(2 + t)
+        sum((param * torch.from_numpy(grads[name])).sum() for name, param in named).backward()
+    assert len(watch._records) == 2 * len(named)
+    assert [seen.step for seen in watch.history] == [4, 5]
+
+
 def test_bfloat16_loses_updates() -> None:
     param = torch.nn.Parameter(torch.ones(3000, dtype=torch.bfloat16))
     opt = ft.SGD([param], lr=1e-4)

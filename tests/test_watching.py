@@ -283,6 +283,24 @@ def test_zero_infinite_and_nan_moments() -> None:
 # ------------------------------------------------------------------------------------------------- which steps
 
 
+class Plain(fs.NumPyOptimizer):
+    @staticmethod
+    def update(param: Any, grad: Any, *, step: Any, lr: float = 0.1) -> None:
+        param[...] = param - param.dtype.type(lr) * grad
+
+
+@pytest.mark.parametrize("kind", [fs.SGD, Plain])
+def test_steps_that_nobody_looks_at_are_dropped(kind: Any) -> None:
+    """Memory is held for `keep` steps, however many parameters there are."""
+    params = [np.ones(3) for _ in range(4)]
+    opt = kind(params, lr=0.1)
+    watch = opt.watch(every=1, keep=2)
+    for _ in range(7):
+        opt.step([np.ones(3) for _ in params])
+    assert len(watch._records) == 2
+    assert [seen.step for seen in watch.history] == [6, 7]
+
+
 def test_every_and_keep() -> None:
     opt = fs.SGD(np.ones(3), lr=0.1)
     opt.step(np.ones(3))
@@ -410,11 +428,6 @@ def test_lost_updates_show() -> None:
 
 
 def test_a_rule_in_python() -> None:
-    class Plain(fs.NumPyOptimizer):
-        @staticmethod
-        def update(param: Any, grad: Any, *, step: Any, lr: float = 0.1) -> None:
-            param[...] = param - param.dtype.type(lr) * grad
-
     one, other = (
         Plain([np.ones(3000), np.ones(5, np.float32)], lr=0.25),
         fs.SGD([np.ones(3000), np.ones(5, np.float32)], lr=0.25),

@@ -46,8 +46,9 @@ void StepRecords::record(const Engine& engine, const StepOptions& options, const
         auto list = py::reinterpret_borrow<py::list>(list_);
         list.append(
             py::make_tuple(result.taken, only >= 0, options.grad_scale, bytes(sums), bytes(counts), bytes(hypers)));
-        if (const std::size_t held = list.size(); held > keep_)
-            PyList_SetSlice(list.ptr(), 0, static_cast<Py_ssize_t>(held - keep_), nullptr);
+        const std::size_t most = only < 0 ? keep_ : keep_ * engine.tensors.size();
+        if (const std::size_t held = list.size(); held > most)
+            PyList_SetSlice(list.ptr(), 0, static_cast<Py_ssize_t>(held - most), nullptr);
     } catch (const std::bad_alloc&) {
     } catch (py::error_already_set& error) {
         if (!error.matches(PyExc_MemoryError)) throw;

@@ -239,7 +239,7 @@ class Watch:
         for rule, group in zip(self._rules, hypers, strict=True):
             state = counted_state(rule, group)
             states.append(-1 if state is None else [kept.name for kept in RULES[rule].states].index(state))
-        model.watch_steps(self.every, self._until, states, self._records, self._keep * len(paths))
+        model.watch_steps(self.every, self._until, states, self._records, self._keep)
 
     def _detach(self) -> None:
         """Let go of a model that is made anew."""
