@@ -128,6 +128,48 @@ def test_an_error_of_any_call_ends_the_step() -> None:
 
 
 @pytest.mark.parametrize(
+    ("cls", "dtype", "options"),
+    [
+        (fs.SGD, np.float32, {"max_grad_norm": 1.0}),
+        (fs.AdamW, np.float32, {"skip_nonfinite": True}),
+        (fs.LAMB, np.float32, {}),
+        (fs.NovoGrad, np.float32, {}),
+        (fs.AdamW, np.float32, {"cautious": True}),
+        (fs.StableAdamW, np.float32, {"cautious": True}),
+        (fs.NAdam, np.float16, {}),
+        (fs.NAdam, np.float16, {"cautious": True}),
+    ],
+)
+def test_a_step_without_an_answer_does_not_count(cls: Any, dtype: Any, options: dict[str, Any]) -> None:
+    """Whichever sum fails, the first or a later one: parameters, states, counts and scalars are what they were."""
+    param, grad = np.ones(3, dtype), np.ones(3, dtype)
+    opt = cls([param], **options)
+    model, left = opt._model, 0
+
+    def fails(*_: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyError("lost")
+
+    model.share_parts(lambda: None, fails)
+    failed = True
+    for answers in range(4):
+        before = [param.copy(), *(state.copy() for state in opt._slots[0].states.values() if state is not None)]
+        scalars, left = model.get_scalars(0), answers
+        try:
+            opt.step([grad])
+        except KeyError:
+            assert_same([param, *(s for s in opt._slots[0].states.values() if s is not None)], before, str(answers))
+            assert (model.get_step(0), model.get_scalars(0), opt.steps_taken) == (0, scalars, 0)
+        else:
+            assert answers > 0
+            failed = False
+            break
+    assert not failed
+
+
+@pytest.mark.parametrize(
     ("pieces", "buckets", "message"),
     [
         ([], [(1, 0)], "pieces: got 0, needs 1"),

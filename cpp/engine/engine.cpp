@@ -769,14 +769,11 @@ StepResult Engine::start(const StepOptions& options) noexcept {
     if (norms_) {
         share([&](std::size_t t, std::size_t begin, std::size_t end) { sum_directions(t, begin, end); });
         result.failed = !trust();
-        if (result.failed) {
-            take_back();
-            return result;
-        }
     }
-    if (cautious_) {
-        result.failed = !caution();
-        if (result.failed) return result;
+    if (cautious_ && !result.failed) result.failed = !caution();
+    if (result.failed) {
+        take_back();
+        return result;
     }
     if (products_) share([&](std::size_t t, std::size_t begin, std::size_t end) { aim(t, begin, end); });
     return result;
