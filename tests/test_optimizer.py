@@ -15,6 +15,7 @@ import pytest
 from cases import BFLOAT16, CLASSES, ROWS, Array, assert_same, copied, numbers, snapshot
 
 import fusedstep
+from fusedstep._group_options import GROUP_OPTIONS
 from fusedstep.reference import RULES
 
 fs: Any = fusedstep  # what is wrong on purpose must pass the type checker
@@ -278,6 +279,27 @@ def test_memory() -> None:
     assert fs.SGD(ones(0)).memory()["total"] == 0.0
     with pytest.raises(ValueError, match=r"^params\[1\]: has no average"):
         fs.SGD([{"params": ones(1), "ema_decay": 0.5}, {"params": ones(1)}]).ema_params()
+
+
+@pytest.mark.parametrize("option", sorted(GROUP_OPTIONS))
+def test_pickles_of_versions_without_an_option(option: str) -> None:
+    """What came later has its default, and gradients that were summed still are."""
+    options = {"lr": 0.5, "accumulate_steps": 2}
+    optimizer = fs.SGD(ones(3), **options)
+    state = fs.SGD(ones(3), **options).__getstate__()
+    state["defaults"].pop(option)
+    for group in state["param_groups"]:
+        group.pop(option)
+    del state["_summed"]
+    other = fs.SGD.__new__(fs.SGD)
+    other.__setstate__(state | {"_accumulated": 0, "_received": frozenset()})
+    for t in range(4):
+        assert (optimizer.accumulated, other.accumulated) == (t % 2, t % 2)
+        optimizer.step(ones(3))
+        other.step(ones(3))
+    assert_same(snapshot(other), snapshot(optimizer))
+    assert getattr(other, option) == GROUP_OPTIONS[option] == other.defaults[option]
+    other.add_param_group({"params": ones(2)})
 
 
 @pytest.mark.parametrize("rule", sorted(CLASSES))

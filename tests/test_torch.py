@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import fusedstep as fs
+from fusedstep._group_options import GROUP_OPTIONS
 
 torch = pytest.importorskip("torch")
 ft = pytest.importorskip("fusedstep.torch")
@@ -147,6 +148,27 @@ def test_copies_go_on_alike(name: str) -> None:
     expected = train(model, optimizer, 3)
     assert train(other_model, other, 3) == expected
     assert train(loaded_model, loaded, 3) == expected
+
+
+@pytest.mark.parametrize("option", sorted(set(GROUP_OPTIONS) - {"maximize"}))
+def test_pickles_of_versions_without_an_option(option: str) -> None:
+    """What came later has its default."""
+    model = network()
+    optimizer = ft.Adam(model.parameters(), lr=0.01)
+    train(model, optimizer, 2)
+    state = copy.deepcopy(optimizer).__getstate__()
+    for options in (state["defaults"], state["_own"], *state["param_groups"]):
+        options.pop(option)
+    other_model = network()
+    other_model.load_state_dict(model.state_dict())
+    moved = dict(zip(state["param_groups"][0]["params"], other_model.parameters(), strict=True))
+    state["state"] = {moved[p]: value for p, value in state["state"].items()}
+    state["param_groups"][0]["params"] = list(other_model.parameters())
+    other = ft.Adam.__new__(ft.Adam)
+    other.__setstate__(state)
+    assert train(other_model, other, 3) == train(model, optimizer, 3)
+    assert getattr(other, option) == GROUP_OPTIONS[option] == other.defaults[option]
+    other.add_param_group({"params": [torch.nn.Parameter(torch.ones(2))]})
 
 
 @pytest.mark.parametrize(

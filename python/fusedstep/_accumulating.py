@@ -48,8 +48,8 @@ class Summed:
         The sums are left over from a step that was skipped.
     """
 
-    def __init__(self) -> None:
-        self.count, self.received, self.unclear = 0, NOTHING, False
+    def __init__(self, count: int = 0, received: frozenset[int] = NOTHING) -> None:
+        self.count, self.received, self.unclear = count, received, False
 
 
 def check_accumulate_steps(value: Any) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from . import _loading, _saving
-from ._accumulating import Summed, check_accumulate_steps
+from ._accumulating import NOTHING, Summed, check_accumulate_steps
 from ._arguments import choice, same
 from ._attributes import shared_option
 from ._constructors import constructor
@@ -498,9 +498,14 @@ class Optimizer(Making):
         for name, value in state.items():
             if name not in ("_progress", "param_groups"):
                 object.__setattr__(self, name, value)
-        self._groups = Groups([Group(group, i) for i, group in enumerate(state["param_groups"])], self)
-        if "_structures" not in state:  # of an older version
+        # What an older version has not: options that came later, and what it kept otherwise.
+        self.defaults = GROUP_OPTIONS | self.defaults
+        groups = [group | {n: v for n, v in GROUP_OPTIONS.items() if n not in group} for group in state["param_groups"]]
+        self._groups = Groups([Group(group, i) for i, group in enumerate(groups)], self)
+        if "_structures" not in state:
             self._structures = [group["params"] for group in self._groups]
+        if "_summed" not in state:
+            self._summed = Summed(state.get("_accumulated", 0), state.get("_received", NOTHING))
         self._progress = Progress()
         self._starting = taken
         gather(self._slots, self._memory)

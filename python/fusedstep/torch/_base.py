@@ -701,6 +701,9 @@ class FusedOptimizer(Settings, torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         whole = "_settings" in state  # a copy of an optimizer; else what load_state_dict() has
         if whole:
+            # One of an older version lacks options that came later.
+            added = {name: value for name, value in GROUP_OPTIONS.items() if name not in state["defaults"]}
+            state = state | {name: added | state[name] for name in ("defaults", "_own")}
             self._prepare(state["_own"], state["_settings"], state["skipped_steps"])
         super().__setstate__(state)
         self.state = self._all_states()
