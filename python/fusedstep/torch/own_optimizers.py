@@ -34,7 +34,9 @@ __all__ = [
 
 
 class OwnOptimizer(FusedOptimizer):
-    """An optimizer without a class of torch's behind it."""
+    """An optimizer without a class of torch's behind it, so without one that says how scalars are kept."""
+
+    scalar_dtype = torch.float64
 
     @classmethod
     def _arguments(cls) -> tuple[list[inspect.Parameter], str]:
@@ -120,4 +122,3 @@ class NovoGrad(OwnOptimizer):
     """NovoGrad, momentum of gradients divided by an average of their tensor's norm (see `fusedstep.NovoGrad`)."""
 
     rule = "novograd"
-    scalar_dtype = torch.float64

@@ -30,8 +30,6 @@ class ScheduleFree(OwnOptimizer):
     Where they are is an entry ``"train_mode"`` of every parameter group, so it is saved and loaded with the groups.
     """
 
-    scalar_dtype = torch.float64
-
     def __init__(self, params: Params, hypers: dict[str, Any], options: Options) -> None:
         super().__init__(params, hypers, options)
         for options_of in (self.defaults, *self.param_groups):
