@@ -427,7 +427,7 @@ def test_arrays_that_are_made_anew() -> None:
     foreign = type("Foreign", (Module,), {})
     fs.register_structure(foreign, vars, lambda node, entries: foreign(ones(2), entries["b"]))
     for structure in (Copying(ones(2)), {"layer": [Copying(ones(2))]}, swapped(ones(2), ones(2)), foreign(ones(2))):
-        with pytest.raises(ValueError, match=r"^params.*: got an array that is another one .*, needs one that a step"):
+        with pytest.raises(ValueError, match=r"^params.*: got a new array each time it is read, needs one that stays"):
             fs.SGD(structure)
 
 

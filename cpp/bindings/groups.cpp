@@ -65,6 +65,7 @@ void GroupReader::read_value(std::size_t group, Value& value) {
     const DefaultFloats guard;  // schedules compute
     const py::object checked = check_ ? check_(group, value.key, found) : found;
     Group& target = engine_.groups[group];
+    const RuleEntry& entry = rule(static_cast<int>(group));
     const std::array<double, kMaxHypers> before = target.hypers;
     const auto number = [](py::handle x, double none) { return x.is_none() ? none : x.cast<double>(); };
     if (value.slot == kMaximize) {
@@ -75,7 +76,6 @@ void GroupReader::read_value(std::size_t group, Value& value) {
         target.ema_decay = number(checked, 0);
     } else if (value.slot == kCautious) {
         const bool cautious = checked.cast<bool>();
-        const RuleEntry& entry = rule(static_cast<int>(group));
         if (cautious && entry.decay[kFloat] == nullptr)
             throw py::value_error("cautious: got True, needs False with " + std::string(entry.name));
         source.changed = source.changed || cautious != target.cautious;
@@ -91,7 +91,6 @@ void GroupReader::read_value(std::size_t group, Value& value) {
         target.hypers[static_cast<std::size_t>(value.slot)] = checked.cast<double>();
     }
     // The learning rate is the one value that goes with any other.
-    const RuleEntry& entry = rule(static_cast<int>(group));
     for (std::size_t h = 0; h < before.size(); ++h)
         source.changed = source.changed || (target.hypers[h] != before[h] && std::strcmp(entry.hypers[h], "lr") != 0);
     if (value.slot == kEmaDecay && checked.is_none() == source.averaged) {

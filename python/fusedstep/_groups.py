@@ -77,8 +77,8 @@ def fixed(structure: Any) -> Any:
     for leaf, again, path in zip(shape.leaves, leaves, shape.paths, strict=True):
         if leaf is not again and not same_memory(leaf, again):
             raise ValueError(
-                f"params{path}: got an array that is another one in a copy of what holds it, needs one that a step can "
-                "change in place: no property or flatten() that makes a new array, and an unflatten() that keeps it"
+                f"params{path}: got a new array each time it is read, needs one that stays, as steps change it "
+                "in place; return the stored array from properties and flatten(), and keep it in unflatten()"
             )
     return made
 

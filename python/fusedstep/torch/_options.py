@@ -52,7 +52,7 @@ class Own(StepOptions, total=False):
 
 
 class Options(Own, total=False):
-    """Options of the classes that torch has not: this package's own, and torch's that choose an implementation.
+    """Options of this package's own optimizers: all of `Own`, and torch's arguments that choose an implementation.
 
     ``foreach`` and ``fused`` are accepted and ignored, since there is one implementation; ``capturable`` and
     ``differentiable`` may only be False.
