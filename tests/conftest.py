@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 
 import pytest
 
@@ -18,7 +20,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Take the table away before anything looks for it."""
+    """Give matplotlib a folder of its own and take the table away, before anything looks for them."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        # The user's list of fonts may be of another environment, and lack the fonts of this one's matplotlib.
+        folder = tempfile.mkdtemp(prefix="matplotlib-")
+        os.environ["MPLCONFIGDIR"] = folder
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
     if config.getoption("--capsules"):
         import torch
 
