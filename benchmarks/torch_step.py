@@ -4,9 +4,9 @@
     python benchmarks/torch_step.py --cases thousand --rules Adam,SGD --ways "torch fused,deepspeed"
     python benchmarks/torch_step.py --json out/torch_step.json --render
 
-``opt.step()`` with gradients in place, as a training loop calls it, and whole training steps of two small models. The
-parameters after three steps are compared, element by element, before anything is timed. ``--memory`` shows the peak
-memory of a process that updates in the backward pass beside one that does not.
+``opt.step()`` with gradients in place, as a training loop calls it; ``loops.py`` times whole loops. Parameters after
+three steps are compared, element by element, before anything is timed. ``--memory`` shows the peak memory of a process
+that updates in the backward pass beside one that does not.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 OWN = "fusedstep"
 Row = dict[str, Any]
-MODELS = ("transformer", "MLP")  # the case "training"
 KEYS = ("case", "rule", "way", "threads")
 SHAPES: dict[str, Callable[[], models.Shapes]] = {
     "network": models.network,
@@ -89,37 +88,6 @@ def steppers(shapes: models.Shapes, rule: str, ways: Sequence[str]) -> dict[str,
     return found
 
 
-def trainers(kind: str) -> dict[str, Callable[[], object]]:
-    """Whole training steps: forward, backward, step, zero_grad."""
-    import torch
-
-    import fusedstep.torch as ft
-
-    found: dict[str, Callable[[], object]] = {}
-    for way in ("torch fused", OWN):
-        torch.manual_seed(0)
-        if kind == "transformer":
-            layer = torch.nn.TransformerEncoderLayer(128, 4, 256, dropout=0.0, batch_first=True)
-            model: Any = torch.nn.TransformerEncoder(layer, 4, enable_nested_tensor=False)
-            x = torch.randn(8, 32, 128)
-        else:
-            parts = [torch.nn.Linear(784, 512), torch.nn.ReLU(), torch.nn.Linear(512, 256), torch.nn.ReLU()]
-            model, x = torch.nn.Sequential(*parts, torch.nn.Linear(256, 10)), torch.randn(64, 784)
-        params = list(model.parameters())
-        if way == OWN:
-            optimizer: Any = ft.AdamW(params, lr=1e-3)
-        else:
-            optimizer = torch.optim.AdamW(params, lr=1e-3, fused=True)
-
-        def run(model: Any = model, optimizer: Any = optimizer, x: Any = x) -> None:
-            model(x).square().mean().backward()
-            optimizer.step()
-            optimizer.zero_grad()
-
-        found[way] = run
-    return found
-
-
 def measure(case: str, rule: str, contestants: dict[str, Callable[[], object]], repeats: int) -> list[Row]:
     """Time one case and print it; return its rows."""
     from fusedstep.bench import report
@@ -151,10 +119,9 @@ def run_cases(chosen: argparse.Namespace, threads: int, document: dict[str, Any]
             ways.remove("deepspeed")
             report.note(f"not installed: deepspeed ({error})")
     document["machine"] = machine.describe()
-    cases = [case for name in chosen.cases.split(",") for case in (MODELS if name == "training" else (name,))]
-    for case in cases:
-        for rule in ("AdamW",) if case in MODELS else chosen.rules.split(","):
-            contestants = trainers(case) if case in MODELS else steppers(SHAPES[case](), rule, ways)
+    for case in chosen.cases.split(","):
+        for rule in chosen.rules.split(","):
+            contestants = steppers(SHAPES[case](), rule, ways)
             rows = measure(case, rule, contestants, chosen.rounds)
             again = {(row["case"], row["rule"], row["way"], threads) for row in rows}
             kept = [row for row in document["results"] if tuple(row[key] for key in KEYS) not in again]
@@ -215,7 +182,7 @@ def peak(way: str) -> float:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the cases that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", default="network,thousand,resnet50,gpt2,training")
+    parser.add_argument("--cases", default=",".join(SHAPES))
     parser.add_argument("--rules", default=",".join(RULES))
     parser.add_argument("--ways", default=",".join(WAYS), help="what to compare with: " + ", ".join(WAYS))
     parser.add_argument("--rounds", type=int, default=15)
