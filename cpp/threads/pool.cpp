@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <chrono>
-#include <system_error>
+#include <exception>
+#include <thread>
 
+#include "count.hpp"
 #include "float_environment.hpp"
 
 #if defined(_MSC_VER)
@@ -15,6 +17,9 @@ namespace {
 
 // How long an idle worker stays awake: a loop of small steps finds it ready, a training loop does not pay for it.
 constexpr std::chrono::microseconds kAwake{50};
+
+constexpr std::uint64_t kJob = 1u << 13;
+static_assert(kMaxThreads < static_cast<int>(kJob));
 
 void relax() {
 #if defined(_MSC_VER) && (defined(_M_X64) || defined(_M_IX86))
@@ -40,16 +45,12 @@ void Pool::run(std::size_t chunks, int threads, Body body, void* context) noexce
     body_ = body;
     context_ = context;
     threads_ = threads;
+    next_bed_.store(0, std::memory_order_relaxed);
     shares_.deal(chunks, threads);
     inside_.store(0, std::memory_order_release);
-    generation_.fetch_add(1);
-    if (sleeping_.load() > 0) {
-        {
-            const std::lock_guard<std::mutex> lock(sleep_);
-        }
-        wake_.notify_all();
-    }
-    shares_.work(0, body, context);
+    job_.store((job_.load(std::memory_order_relaxed) / kJob + 1) * kJob + static_cast<std::uint64_t>(threads));
+    wake(1);
+    shares_.work(0, work, this);
     inside_.fetch_or(kClosed, std::memory_order_acq_rel);
     for (unsigned turn = 0; (inside_.load(std::memory_order_acquire) & ~kClosed) != 0; ++turn) {
         relax();
@@ -57,28 +58,59 @@ void Pool::run(std::size_t chunks, int threads, Body body, void* context) noexce
     }
 }
 
-void Pool::live(int self) noexcept {
+void Pool::work(void* pool, std::size_t chunk) {
+    Pool& self = *static_cast<Pool*>(pool);
+    self.wake(1);
+    self.body_(self.context_, chunk);
+}
+
+// Wakes up to so many of the job's workers that sleep. Called by the caller and by workers that have entered.
+void Pool::wake(int most) noexcept {
+    const int workers = threads_ - 1;
+    while (most > 0 && next_bed_.load(std::memory_order_relaxed) < workers) {
+        const int next = next_bed_.fetch_add(1, std::memory_order_relaxed);
+        if (next >= workers) return;
+        // A worker notes that it sleeps and then looks for a job; a job is there before anyone looks into a bed. So one
+        // of the two sees the other.
+        Bed& bed = *beds_[static_cast<std::size_t>(next)];
+        if (!bed.asleep.load()) continue;
+        {
+            const std::lock_guard<std::mutex> lock(bed.mutex);
+        }
+        bed.wake.notify_one();
+        --most;
+    }
+}
+
+void Pool::live(int self, Bed& bed) noexcept {
     enter_default_floats();  // a new thread inherits what its maker has set
     std::uint64_t seen = 0;
+    auto since = std::chrono::steady_clock::now();
     for (;;) {
-        const auto since = std::chrono::steady_clock::now();
-        while (generation_.load(std::memory_order_acquire) == seen) {
+        std::uint64_t job = job_.load();
+        while (job == seen) {
             for (int i = 0; i < 32; ++i) relax();
-            if (std::chrono::steady_clock::now() - since < kAwake) continue;
-            // The caller raises the generation and then looks for sleepers; this counts itself and then looks at the
-            // generation: one of them sees the other.
-            std::unique_lock<std::mutex> lock(sleep_);
-            sleeping_.fetch_add(1);
-            wake_.wait(lock, [&] { return generation_.load() != seen; });
-            sleeping_.fetch_sub(1);
+            if (std::chrono::steady_clock::now() - since >= kAwake) {
+                std::unique_lock<std::mutex> lock(bed.mutex);
+                bed.asleep.store(true);
+                bed.wake.wait(lock, [&] { return job_.load() != seen; });
+                bed.asleep.store(false);
+            }
+            job = job_.load();
         }
-        seen = generation_.load(std::memory_order_acquire);
+        seen = job;
+        if (self >= static_cast<int>(job % kJob)) continue;  // no reason to stay awake
         std::uint32_t now = inside_.load(std::memory_order_relaxed);
         while ((now & kClosed) == 0 && !inside_.compare_exchange_weak(now, now + 1, std::memory_order_acq_rel)) {
         }
-        if ((now & kClosed) != 0) continue;
-        if (self < threads_) shares_.work(self, body_, context_);
-        inside_.fetch_sub(1, std::memory_order_release);
+        if ((now & kClosed) == 0) {
+            if (self < threads_) {  // of the job that is open now, which may be a later one
+                wake(1);
+                shares_.work(self, work, this);
+            }
+            inside_.fetch_sub(1, std::memory_order_release);
+        }
+        since = std::chrono::steady_clock::now();
     }
 }
 
@@ -86,15 +118,21 @@ void Pool::live(int self) noexcept {
 int Pool::grow(int workers) noexcept {
     if (!shares_.reserve(workers + 1)) return 0;
     try {
-        while (workers_ < workers) {
-            const int self = workers_ + 1;
-            std::thread([this, self] { live(self); }).detach();
-            ++workers_;
+        while (static_cast<int>(beds_.size()) < workers) {
+            beds_.push_back(std::make_unique<Bed>());
+            try {
+                std::thread([this, self = static_cast<int>(beds_.size()), bed = beds_.back().get()] {
+                    live(self, *bed);
+                }).detach();
+            } catch (...) {
+                beds_.pop_back();
+                throw;
+            }
         }
     } catch (const std::exception&) {
         // No more threads or memory to be had: go on with those there are.
     }
-    return std::min(workers, workers_);
+    return std::min(workers, static_cast<int>(beds_.size()));
 }
 
 }  // namespace fusedstep

@@ -25,7 +25,8 @@ void Shares::deal(std::size_t chunks, int threads) noexcept {
 void Shares::work(int self, Body body, void* context) noexcept {
     for (int k = 0; k < threads_; ++k) {
         Share& share = shares_[static_cast<std::size_t>((self + k) % threads_)];
-        for (;;) {
+        // A share that is done is only read: it stays in everybody's cache.
+        while (share.next.load(std::memory_order_relaxed) < share.end) {
             const std::size_t chunk = share.next.fetch_add(1, std::memory_order_relaxed);
             if (chunk >= share.end) break;
             body(context, chunk);
