@@ -297,8 +297,11 @@ NarrowFn choose_narrow(Format moments) {
     bool any = false;
     for (int s = 0; s < kStatesOf<Rule>; ++s)
         any = any || ((Rule::states(V) >> s & 1u) != 0 && Rule::kStates[s].kind != kExact);
-    if (moments == Format::float32 || !any) return step_narrow<Rule, V, FloatState>;
-    if (moments == Format::q8_signed) return step_narrow<Rule, V, QuantState>;
-    return moments == Format::bfloat16 ? step_narrow<Rule, V, HalfState> : nullptr;
+    if (any && moments == Format::q8_signed) return step_narrow<Rule, V, QuantState>;
+    if constexpr (kVecHalves) {
+        if (moments == Format::float32 || !any) return step_narrow<Rule, V, FloatState>;
+        if (moments == Format::bfloat16) return step_narrow<Rule, V, HalfState>;
+    }
+    return nullptr;
 }
 #endif

@@ -34,10 +34,10 @@ VEC_INLINE void put_bits(Stored* to, const VecU& bits) {
 
 // Calls body(i, float{}) for every element i or, in whole vectors of float32, body(i, Vec{}): compilers make slower
 // ones of conversions between widths (GCC 12: 8 bits and float16 on AVX2 1.3 to 4 times).
-template <class T, class Body>
+template <class T, bool kVectors = true, class Body>
 inline void for_elements(std::size_t begin, std::size_t end, const Body& body) {
 #if defined(FUSEDSTEP_VEC)
-    if constexpr (sizeof(T) == sizeof(float))
+    if constexpr (sizeof(T) == sizeof(float) && kVectors)
         for (; begin + kVecLanes <= end; begin += kVecLanes) body(begin, Vec{});
 #endif
 #pragma omp simd
@@ -51,30 +51,39 @@ void convert(const From* from, To* to, std::size_t n) {
 }
 
 // 16-bit formats.
+#if defined(FUSEDSTEP_VEC)
+template <class Half>
+constexpr bool kInVectors = kVecHalves || std::is_same_v<Half, Float16>;
+#else
+template <class Half>
+constexpr bool kInVectors = false;
+#endif
 template <class Half, class T>
 void decode_half(const std::uint16_t* from, T* to, std::size_t n) {
-    for_elements<T>(0, n, [=](std::size_t i, auto as) { put(to + i, Half::decode(get_bits(from + i, as))); });
+    for_elements<T, kInVectors<Half>>(
+        0, n, [=](std::size_t i, auto as) { put(to + i, Half::decode(get_bits(from + i, as))); });
 }
 template <class Half, class T>
 void encode_half(const T* from, std::uint16_t* to, std::size_t n) {
-    for_elements<T>(0, n, [=](std::size_t i, auto as) { put_bits(to + i, Half::encode(get(from + i, as))); });
+    for_elements<T, kInVectors<Half>>(
+        0, n, [=](std::size_t i, auto as) { put_bits(to + i, Half::encode(get(from + i, as))); });
 }
 template <class Half, class T>
 void encode_half(const T* from, std::uint16_t* to, const std::uint16_t* noise, std::size_t n) {
-    for_elements<T>(0, n, [=](std::size_t i, auto as) {
+    for_elements<T, kInVectors<Half>>(0, n, [=](std::size_t i, auto as) {
         put_bits(to + i, Half::encode(get(from + i, as), get_bits(noise + i, as)));
     });
 }
 
 template <class T>
 void decode_split(const std::uint16_t* parameter, const std::int16_t* remainder, T* to, std::size_t n) {
-    for_elements<T>(0, n, [=](std::size_t i, auto as) {
+    for_elements<T, kInVectors<Split>>(0, n, [=](std::size_t i, auto as) {
         put(to + i, Split::decode(get_bits(parameter + i, as), get_bits(remainder + i, as)));
     });
 }
 template <class T>
 void encode_split(const T* from, std::uint16_t* parameter, std::int16_t* remainder, std::size_t n) {
-    for_elements<T>(0, n, [=](std::size_t i, auto as) {
+    for_elements<T, kInVectors<Split>>(0, n, [=](std::size_t i, auto as) {
         const auto low = Split::remainder(get(from + i, as));
         put_bits(parameter + i, Split::parameter(low));
         put_bits(remainder + i, low);
