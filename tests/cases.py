@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 import fusedstep as fs
 from fusedstep import _core
-from fusedstep._hyper import GROUP_VALUES
+from fusedstep._step_options import GROUP_VALUES
 from fusedstep.reference import RULES
 
 Array = NDArray[Any]

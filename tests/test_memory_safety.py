@@ -16,7 +16,7 @@ import pytest
 
 import fusedstep as fs
 from fusedstep import _core
-from fusedstep._hyper import GROUP_VALUES
+from fusedstep._step_options import GROUP_VALUES
 from fusedstep.reference._about import AROUND
 
 

@@ -15,7 +15,7 @@ import pytest
 from cases import BFLOAT16, CLASSES, ROWS, Array, assert_same, copied, numbers, snapshot
 
 import fusedstep
-from fusedstep._group_options import GROUP_OPTIONS
+from fusedstep._step_options import GROUP_OPTIONS
 from fusedstep.reference import RULES
 
 fs: Any = fusedstep  # what is wrong on purpose must pass the type checker

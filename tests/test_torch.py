@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import fusedstep as fs
-from fusedstep._group_options import GROUP_OPTIONS
+from fusedstep._step_options import GROUP_OPTIONS
 
 torch = pytest.importorskip("torch")
 ft = pytest.importorskip("fusedstep.torch")

@@ -1,6 +1,7 @@
-"""Writes the stubs of what is made of the rules: type checkers, editors and the site read its signatures there.
+"""Writes what is made of the rules and of the table of step options where type checkers, editors and the site read it.
 
-`python tools/stubs.py` writes them into python/fusedstep. That of torch's classes has the installed torch's signatures.
+`python tools/stubs.py` writes stubs into python/fusedstep, where that of torch's classes has the installed torch's
+signatures, and the types and texts of the step options into the sources and docs/around.md.
 """
 
 from __future__ import annotations
@@ -10,8 +11,11 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from textwrap import indent
 from types import ModuleType
+from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 HEAD = "# Written by tools/stubs.py.\n"
@@ -102,6 +106,70 @@ def for_jax() -> str:
 STUBS = {"optimizers/__init__.pyi": for_numpy, "torch/__init__.pyi": for_torch, "jax/optimizers.pyi": for_jax}
 
 
+def types(face: str) -> str:
+    """The options of a face as the entries of a TypedDict."""
+    from fusedstep._step_options import STEP_OPTIONS
+
+    entries = []
+    for option in STEP_OPTIONS:
+        if face in option.faces and (face, option.name) != ("torch", "maximize"):  # which torch's own classes have
+            kind = option.arrays[0] if option.arrays is not None and face == "functions" else option.type
+            kind = kind.replace("float |", "Number |") if face == "jax" else kind  # there also an array or a function
+            entries.append(f"    {option.name}: {kind}")
+    return "\n".join(entries)
+
+
+def docstring() -> str:
+    """The options in the docstring of `Optimizer`."""
+    from fusedstep._step_options import described
+
+    return indent(described("numpy"), "    ")
+
+
+def table() -> str:
+    """The rows of the table in docs/around.md."""
+    from fusedstep._step_options import STEP_OPTIONS
+
+    rows = []
+    for option in STEP_OPTIONS:
+        if option.faces != ("functions",):
+            scope = {"storage": "group, when made", "constructor": "optimizer, when made"}.get(option.per, option.per)
+            default = repr(option.default).replace("'", '"')
+            text = option.text.replace("``", "`").replace("|", "\\|")
+            rows.append(f"| `{option.name}={default}` | {text} | {scope} | {', '.join(option.faces)} |")
+    return "\n".join(rows)
+
+
+class Section(NamedTuple):
+    """Lines of a file, what stands before and behind them, and who writes them."""
+
+    path: str
+    before: str
+    behind: str
+    write: Callable[[], str]
+
+    def find(self) -> tuple[str, str, str]:
+        """The file: up to the lines, the lines, and what follows."""
+        text = (ROOT / self.path).read_text(encoding="utf-8")
+        assert text.count(self.before) == 1, f"{self.path}: needs {self.before!r} once"
+        head, _, rest = text.partition(self.before)
+        end = rest.index(self.behind)
+        return head + self.before, rest[:end], rest[end:]
+
+
+TYPES = "    # the table of step options, by tools/stubs.py\n"
+SECTIONS = {
+    "types of functions": Section("python/fusedstep/reference/_about.py", TYPES, "\n\n", partial(types, "functions")),
+    "types": Section("python/fusedstep/_group_options.py", TYPES, "\n\n", partial(types, "numpy")),
+    "types of torch": Section("python/fusedstep/torch/_options.py", TYPES, "\n    eps_root", partial(types, "torch")),
+    "types of jax": Section("python/fusedstep/jax/_options.py", TYPES, "\n    mask", partial(types, "jax")),
+    "docstring": Section(
+        "python/fusedstep/_base.py", "for groups that do not give theirs.\n", "\n\n    Notes\n", docstring
+    ),
+    "page": Section("docs/around.md", "| option | effect | scope | taken by |\n|---|---|---|---|\n", "\n\n", table),
+}
+
+
 def formatted(text: str) -> str:
     """The text as ruff formats it."""
     for command in (["check", "--fix-only", "--select=I"], ["format"]):
@@ -113,3 +181,6 @@ def formatted(text: str) -> str:
 if __name__ == "__main__":
     for name, write in STUBS.items():
         (ROOT / "python" / "fusedstep" / name).write_text(formatted(write()), encoding="utf-8")
+    for section in SECTIONS.values():
+        head, _, rest = section.find()
+        (ROOT / section.path).write_text(head + section.write() + rest, encoding="utf-8")

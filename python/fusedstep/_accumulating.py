@@ -13,24 +13,14 @@ from ._casting import ADVICE, Casts, check_cleared
 from ._core import Model, Tree
 from ._settings import Settings
 from ._slots import Slot
+from ._step_options import GROUP_OPTIONS
+from .reference import RULES
 from .sparse import SparseRows
 
 __all__ = ["Accumulating", "check_accumulate_steps"]
 
 # The rule that adds (`fusedstep.reference.accumulate`): p - 1 * (-g) has the bits of p + g.
-ADD = {
-    "lr": 1.0,
-    "momentum": 0.0,
-    "dampening": 0.0,
-    "weight_decay": 0.0,
-    "nesterov": False,
-    "lr_in_momentum": False,
-    "maximize": True,
-    "clip_value": None,
-    "cautious": False,
-    "ema_decay": None,
-}
-
+ADD = RULES["sgd"].hypers | GROUP_OPTIONS | {"lr": 1.0, "maximize": True}
 
 NOTHING: frozenset[int] = frozenset()
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ._group_options import GROUP_OPTIONS
 from ._groups import FIXED, Group
 from ._hyper import check_hyper, did_you_mean
+from ._step_options import GROUP_OPTIONS
 from .reference import RULES
 from .reference._about import OWN_RULES
 

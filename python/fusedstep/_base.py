@@ -11,19 +11,20 @@ import numpy as np
 
 from . import _loading, _saving
 from ._accumulating import NOTHING, Summed, check_accumulate_steps
-from ._arguments import choice, same
+from ._arguments import same
 from ._attributes import shared_option
 from ._constructors import constructor
 from ._core import Model
-from ._group_options import GROUP_OPTIONS, Number, Options, Structure, check_group
+from ._group_options import Number, Options, Structure, check_group
 from ._groups import Group, Groups, fixed
 from ._hyper import check_hyper, unexpected
 from ._making import AwaitedModel, Making
 from ._memory import check_memory
 from ._metrics import effective, metrics
 from ._option_trees import by_trees, is_tree
-from ._settings import MODEL_OPTIONS, check_settings
-from ._slots import STATE_FORMATS, Progress, StateView, StateViews, gather
+from ._settings import check_settings
+from ._slots import Progress, StateView, StateViews, gather
+from ._step_options import GROUP_OPTIONS, MODEL_OPTIONS, options_of
 from ._structures import rebuilt, tree
 from .grouping import Grouping
 from .reference import RULES
@@ -52,35 +53,27 @@ class Optimizer(Making):
     defaults
         Hyper-parameters of the rule, for groups that do not give theirs.
     grads
-        Gradients bound once, of the structure of `params`; then ``step()`` takes no argument. Fill the same arrays
-        before each step.
+        Gradients bound once, of the structure of `params`; then ``step()`` takes no argument. Fill the same
+        arrays before each step.
     cast_grads
         Take gradients of any real dtype and layout, and of any object that NumPy can read in the CPU's memory
-        (``__dlpack__``, ``__array__``, ``__array_interface__``): what a step cannot read as it is, is copied into a
-        buffer that is reused.
+        (``__dlpack__``, ``__array__``, ``__array_interface__``): what a step cannot read as it is, is copied
+        into a buffer that is reused.
     accumulate_steps
-        Average the gradients of so many calls of `step` for one step: they are summed in the compute type, and the
-        last call steps with their mean and clears the sum.
+        Average the gradients of so many calls of `step` for one step: they are summed in the compute type, and
+        the last call steps with their mean and clears the sum.
     maximize
         Ascend instead of descend.
-    state_format
-        How states are stored: ``"float32"`` (float64 for float64 parameters), ``"bfloat16"`` or ``"8bit"``.
-    min_quantized_size
-        Parameters of fewer elements keep their states in the compute type whatever `state_format` says.
-    master
-        For 16-bit parameters: ``"float32"`` keeps a float32 copy, ``"split"`` (bfloat16) a 16-bit
-        remainder that restores the float32 value exactly, None neither. Parameters that are changed between steps
-        count with either: a copy is dropped where the parameter is no longer its rounding.
-    rounding
-        How 16-bit parameters without a master are rounded, ``"nearest"`` or ``"stochastic"``.
     max_grad_norm
-        The gradients of the whole model together are scaled down to this norm.
+        The gradients of the whole model together are scaled down to this norm. Computing theirs reads them once
+        more.
     clip_value
         Every gradient element is cut off at plus and minus this value, after the scaling.
     skip_nonfinite
-        A step whose gradients hold an infinity or NaN changes nothing and counts in `skipped_steps`.
+        A step whose gradients hold an infinity or NaN, or would when divided by `grad_scale`, changes nothing
+        and returns False. An optimizer counts it in `skipped_steps`.
     ema_decay
-        Keeps an exponential moving average of the parameters, with this weight of the old average.
+        Keeps an exponential moving average of the parameters, with this weight of the old average, in [0, 1).
     cautious
         Step only the elements whose step goes against their gradient; the step is divided by their share of the
         tensor, 0.001 at least (Liang et al., 2024, "Cautious optimizers: improving training with one line of
@@ -88,11 +81,22 @@ class Optimizer(Making):
         rules whose first moment or momentum can disagree with the gradient.
     zero_grads
         Set the gradients to zero in the same pass.
+    state_format
+        How states are stored: ``"float32"`` (float64 for float64 parameters), ``"bfloat16"`` or ``"8bit"``.
+    min_quantized_size
+        Parameters of fewer elements keep their states in the compute type whatever `state_format` says.
+    master
+        For 16-bit parameters: ``"float32"`` keeps a float32 copy, ``"split"`` (bfloat16) a 16-bit remainder
+        that restores the float32 value exactly, None neither. Parameters that are changed between steps count
+        with either: a copy is dropped where the parameter is no longer its rounding.
+    rounding
+        How 16-bit parameters without a master are rounded, ``"nearest"`` or ``"stochastic"``.
     seed
-        Of the noise of stochastic rounding.
+        Key of the noise of stochastic rounding.
     memory
-        Where states, masters and averages live: None for ordinary memory; the path of a folder, for files without a
-        name that are mapped; or a function that takes a number of bytes and returns a writeable buffer of them.
+        Where states, masters and averages live: None for ordinary memory; the path of a folder, for files
+        without a name that are mapped; or a function that takes a number of bytes and returns a writeable
+        buffer of them.
 
     Notes
     -----
@@ -123,8 +127,7 @@ class Optimizer(Making):
         self._memory = check_memory(given.pop("memory", None))
         unknown = sorted(given.keys() - GROUP_OPTIONS.keys() - MODEL_OPTIONS.keys())
         if unknown:
-            known = {*defaults, *GROUP_OPTIONS, *MODEL_OPTIONS, "grads", "cast_grads", "accumulate_steps", "memory"}
-            raise unexpected(type(self).__name__, unknown[0], known)
+            raise unexpected(type(self).__name__, unknown[0], {*defaults, *options_of("numpy")})
         self.defaults = defaults | {name: given.get(name, value) for name, value in GROUP_OPTIONS.items()}
         params = self._split_by_trees(params)
         check_group(self.rule, self.defaults, "{}")
@@ -437,7 +440,7 @@ class Optimizer(Making):
             themselves are the caller's to save.
         """
         if state_format is not None:
-            choice("state_format", state_format, STATE_FORMATS)
+            check_hyper("state_format", state_format)
         with self._model.exclusive("state_dict()"):
             return _saving.save(self, state_format)
 

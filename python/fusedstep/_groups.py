@@ -14,17 +14,15 @@ import numpy as np
 
 from ._arguments import same
 from ._hyper import did_you_mean
-from ._settings import MODEL_OPTIONS
+from ._step_options import MODEL_OPTIONS, STORAGE
 from ._structures import rebuilt, tree
 
 if TYPE_CHECKING:
     from ._base import Optimizer
 
-__all__ = ["FIXED", "STORAGE", "Group", "Groups", "fixed", "unknown_option"]
+__all__ = ["FIXED", "Group", "Groups", "fixed", "unknown_option"]
 
-# Options that say how a group's arrays were made: they cannot be changed afterwards, and loading leaves them.
-STORAGE = ("state_format", "min_quantized_size", "master", "rounding")
-FIXED = (*STORAGE, "rule", "reshape")  # and those that say which parameters are stepped how
+FIXED = (*STORAGE, "rule", "reshape")  # and options that say which parameters are stepped how
 
 
 class FixedDict(dict[Any, Any]):

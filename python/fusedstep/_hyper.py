@@ -1,4 +1,4 @@
-"""The allowed values of every hyper-parameter, in one place.
+"""The allowed values of every hyper-parameter, in one place; those of step options are in `_step_options`.
 
 The optimizer classes, the plain functions and the NumPy reference check with the same table, so that the same
 mistake gives the same message everywhere.
@@ -6,21 +6,22 @@ mistake gives the same message everywhere.
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 
 from ._arguments import choice
+from ._intervals import CLOSED_WEIGHT, FINITE, INNER_WEIGHT, NON_NEGATIVE, POSITIVE, WEIGHT, Interval
+from ._step_options import STEP_OPTIONS
 
 __all__ = [
     "CAUTIOUS",
     "FINITE",
     "FLAGS",
-    "GROUP_VALUES",
     "NUMBERS",
     "TUPLES",
     "WEIGHT",
@@ -34,37 +35,6 @@ __all__ = [
     "unexpected",
 ]
 
-
-@dataclass(frozen=True)
-class Interval:
-    """Real numbers between two bounds; one named in ``open`` (``"low"``, ``"high"``) is itself excluded."""
-
-    low: float = -math.inf
-    high: float = math.inf
-    open: tuple[str, ...] = ("low", "high")
-
-    def holds(self, value: float) -> bool:
-        """Whether ``value`` lies inside; NaN never does."""
-        above = value > self.low if "low" in self.open else value >= self.low
-        below = value < self.high if "high" in self.open else value <= self.high
-        return above and below
-
-    def __str__(self) -> str:
-        if math.isinf(self.low):
-            return "finite"
-        left = f"{'>' if 'low' in self.open else '>='} {self.low:g}"
-        if math.isinf(self.high):
-            return f"{left} and finite" if "high" in self.open else left
-        return f"{left} and {'<' if 'high' in self.open else '<='} {self.high:g}"
-
-
-FINITE = Interval()
-NON_NEGATIVE = Interval(0.0, open=("high",))
-POSITIVE = Interval(0.0)
-POSITIVE_OR_INFINITE = Interval(0.0, open=("low",))
-WEIGHT = Interval(0.0, 1.0, open=("high",))  # how much of an average is kept
-INNER_WEIGHT = Interval(0.0, 1.0)
-CLOSED_WEIGHT = Interval(0.0, 1.0, open=())
 
 NUMBERS: dict[str, Interval] = {
     "lr": NON_NEGATIVE,
@@ -94,11 +64,6 @@ NUMBERS: dict[str, Interval] = {
     "muon.momentum": WEIGHT,  # of an average
     "muon.eps": POSITIVE,  # a norm is divided by it
     "schedule_free_sgd.momentum": INNER_WEIGHT,  # the average is recovered by dividing by it
-    # around the rule
-    "grad_scale": POSITIVE,
-    "max_grad_norm": POSITIVE_OR_INFINITE,
-    "clip_value": POSITIVE_OR_INFINITE,
-    "ema_decay": WEIGHT,
 }
 TUPLES: dict[str, tuple[Interval, ...]] = {
     "betas": (WEIGHT, WEIGHT),
@@ -125,18 +90,16 @@ FLAGS = frozenset(
         "no_prox",
         "clipping",
         "grad_averaging",
-        "maximize",
-        "cautious",
-        "skip_nonfinite",
-        "zero_grads",
-        "cast_grads",
         "train_mode",
+        *(option.name for option in STEP_OPTIONS if option.needs is bool),
     )
 )
-OPTIONAL = frozenset(("max_grad_norm", "clip_value", "ema_decay"))
-
-GROUP_VALUES = ("maximize", "clip_value", "ema_decay", "cautious")
-"""What a step reads of a parameter group beside the rule's hyper-parameters."""
+NUMBERS |= {option.name: option.needs for option in STEP_OPTIONS if isinstance(option.needs, Interval)}
+OPTIONAL = frozenset(option.name for option in STEP_OPTIONS if option.name in NUMBERS and option.default is None)
+CHOICES |= {option.name: option.needs for option in STEP_OPTIONS if isinstance(option.needs, tuple)}
+OWN_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    option.name: option.needs for option in STEP_OPTIONS if inspect.isfunction(option.needs)
+}
 
 CAUTIOUS: set[str] = set()
 """Rules whose steps can be cautious; `fusedstep.reference` adds them."""
@@ -269,6 +232,8 @@ def check_hyper(name: str, value: Any, where: str | None = None, *, rule: str = 
         return None
     if name in CHOICES:
         return choice(where, value, CHOICES[name])
+    if name in OWN_CHECKS:
+        return OWN_CHECKS[name](where, value)
     if name in COUNTS:
         if isinstance(value, (bool, np.bool_)) or not isinstance(value, Integral):
             raise TypeError(f"{where}: got {value!r} ({type(value).__name__}), needs an integer")

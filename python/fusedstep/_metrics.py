@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ._hyper import FLAGS, check_hyper
 from ._slots import stored_values
+from ._step_options import GROUP_VALUES
 from .reference import RULES
 from .reference.watching import counted_state, effective_rates
 from .watching import watched
@@ -61,9 +62,9 @@ def numbers(
     """The hyper-parameters of all groups that are numbers; `now` gives a schedule's value."""
     found: dict[str, float] = {}
     names = dict.fromkeys(name for rule in rules for name in RULES[rule].hypers)
-    for name in (*names, "clip_value", "ema_decay"):
+    for name in (*names, *GROUP_VALUES):
         for i, (group, rule) in enumerate(zip(groups, rules, strict=True)):
-            if name in FLAGS or name not in (*RULES[rule].hypers, "clip_value", "ema_decay"):
+            if name in FLAGS or name not in (*RULES[rule].hypers, *GROUP_VALUES):
                 continue
             if name not in group:
                 raise ValueError(f'param_groups[{i}]: has no entry "{name}"')

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from ._core import Exclusive, Model, Tree
 from ._floats import default_floats
-from ._hyper import GROUP_VALUES, check_hyper
+from ._hyper import check_hyper
 from ._slots import Slot
+from ._step_options import GROUP_VALUES
 from .reference import RULES, watching
 from .reference._arithmetic import sum_of_squares
 from .reference._checks import check_array, check_overlap

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ._hyper import GROUP_VALUES, TUPLES, check_hyper
+from ._hyper import TUPLES, check_hyper
+from ._step_options import GROUP_VALUES
 from ._structures import inside
 from .grouping import Grouping, as_grouping
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ._core import Model
 from ._floats import default_floats
-from ._groups import STORAGE
 from ._names import param_names
 from ._slots import Slot, constant, convert, like
 from .reference import RULES, State
@@ -15,7 +14,7 @@ from .reference import RULES, State
 if TYPE_CHECKING:
     from ._base import Optimizer
 
-__all__ = ["STORAGE", "for_file", "progress", "save"]
+__all__ = ["for_file", "progress", "save"]
 
 
 class NoArray(dict[str, Any]):

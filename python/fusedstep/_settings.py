@@ -4,30 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from ._core import Model
 from ._hyper import check_hyper
+from ._step_options import MODEL_OPTIONS
 
-__all__ = ["MODEL_OPTIONS", "Settings", "check_settings"]
-
-MODEL_OPTIONS: dict[str, Any] = {
-    "max_grad_norm": None,
-    "skip_nonfinite": False,
-    "zero_grads": False,
-    "seed": 0,
-}
+__all__ = ["Settings", "check_settings"]
 
 
 def check_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """Check all of them; return them with their own types."""
-    checked = {n: check_hyper(n, settings[n]) for n in ("max_grad_norm", "skip_nonfinite", "zero_grads")}
-    seed = settings["seed"]
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
-        raise TypeError(f"seed: got {seed!r}, needs an integer")
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed: got {seed}, needs 0 to 2**64 - 1")
-    return checked | {"seed": int(seed)}
+    return {name: check_hyper(name, settings[name]) for name in MODEL_OPTIONS}
 
 
 class Settings:

@@ -20,7 +20,6 @@ from .reference._checks import check_overlap
 
 __all__ = [
     "QUANT_BLOCK",
-    "STATE_FORMATS",
     "Progress",
     "Slot",
     "StateView",
@@ -39,7 +38,6 @@ Array = NDArray[Any]
 
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 QUANT_BLOCK = BLOCK_8BIT
-STATE_FORMATS = ("float32", "bfloat16", "8bit")
 LARGE = 1 << 22  # bytes from which NumPy asks the system for huge pages
 LINE = 64  # bytes of a cache line
 PAGE = 4096  # bytes of a page
@@ -223,7 +221,7 @@ def constant(value: float, slot: Slot, kind: str, state_format: str, small: bool
     kind
         ``"signed"``, ``"unsigned"`` or ``"exact"`` (only the compute type).
     state_format
-        One of `STATE_FORMATS`; ``"float32"`` means the compute type.
+        As the option: ``"float32"`` means the compute type.
     small
         Whether the parameter is too small to be worth a narrow format.
     """

@@ -24,8 +24,9 @@ import numpy as np
 from . import reference
 from ._core import Model
 from ._directions import Matrices, NumPyDirections
-from ._hyper import GROUP_VALUES, check_hypers, check_step, unexpected
+from ._hyper import check_hypers, check_step, unexpected
 from ._rows import check_row_gradient
+from ._step_options import GROUP_VALUES
 from .reference import RULES, Rule
 from .reference._checks import check_array
 from .reference._frame import AROUND, check_around

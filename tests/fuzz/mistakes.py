@@ -14,7 +14,7 @@ import numpy as np
 from cases import Array, assert_same, copied
 
 import fusedstep as fs
-from fusedstep._hyper import GROUP_VALUES
+from fusedstep._step_options import GROUP_VALUES
 from fusedstep.reference import RULES
 
 from .faces import Arrays, filled, memory

@@ -14,8 +14,7 @@ import numpy as np
 from cases import CLASSES, FLOAT16, TEAMS, Array, Options, assert_same, copied, first_number, running
 
 import fusedstep as fs
-from fusedstep._group_options import GROUP_OPTIONS
-from fusedstep._hyper import GROUP_VALUES
+from fusedstep._step_options import GROUP_OPTIONS, GROUP_VALUES
 from fusedstep.reference import RULES
 
 from .faces import OWN, filled, form, memory, nested

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 import fusedstep
 
-from .._hyper import GROUP_VALUES
+from .._step_options import GROUP_VALUES, MODEL_OPTIONS
 from ..minibatch import minibatches
 from .choices import Choice
 from .convnet import ConvNet
@@ -39,7 +39,7 @@ class ReferenceStep:
         self._params = [array.copy() for array in params.values()]
         group, states = optimizer.param_groups[0], list(optimizer.state)
         self._options: dict[str, Any] = {name: group[name] for name in (*about.hypers, *GROUP_VALUES, "rounding")}
-        for name in ("max_grad_norm", "skip_nonfinite", "zero_grads", "seed"):
+        for name in MODEL_OPTIONS:
             self._options[name] = getattr(optimizer, name)
 
         def copies(name: str) -> list[Any]:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, TypedDict
 
 import jax
 import numpy as np
-
-from .._group_options import StorageOptions
 
 __all__ = ["Number", "Numbers", "Options"]
 
@@ -16,13 +14,20 @@ Number: TypeAlias = float | jax.Array | np.ndarray[Any, Any] | Callable[[Any], A
 Numbers: TypeAlias = tuple[Number, ...] | jax.Array | Callable[[Any], Any]
 
 
-class Options(StorageOptions, total=False):
+class Options(TypedDict, total=False):
     """Options that every optimizer takes by keyword."""
 
-    mask: Any
-    trainable: Any
+    # the table of step options, by tools/stubs.py
     maximize: bool
     max_grad_norm: Number | None
     clip_value: Number | None
+    skip_nonfinite: bool
     ema_decay: Number | None
     cautious: bool
+    state_format: Literal["float32", "bfloat16", "8bit"]
+    min_quantized_size: int
+    master: Literal["float32", "split"] | None
+    rounding: Literal["nearest", "stochastic"]
+    seed: int
+    mask: Any
+    trainable: Any

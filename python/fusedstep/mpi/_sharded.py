@@ -12,10 +12,9 @@ from .._arguments import choice
 from .._base import Optimizer, Structure
 from .._core import Model
 from .._floats import default_floats
-from .._group_options import GROUP_OPTIONS
 from .._hyper import did_you_mean
 from .._rows import check_row_gradient
-from .._settings import MODEL_OPTIONS
+from .._step_options import GROUP_OPTIONS, MODEL_OPTIONS
 from ..grouping import Grouping
 from ..optimizers import SGD
 from ..optimizers.numpy_rule import NumPyOptimizer

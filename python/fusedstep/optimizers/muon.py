@@ -11,11 +11,12 @@ import numpy as np
 from .._arguments import choice, same
 from .._base import Number, Optimizer, Options, Structure, is_group
 from .._directions import Matrices, NumPyDirections
-from .._group_options import GROUP_OPTIONS, check_group
+from .._group_options import check_group
 from .._groups import unknown_option
 from .._hyper import check_hyper
 from .._option_trees import is_tree
 from .._slots import Slot
+from .._step_options import GROUP_OPTIONS
 from .._structures import tree
 from ..grouping import Grouping
 from ..reference import RULES

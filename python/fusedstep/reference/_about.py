@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass, field
+from textwrap import indent
 from typing import Any, Final, Literal, TypedDict
 
-import numpy as np
-
-from .._hyper import check_hyper
+from .._hyper import CHOICES, check_hyper
+from .._intervals import Interval
+from .._step_options import STEP_OPTIONS, check_seed, described, options_of
 from ._cautious import Decay
 
 __all__ = [
@@ -148,65 +149,28 @@ RULES = Rules()
 class Around(TypedDict, total=False):
     """Options that every rule shares, with the frame's meaning (see the module)."""
 
+    # the table of step options, by tools/stubs.py
     maximize: bool
     grad_scale: float
     max_grad_norm: float | None
     clip_value: float | None
     skip_nonfinite: bool
-    master: Tensors
-    rounding: Literal["nearest", "stochastic"]
-    seed: int
-    first: int
     ema: Tensors
     ema_decay: float | None
     cautious: bool
     zero_grads: bool
+    master: Tensors
+    rounding: Literal["nearest", "stochastic"]
+    seed: int
+    first: int
 
 
-AROUND: dict[str, Any] = {
-    "maximize": False,
-    "grad_scale": 1.0,
-    "max_grad_norm": None,
-    "clip_value": None,
-    "skip_nonfinite": False,
-    "master": None,
-    "rounding": "nearest",
-    "seed": 0,
-    "first": 0,
-    "ema": None,
-    "ema_decay": None,
-    "cautious": False,
-    "zero_grads": False,
-}
+AROUND = options_of("functions")
 
 AROUND_DOC = """
     Other Parameters
     ----------------
-    maximize : bool
-        Ascend instead of descend.
-    grad_scale : float
-        Gradients are divided by it first; its inverse must be finite in the compute type.
-    max_grad_norm : float, optional
-        Gradients of all tensors together are scaled down to this norm.
-    clip_value : float, optional
-        Each gradient element is cut off at plus and minus this value, after the scaling.
-    skip_nonfinite : bool
-        Change nothing when a gradient holds an infinity or NaN, or would after it is divided by `grad_scale`.
-    master : array or list of arrays, optional
-        For 16-bit parameters: float32 copies, or int16 remainders of bfloat16 parameters. A copy counts as
-        long as its parameter is its rounding, element by element; a parameter that was changed since counts itself.
-    rounding : {"nearest", "stochastic"}
-        How 16-bit parameters without a master are rounded.
-    seed, first : int
-        Key of the noise of stochastic rounding, and the number of the first tensor in it.
-    ema : array or list of arrays, optional
-        Exponential moving averages of the parameters, in the compute type.
-    ema_decay : float, optional
-        Weight of the old average, in [0, 1).
-    cautious : bool
-        Step only the elements whose step goes against their gradient, with a step longer by one over their share.
-    zero_grads : bool
-        Set the gradients to zero afterwards.
+{options}
 
     Returns
     -------
@@ -219,28 +183,17 @@ AROUND_DOC = """
         An argument of the wrong kind or dtype.
     ValueError
         A wrong value, shape or layout, lists of unequal length, arrays that overlap. Nothing has changed.
-"""
+""".format(options=indent(described("functions"), "    "))
 
 
 def check_around(around: dict[str, Any]) -> dict[str, Any]:
     """Check the options of `AROUND` that hold no arrays."""
     checked = dict(around)
-    for name in (
-        "maximize",
-        "grad_scale",
-        "max_grad_norm",
-        "clip_value",
-        "skip_nonfinite",
-        "ema_decay",
-        "cautious",
-        "zero_grads",
-    ):
-        checked[name] = check_hyper(name, around[name])
-    if around["rounding"] not in ("nearest", "stochastic"):
-        raise ValueError(f"rounding: got {around['rounding']!r}, needs 'nearest' or 'stochastic'")
+    for option in STEP_OPTIONS:
+        if option.name in around and (option.needs is bool or isinstance(option.needs, Interval)):
+            checked[option.name] = check_hyper(option.name, around[option.name])
+    if around["rounding"] not in CHOICES["rounding"]:
+        raise ValueError(f"rounding: got {around['rounding']!r}, needs {' or '.join(map(repr, CHOICES['rounding']))}")
     for name in ("seed", "first"):
-        if isinstance(around[name], bool) or not isinstance(around[name], (int, np.integer)):
-            raise TypeError(f"{name}: got {around[name]!r}, needs an integer")
-        if not 0 <= around[name] < 2**64:
-            raise ValueError(f"{name}: got {around[name]}, needs an integer from 0 to 2**64 - 1")
+        checked[name] = check_seed(name, around[name], "an integer from 0 to 2**64 - 1")
     return checked

@@ -13,20 +13,18 @@ from torch import Tensor
 from torch.optim import optimizer as _torch
 
 from .. import _core
-from .._arguments import choice
 from .._constructors import constructor
-from .._hyper import unexpected
+from .._hyper import check_hyper, unexpected
 from .._metrics import numbers
-from .._saving import STORAGE
-from .._settings import MODEL_OPTIONS, Settings, check_settings
-from .._slots import STATE_FORMATS
+from .._settings import Settings, check_settings
+from .._step_options import GROUP_OPTIONS, MODEL_OPTIONS, STORAGE
 from ..reference import RULES
 from ..reference._about import PARAM
 from ..watching import Watch, watch, watched
 from . import _gradients, _sparse, _states
 from ._building import Slot, build, check_places, make_slot
 from ._loading import load, torchs_class, with_torchs_defaults
-from ._options import GROUP_OPTIONS, check_group, check_implementation, likely_meant, plain
+from ._options import check_group, check_implementation, likely_meant, plain
 from ._parts import Parts, announce, distributed
 from ._saved import packed, without
 
@@ -613,7 +611,7 @@ class FusedOptimizer(Settings, torch.optim.Optimizer):
             Another `state_format`.
         """
         if state_format is not None:
-            choice("state_format", state_format, STATE_FORMATS)
+            check_hyper("state_format", state_format)
         with self._claim.exclusive("state_dict()"):
             saved = super().state_dict()
             states, untouched = saved["state"], self._untouched()

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 from torch import Tensor
 
-from .._group_options import GROUP_OPTIONS, StepOptions
 from .._group_options import check_group as _check_group
-from .._hyper import GROUP_VALUES, OTHER_NAMES, check_hyper
-from .._settings import MODEL_OPTIONS
+from .._hyper import OTHER_NAMES, check_hyper
+from .._step_options import GROUP_OPTIONS, GROUP_VALUES, STORAGE
 from ..reference import RULES
 
 __all__ = [
-    "GROUP_OPTIONS",
-    "MODEL_OPTIONS",
     "Options",
     "Own",
     "check_group",
@@ -30,22 +27,31 @@ WATCHED = (
     "rule",
     "reshape",
     "decoupled_weight_decay",
-    "state_format",
-    "min_quantized_size",
-    "master",
-    "rounding",
+    *STORAGE,
     "ema_decay",
     "differentiable",
     "capturable",
 )
 
 
-class Own(StepOptions, total=False):
+class Own(TypedDict, total=False):
     """This package's own options by keyword; see `fusedstep.Optimizer`.
 
     `eps_root`, `lr_in_momentum` and `eps_norm` belong to those rules whose class in `fusedstep` has them.
     """
 
+    # the table of step options, by tools/stubs.py
+    max_grad_norm: float | None
+    clip_value: float | None
+    skip_nonfinite: bool
+    ema_decay: float | None
+    cautious: bool
+    zero_grads: bool
+    state_format: Literal["float32", "bfloat16", "8bit"]
+    min_quantized_size: int
+    master: Literal["float32", "split"] | None
+    rounding: Literal["nearest", "stochastic"]
+    seed: int
     eps_root: float
     eps_norm: float
     lr_in_momentum: bool

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from .._agreement import agree
+from .._step_options import GROUP_OPTIONS
 from ..reference import RULES
-from ._options import GROUP_OPTIONS, plain
+from ._options import plain
 from ._states import local
 
 if TYPE_CHECKING:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .._step_options import GROUP_OPTIONS
 from ..optimizers.muon import complete_rest
 from ..reference import RULES
 from ..reference._newton_schulz import as_matrices
 from ._base import FusedOptimizer
 from ._directions import TensorDirections, check_matrix, make_directions
-from ._options import GROUP_OPTIONS, Options, plain
+from ._options import Options, plain
 from ._parts import check_placements
 from ._states import local
 
