@@ -751,7 +751,9 @@ def test_older_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before torch 2.10 there is no exchange table: the same result."""
     from fusedstep._core import TensorReader
 
-    capsules = TensorReader(None, torch.utils.dlpack.to_dlpack, torch.Tensor)
+    capsules = TensorReader(
+        None, torch.utils.dlpack.to_dlpack, torch.Tensor, lambda: False, torch._C.DisableTorchFunction
+    )
     results = []
     for older in (False, True):
         if older:

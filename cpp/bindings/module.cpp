@@ -203,7 +203,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
                        py::custom_type_setup(take_part_in_collection<Memory>));
 
     py::class_<TensorReader>(m, "TensorReader")
-        .def(py::init<py::object, py::object, py::object>(), py::arg("exchange"), py::arg("to_dlpack"), py::arg("type"))
+        .def(py::init<py::object, py::object, py::object, py::object, py::object>(), py::arg("exchange"),
+             py::arg("to_dlpack"), py::arg("type"), py::arg("has_mode"), py::arg("quiet"))
         .def("memory", &TensorReader::memory, py::arg("tensor"), py::arg("name"));
 
     py::class_<Model>(m, "Model", py::custom_type_setup(take_part_in_collection<Model>))
@@ -280,7 +281,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         .def("watch", &TorchModel::watch, py::arg("param"), py::arg("local"), py::kw_only(),
              py::arg("inner") = py::none(), py::arg("state") = py::none(),
              py::arg("names") = std::vector<std::string>{}, py::arg("step") = py::none(),
-             py::arg("scalars") = py::list())
+             py::arg("scalars") = py::list(), py::arg("direction") = py::none())
         .def("finish", &TorchModel::finish)
         .def(
             "step",

@@ -82,8 +82,12 @@ bool is_negative(PyObject* tensor) {
     return is_flag_set(tensor, method);
 }
 
-TensorReader::TensorReader(py::object exchange, py::object to_dlpack, py::object type)
-    : to_dlpack_(std::move(to_dlpack)), type_(std::move(type)) {
+TensorReader::TensorReader(py::object exchange, py::object to_dlpack, py::object type, py::object has_mode,
+                           py::object quiet)
+    : to_dlpack_(std::move(to_dlpack)),
+      type_(std::move(type)),
+      has_mode_(std::move(has_mode)),
+      quiet_(std::move(quiet)) {
     if (exchange.is_none()) return;
     const auto* api =
         static_cast<const dlpack::ExchangeApi*>(PyCapsule_GetPointer(exchange.ptr(), "dlpack_exchange_api"));

@@ -29,10 +29,33 @@ struct View {
 // by a function such as torch.utils.dlpack.to_dlpack.
 class TensorReader {
 public:
-    // `exchange`: the type's __dlpack_c_exchange_api__ or None. ValueError where it is no such table.
-    TensorReader(py::object exchange, py::object to_dlpack, py::object type);
+    // `exchange`: the type's __dlpack_c_exchange_api__ or None. ValueError where it is no such table. `has_mode` says
+    // whether Python code runs in methods of all tensors, and `quiet` makes a context in which it runs in none.
+    TensorReader(py::object exchange, py::object to_dlpack, py::object type, py::object has_mode, py::object quiet);
 
-    // Whether it is a tensor of this type and of no subclass: its methods are the library's and run no Python code.
+    // Whether Python code runs in methods of all tensors, as that of a TorchFunctionMode does.
+    bool has_mode() const { return has_mode_().ptr() != Py_False; }
+
+    // While this lives, methods of tensors run no Python code of others.
+    class Quiet {
+    public:
+        explicit Quiet(const TensorReader& reader) : context_(reader.quiet_()) { context_.attr("__enter__")(); }
+        ~Quiet() {
+            try {
+                const py::error_scope kept;
+                context_.attr("__exit__")(py::none(), py::none(), py::none());
+            } catch (...) {
+            }
+        }
+        Quiet(const Quiet&) = delete;
+        Quiet& operator=(const Quiet&) = delete;
+
+    private:
+        py::object context_;
+    };
+
+    // Whether it is a tensor of this type and of no subclass: its methods are the library's, and run no Python code
+    // without a mode.
     bool is_plain(PyObject* tensor) const { return reinterpret_cast<PyObject*>(Py_TYPE(tensor)) == type_.ptr(); }
 
     // False, without an error set, for what cannot be described so (a sparse tensor). `out` is valid until the next
@@ -46,7 +69,7 @@ public:
 
 private:
     int (*from_object_)(void*, dlpack::Tensor*) = nullptr;
-    py::object to_dlpack_, type_;
+    py::object to_dlpack_, type_, has_mode_, quiet_;
     py::object capsule_;  // of the tensor read last
 };
 

@@ -35,6 +35,9 @@ public:
         return places.reader.view(grad_.ptr(), view) && view.data == data;
     }
 
+    // The tensor, between take() and release().
+    const py::object& tensor() const { return grad_; }
+
     void release() { grad_ = py::object(); }
 
     int traverse(visitproc visit, void* arg) const {

@@ -19,7 +19,7 @@ TorchModel::TorchModel(py::object model, TensorReader reader, std::vector<std::s
 }
 
 void TorchModel::watch(py::object param, py::object local, py::object inner, py::object state,
-                       std::vector<std::string> names, py::object step, py::list scalars) {
+                       std::vector<std::string> names, py::object step, py::list scalars, py::object direction) {
     if (items_.size() >= model_.size()) throw py::value_error("watch: needs an add() before");
     const std::string name = model_.names.param(items_.size());
     const Tensor& x = model_.engine.tensors[items_.size()];
@@ -56,6 +56,13 @@ void TorchModel::watch(py::object param, py::object local, py::object inner, py:
             throw py::value_error(name + " " + key +
                                   ": lies otherwise in memory than its parameter, needs the same strides");
         item.entries.push_back(std::move(entry));
+    }
+    if (!direction.is_none()) {
+        View its;
+        if (!reader.view(direction.ptr(), its) || (x.size != 0 && its.data != x.direction.data))
+            throw py::value_error(name + " direction: is not the tensor that was added");
+        item.direction_place = places_.add(its);
+        item.direction = std::move(direction);
     }
     item.state = std::move(state);
     item.progress = Progress(reader, step, scalars);
@@ -145,15 +152,32 @@ bool TorchModel::same_places(const Item& item) {
     if (exposed_)
         for (const Entry& kept : item.entries)
             if (!places_.holds(kept.place, kept.local.ptr())) return false;
-    return true;
+    return item.direction.is_none() || places_.holds(item.direction_place, item.direction.ptr());
+}
+
+// Whether all that a step reads and writes is still in its storage, which may have been freed and made anew at the same
+// address, with fewer bytes.
+bool TorchModel::in_storages(const Item& item) {
+    const auto there = [this](PyObject* tensor) {
+        dlpack::Tensor seen;
+        if (!places_.reader.read(tensor, seen)) return false;
+        std::size_t bytes = seen.dtype.bits / 8u;
+        for (std::int32_t d = 0; d < seen.ndim; ++d) bytes *= static_cast<std::size_t>(seen.shape[d]);
+        return bytes == 0 || in_storage(tensor, address(seen), bytes);
+    };
+    if (!there(item.param.local.ptr()) || !there(item.grad.tensor().ptr())) return false;
+    for (const Entry& kept : item.entries)
+        if (!there(kept.local.ptr())) return false;
+    return item.direction.is_none() || there(item.direction.ptr());
 }
 
 // Other threads ran while this one waited for other processes, or code of others in a product.
 void TorchModel::check_places() {
+    const TensorReader::Quiet quiet(places_.reader);
     for (std::size_t i = 0; i < items_.size(); ++i) {
         const Tensor& x = model_.engine.tensors[i];
         if (x.grad.data != nullptr && x.size != 0 &&
-            !(same_places(items_[i]) && items_[i].grad.lies_at(places_, x.grad.data)))
+            !(in_storages(items_[i]) && same_places(items_[i]) && items_[i].grad.lies_at(places_, x.grad.data)))
             throw std::runtime_error(model_.names.param(i) +
                                      ": it, its gradient or a state was moved while a step was taken");
     }
@@ -191,7 +215,7 @@ StepAnswer TorchModel::step(py::list groups, double grad_scale, py::dict substit
     bool ran = true;
     for (int look = 0; ran; ++look) {
         if (look == 4) throw std::runtime_error("step(): tensors are being moved while a step is taken");
-        ran = false;
+        ran = look == 0 && places_.reader.has_mode();  // which the gradients are read under, and new ones looked at
         copies.which.clear();
         for (std::size_t i = first; i < last; ++i) {
             Item& item = items_[i];
@@ -249,7 +273,8 @@ std::vector<std::size_t> TorchModel::stepped() const {
 int TorchModel::traverse(visitproc visit, void* arg) const {
     for (const Item& item : items_) {
         if (const int stop = item.grad.traverse(visit, arg)) return stop;
-        for (const py::object* object : {&item.param.param, &item.param.local, &item.state}) Py_VISIT(object->ptr());
+        for (const py::object* object : {&item.param.param, &item.param.local, &item.state, &item.direction})
+            Py_VISIT(object->ptr());
         for (const Entry& kept : item.entries) {
             Py_VISIT(kept.tensor.ptr());
             Py_VISIT(kept.local.ptr());

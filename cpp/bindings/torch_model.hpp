@@ -34,9 +34,9 @@ public:
     // `local` is the tensor whose elements were given to add(); see TensorParam. `state` is the dict of its states or
     // None (then a gradient makes the model stale), of which the entries `names` must stay the tensors they are. `step`
     // and `scalars` are one-element tensors of float32 or float64 that are read before each step and written after it;
-    // `step` may be None.
+    // `step` may be None. `direction` is the memory between the two parts of a step, or None.
     void watch(py::object param, py::object local, py::object inner, py::object state, std::vector<std::string> names,
-               py::object step, py::list scalars);
+               py::object step, py::list scalars, py::object direction);
 
     // After the last watch(), in the place of Model::finish().
     void finish();
@@ -74,12 +74,15 @@ private:
         py::object state = {};
         Progress progress = {};
         std::vector<Entry> entries = {};
+        py::object direction = py::none();
+        Place direction_place = {};
     };
     static unsigned states_in_use(const Group& group);
     bool has_states(const Tensor& x) const;
     bool same_groups(py::list groups) const;
     bool same_tensors(const Item& item, bool& ran) const;
     bool same_places(const Item& item);
+    bool in_storages(const Item& item);
     void check_places();
     void report_changes();
 

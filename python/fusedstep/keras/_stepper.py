@@ -11,7 +11,7 @@ from keras import ops
 from torch import Tensor
 
 from .._core import Memory, Model
-from ..torch._reading import memory
+from ..torch._reading import memory, quiet
 from ..torch._states import increment_versions
 
 __all__ = ["NARROW", "Row", "Stepper", "check_variable"]
@@ -166,11 +166,8 @@ class Stepper:
         float or None
             The scalar state afterwards.
         """
-        flat: list[Memory | None] = [None] * len(self._params)
-        for i, grad in zip(numbers, grads, strict=True):
-            flat[i] = memory(grad, f'grads["{self.paths[i]}"]')
         if self._step != before:
-            for i in range(len(flat)):
+            for i in range(len(self._params)):
                 self.model.set_step(i, before)
         if scalar is not None:
             for i in numbers:
@@ -179,7 +176,14 @@ class Stepper:
             self.model.configure(max_norm, False, False, 0)
             self._max_norm = max_norm
         self._step = None
-        self.model.step_list(flat, grad_scale)
+        flat: list[Memory | None] = [None] * len(self._params)
+        with quiet():
+            for i, grad in zip(numbers, grads, strict=True):
+                flat[i] = memory(grad, f'grads["{self.paths[i]}"]')
+            for variable, value, at in self._seen:  # code of others may have run in what made the gradients fit
+                if value.data_ptr() != at or value.untyped_storage().nbytes() < value.nbytes:
+                    raise RuntimeError(f'variables["{variable.path}"]: was moved while a step was taken')
+            self.model.step_list(flat, grad_scale)
         if len(numbers) == len(flat):
             self._step = before + 1
         increment_versions([self._params[i] for i in numbers])  # so that autograd notices, as after any write in place

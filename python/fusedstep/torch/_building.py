@@ -16,7 +16,7 @@ from ..reference import RULES, State
 from ._directions import check_matrix
 from ._options import WATCHED, check_group, plain
 from ._parts import check_placements
-from ._reading import memory, reader
+from ._reading import memory, quiet, reader
 from ._states import (
     PARAMETERS,
     compute_dtype,
@@ -134,7 +134,9 @@ def build(
             states[param] = state
         if kept:
             step = max(step, 1) if begun else 0
-        _add(optimizer, model, tensors, slot, used, step, scalars, direction)
+        scalars = scalars or [float(state[name]) for name in rule.scalars if state]
+        with quiet():
+            _add(optimizer, model, tensors, slot, used, step, scalars, direction)
         if not begun:
             slot.untouched = {name: ref(state[name]) for name in kept if name in state}
     tensors.finish()
@@ -357,8 +359,17 @@ def _add(
         ema=stored("ema") if group["ema_decay"] is not None else None,
         direction=None if direction is None else memory(direction, f"{slot.name} direction"),
         step=step,
-        scalars=scalars or [float(state[name]) for name in rule.scalars],
+        scalars=scalars,
     )
     numbers = [state[name] for name in rule.scalars]
     counted = state["step"] if isinstance(state.get("step"), Tensor) else None
-    tensors.watch(slot.param, local(slot.like), inner=inner, state=state, names=names, step=counted, scalars=numbers)
+    tensors.watch(
+        slot.param,
+        local(slot.like),
+        inner=inner,
+        state=state,
+        names=names,
+        step=counted,
+        scalars=numbers,
+        direction=direction,
+    )

@@ -98,6 +98,13 @@ class TensorDirections(Directions[Tensor]):
         found = self.of(index, (-1,))
         return None if found is None else found.as_strided(param.shape, param.stride())
 
+    def __call__(self, active: list[tuple[int, float]]) -> None:
+        # Code that ran in a product of a step before may have freed what it worked on.
+        for dtype, (wide, narrow) in self._work.items():
+            if not all(tensor.untyped_storage().nbytes() >= tensor.nbytes for tensor in (wide, narrow)):
+                self._work[dtype] = self._empty(wide.shape, dtype), self._empty(narrow.shape, dtype)
+        super().__call__(active)
+
     def _empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         with torch.inference_mode(False):
             return torch.empty(shape, dtype=dtype, device="cpu")

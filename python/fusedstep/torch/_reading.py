@@ -9,7 +9,13 @@ from torch import Tensor
 
 from .._core import Memory, TensorReader
 
-__all__ = ["memory", "reader"]
+__all__ = ["memory", "quiet", "reader"]
+
+quiet = torch._C.DisableTorchFunction
+"""A context in which methods of tensors run no code of others, neither of a subclass nor of a mode.
+
+Reading where memory lies and using it belong into one: what runs in between could free it.
+"""
 
 
 @cache
@@ -19,6 +25,8 @@ def reader() -> TensorReader:
         getattr(Tensor, "__dlpack_c_exchange_api__", None),
         torch.utils.dlpack.to_dlpack,  # type: ignore[attr-defined]
         Tensor,
+        torch._C._is_torch_function_mode_enabled,
+        quiet,
     )
 
 

@@ -13,9 +13,9 @@ from .._hyper import check_hyper
 from .._rows import check_row_gradient
 from ..reference import RULES
 from ..sparse import SparseRows
-from ._building import Slot, complete
+from ._building import Slot, check_memory, complete
 from ._options import plain
-from ._reading import memory
+from ._reading import memory, quiet
 from ._states import increment_versions
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ def _step(optimizer: FusedOptimizer, slot: Slot, group: dict[str, Any], grad: Te
     step = int(state["step"]) if "step" in state else 0
     tensors = [slot.param.detach(), *whole.values()]
     rows = grad.sparse_dim() == 1 and all(t.dtype in PLAIN and t.is_contiguous() for t in tensors)
+    group = group | {name: plain(group[name]) for name in rule.hypers}
     (_step_rows if rows else _step_elements)(optimizer, slot, group, grad, whole, step)
     slot.untouched.clear()
     if isinstance(state.get("step"), Tensor):
@@ -113,7 +114,7 @@ def _model(
     """A native model of one parameter, for one step."""
 
     def check(number: int, name: str, value: Any) -> Any:
-        return check_hyper(name, plain(value), f'param_groups[..]["{name}"]', rule=optimizer.rule)
+        return check_hyper(name, value, f'param_groups[..]["{name}"]', rule=optimizer.rule)
 
     model = _core.Model(optimizer.rule, check)
     model.configure(0.0, False, False, optimizer.seed)
@@ -128,16 +129,25 @@ def _step_rows(
 ) -> None:
     """Step the rows where they lie; repeated ones are added up in the order in which they come."""
     rule = RULES[optimizer.rule]
-    param, states = slot.param.detach().numpy(), {name: tensor.numpy() for name, tensor in whole.items()}
-    values = grad._values().resolve_conj().resolve_neg().contiguous()
+    parts = slot.param.detach(), grad._values().resolve_conj().resolve_neg().contiguous()
+    places = grad._indices()[0].contiguous()
 
     def check(index: int, rows: Any) -> Any:
-        options = {name: plain(group[name]) for name in rule.hypers} | {"rounding": "nearest", "ema_decay": None}
+        options = {name: group[name] for name in rule.hypers} | {"rounding": "nearest", "ema_decay": None}
         return check_row_gradient(rule, options, rows, f"{slot.name}.grad", param, None, states.items(), False)
 
-    model = _model(optimizer, group | {"rounding": "nearest"}, param, states, step)  # there is nothing to round
-    model.take_rows(check, SparseRows, rule.rows_without)
-    model.step_list([SparseRows(grad._indices()[0].contiguous().numpy(), values.numpy())], 1.0)
+    with quiet():
+        param, values = (tensor.numpy() for tensor in parts)
+        states = {name: tensor.numpy() for name, tensor in whole.items()}
+        check_memory(slot.param, slot.name)
+        for name, tensor in whole.items():
+            check_memory(tensor, f"{slot.name} {name}")
+        check_memory(parts[1], f"the gradient of {slot.name}")
+        if places.untyped_storage().nbytes() < places.nbytes:
+            raise ValueError(f"the gradient of {slot.name}: the memory of its indices was freed or resized")
+        model = _model(optimizer, group | {"rounding": "nearest"}, param, states, step)  # there is nothing to round
+        model.take_rows(check, SparseRows, rule.rows_without)
+        model.step_list([SparseRows(places.numpy(), values)], 1.0)
     increment_versions([slot.param, *whole.values()])
 
 
@@ -150,9 +160,10 @@ def _step_elements(
     parts = {name: tensor[where].contiguous() for name, tensor in whole.items()}
     param = slot.param.detach()
     part = param[where].contiguous()
-    states = {name: memory(tensor, f"{slot.name} {name}") for name, tensor in parts.items()}
-    model = _model(optimizer, group, memory(part, slot.name), states, step)
-    model.step_list([memory(values, f"{slot.name}.grad")], 1.0)
+    with quiet():
+        states = {name: memory(tensor, f"{slot.name} {name}") for name, tensor in parts.items()}
+        model = _model(optimizer, group, memory(part, slot.name), states, step)
+        model.step_list([memory(values, f"{slot.name}.grad")], 1.0)
     param.index_put_(where, part)
     for name, tensor in whole.items():
         tensor.index_put_(where, parts[name])
