@@ -4,6 +4,7 @@
 #pragma once
 
 struct Bfloat16 {
+    static constexpr bool kByShifts = true;  // decoding is a shift, and little more
     template <class U>
     static auto decode(const U& stored) {
         return from_bits(stored << 16);
@@ -20,6 +21,7 @@ struct Bfloat16 {
 };
 
 struct Float16 {
+    static constexpr bool kByShifts = false;
     static constexpr std::uint32_t kOverflow = 0x47800000;   // 65536: infinite from here on, whatever the rounding
     static constexpr std::uint32_t kSubnormal = 0x38800000;  // 2**-14
 
@@ -76,6 +78,7 @@ inline F master_of(const U& parameter, const F& master) {
 // A float32's bits as (parameter << 16) + remainder. Ties away from zero, so that the remainder, the low 16 bits, fits
 // as a signed number.
 struct Split {
+    static constexpr bool kByShifts = true;
     template <class U>
     static auto decode(const U& parameter, const U& remainder) {
         // Somebody has written a zero, which never splits with a negative remainder: what is below zero would be a NaN.

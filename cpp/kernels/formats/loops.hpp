@@ -53,7 +53,7 @@ void convert(const From* from, To* to, std::size_t n) {
 // 16-bit formats.
 #if defined(FUSEDSTEP_VEC)
 template <class Half>
-constexpr bool kInVectors = kVecHalves || std::is_same_v<Half, Float16>;
+constexpr bool kInVectors = kVecHalves || !Half::kByShifts;
 #else
 template <class Half>
 constexpr bool kInVectors = false;
