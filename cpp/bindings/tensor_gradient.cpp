@@ -58,7 +58,7 @@ bool TensorGradient::fits(const TensorParam& param, Places& places, Format& form
            is_complex(seen.dtype) == param.complex && (format != Format::float64 || param.format == Format::float64);
 }
 
-TensorGradient::Found TensorGradient::place(const TensorParam& param, Places& places, Tensor& x, bool& ran) {
+TensorGradient::Found TensorGradient::place(const TensorParam& param, Places& places, Tensor& x, bool mode, bool& ran) {
     View view;
     if (!places.reader.view(grad_.ptr(), view) || !places.same_layout(param.place, view)) return Found::other;
     Format format = param.format;
@@ -66,7 +66,7 @@ TensorGradient::Found TensorGradient::place(const TensorParam& param, Places& pl
     // A call into the library costs as much as all the rest: only for another gradient, or one that lies elsewhere, as
     // storage that is resized does.
     if (!refers_to(asked_, grad_.ptr()) || asked_at_ != view.data) {
-        ran = ran || !places.reader.is_plain(grad_.ptr()) || places.reader.has_mode();
+        ran = ran || mode || !places.reader.is_plain(grad_.ptr());
         asked_ = py::object();
         if (is_negative(grad_.ptr())) return Found::other;
         if (x.size != 0 && !in_storage(grad_.ptr(), view.data, x.size * item_size(format))) return Found::gone;

@@ -26,8 +26,8 @@ public:
     // Reads the attribute, or takes the substitute; held until release(). Sets `ran` where Python code may have run.
     Found take(const TensorParam& param, PyObject* substitute, bool& ran);
 
-    // Gives it to the engine, if it lies as its parameter does.
-    Found place(const TensorParam& param, Places& places, Tensor& x, bool& ran);
+    // Gives it to the engine, if it lies as its parameter does. `mode`: TensorReader::has_mode().
+    Found place(const TensorParam& param, Places& places, Tensor& x, bool mode, bool& ran);
 
     // Whether it still lies where the engine reads it.
     bool lies_at(Places& places, const void* data) const {

@@ -215,7 +215,9 @@ StepAnswer TorchModel::step(py::list groups, double grad_scale, py::dict substit
     bool ran = true;
     for (int look = 0; ran; ++look) {
         if (look == 4) throw std::runtime_error("step(): tensors are being moved while a step is taken");
-        ran = look == 0 && places_.reader.has_mode();  // which the gradients are read under, and new ones looked at
+        // Gradients are read under it, and new ones looked at. Code that enters one meanwhile counts as code that ran.
+        const bool mode = places_.reader.has_mode();
+        ran = look == 0 && mode;
         copies.which.clear();
         for (std::size_t i = first; i < last; ++i) {
             Item& item = items_[i];
@@ -224,7 +226,7 @@ StepAnswer TorchModel::step(py::list groups, double grad_scale, py::dict substit
                 if (!same_tensors(item, ran)) return {StepAnswer::stale};
                 item.found = item.grad.take(item.param, substitute.ptr(), ran);
             }
-            if (item.found == Found::usable) item.found = item.grad.place(item.param, places_, tensors[i], ran);
+            if (item.found == Found::usable) item.found = item.grad.place(item.param, places_, tensors[i], mode, ran);
             if (item.found == Found::gone)
                 throw py::value_error(
                     model_.names.grad(i) +
