@@ -49,7 +49,7 @@ void Pool::run(std::size_t chunks, int threads, Body body, void* context) noexce
     shares_.deal(chunks, threads);
     inside_.store(0, std::memory_order_release);
     job_.store((job_.load(std::memory_order_relaxed) / kJob + 1) * kJob + static_cast<std::uint64_t>(threads));
-    wake(1);
+    wake_one();
     shares_.work(0, work, this);
     inside_.fetch_or(kClosed, std::memory_order_acq_rel);
     for (unsigned turn = 0; (inside_.load(std::memory_order_acquire) & ~kClosed) != 0; ++turn) {
@@ -60,14 +60,14 @@ void Pool::run(std::size_t chunks, int threads, Body body, void* context) noexce
 
 void Pool::work(void* pool, std::size_t chunk) {
     Pool& self = *static_cast<Pool*>(pool);
-    self.wake(1);
+    self.wake_one();
     self.body_(self.context_, chunk);
 }
 
-// Wakes up to so many of the job's workers that sleep. Called by the caller and by workers that have entered.
-void Pool::wake(int most) noexcept {
+// Wakes the next of the job's workers that sleeps. Called by the caller and by workers that have entered.
+void Pool::wake_one() noexcept {
     const int workers = threads_ - 1;
-    while (most > 0 && next_bed_.load(std::memory_order_relaxed) < workers) {
+    while (next_bed_.load(std::memory_order_relaxed) < workers) {
         const int next = next_bed_.fetch_add(1, std::memory_order_relaxed);
         if (next >= workers) return;
         // A worker notes that it sleeps and then looks for a job; a job is there before anyone looks into a bed. So one
@@ -78,7 +78,7 @@ void Pool::wake(int most) noexcept {
             const std::lock_guard<std::mutex> lock(bed.mutex);
         }
         bed.wake.notify_one();
-        --most;
+        return;
     }
 }
 
@@ -105,7 +105,7 @@ void Pool::live(int self, Bed& bed) noexcept {
         }
         if ((now & kClosed) == 0) {
             if (self < threads_) {  // of the job that is open now, which may be a later one
-                wake(1);
+                wake_one();
                 shares_.work(self, work, this);
             }
             inside_.fetch_sub(1, std::memory_order_release);

@@ -36,7 +36,7 @@ private:
 
     void live(int self, Bed& bed) noexcept;
     int grow(int workers) noexcept;
-    void wake(int most) noexcept;
+    void wake_one() noexcept;
     static void work(void* pool, std::size_t chunk);
 
     static constexpr std::uint32_t kClosed = 1u << 31;
