@@ -178,6 +178,15 @@ def test_records_in_backward_that_nobody_looks_at_are_dropped() -> None:
     assert [seen.step for seen in watch.history] == [4, 5]
 
 
+def test_records_in_backward_without_a_limit() -> None:
+    named = parameters(arrays(1))
+    watch = ft.apply_in_backward(named, ft.AdamW).watch(every=1, keep=2**64 // len(named) + 1)
+    for _ in range(2):
+        sum(param.sum() for _, param in named).backward()
+    assert [seen.step for seen in watch.history] == [1, 2]
+    assert len(watch.last) == len(named)
+
+
 def test_bfloat16_loses_updates() -> None:
     param = torch.nn.Parameter(torch.ones(3000, dtype=torch.bfloat16))
     opt = ft.SGD([param], lr=1e-4)

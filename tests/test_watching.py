@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -33,7 +35,7 @@ import fusedstep as fs
 from fusedstep._slots import stored_values
 from fusedstep.reference import RULES
 from fusedstep.reference.watching import counted_state, effective_rates, exponent_counts, watched
-from fusedstep.watching import names
+from fusedstep.watching import WatchedStep, names
 
 ISAS = fs.available_isas()
 SIZES = [(), (7,), (0,), (300,), (3, 1001), (2, 2500), (70001,)]
@@ -500,6 +502,42 @@ def test_mistakes() -> None:
         watch.last["W"]
     with pytest.raises(KeyError):
         watch.last.rates("W")
+
+
+def test_threads_that_look_while_steps_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every step is seen once, in order, whoever looks at it first."""
+    made = WatchedStep.__init__
+
+    def slowly(*args: Any) -> None:
+        time.sleep(1e-3)  # so that the threads are in each other's way
+        made(*args)
+
+    monkeypatch.setattr(WatchedStep, "__init__", slowly)
+    opt = fs.SGD({"W": np.ones(4)}, lr=0.1)
+    watch = opt.watch(every=1)
+    raised: list[BaseException] = []
+    done = threading.Event()
+
+    def look() -> None:
+        try:
+            while not done.is_set():
+                opt.metrics()
+                seen = [step.step for step in watch.history]
+                assert seen == list(range(1, len(seen) + 1))
+        except BaseException as error:
+            raised.append(error)
+
+    threads = [threading.Thread(target=look) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for _ in range(100):
+        opt.step({"W": np.ones(4)})
+        time.sleep(1e-3)
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert not raised
+    assert [step.step for step in watch.history] == list(range(1, 101))
 
 
 def test_names() -> None:

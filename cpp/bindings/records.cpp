@@ -46,9 +46,9 @@ void StepRecords::record(const Engine& engine, const StepOptions& options, const
         auto list = py::reinterpret_borrow<py::list>(list_);
         list.append(
             py::make_tuple(result.taken, only >= 0, options.grad_scale, bytes(sums), bytes(counts), bytes(hypers)));
-        const std::size_t most = only < 0 ? keep_ : keep_ * engine.tensors.size();
-        if (const std::size_t held = list.size(); held > most)
-            PyList_SetSlice(list.ptr(), 0, static_cast<Py_ssize_t>(held - most), nullptr);
+        const std::size_t each = only < 0 ? 1 : engine.tensors.size();
+        if (const std::size_t held = list.size(); held != 0 && (held - 1) / each >= keep_)  // held > keep_ * each
+            PyList_SetSlice(list.ptr(), 0, static_cast<Py_ssize_t>(held - keep_ * each), nullptr);
     } catch (const std::bad_alloc&) {
     } catch (py::error_already_set& error) {
         if (!error.matches(PyExc_MemoryError)) throw;

@@ -28,12 +28,12 @@ def metrics(optimizer: Optimizer) -> dict[str, float]:
         "skipped_steps": float(optimizer.skipped_steps),
         "nonfinite_blocks": float(optimizer.nonfinite_blocks),
     }
-    if optimizer.grad_norm is not None:
-        found["grad_norm"] = optimizer.grad_norm
+    if (norm := optimizer.grad_norm) is not None:  # read once, as another thread may step or set it
+        found["grad_norm"] = norm
     if optimizer.accumulate_steps > 1:
         found["accumulated"] = float(optimizer.accumulated)
-    if optimizer.max_grad_norm is not None:
-        found["max_grad_norm"] = optimizer.max_grad_norm
+    if (most := optimizer.max_grad_norm) is not None:
+        found["max_grad_norm"] = most
     groups = optimizer.param_groups
     rules = [optimizer._rule_of(group) for group in groups]
     return found | numbers(rules, groups, optimizer._now) | watched(optimizer._watch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import re
+import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -225,13 +226,18 @@ class Watch:
         self._rules: list[str] = []
         self._model: Model | None = None
         self._until = 0
+        self._collecting = threading.RLock()  # other threads look on while steps are taken
         self._attach()
 
     def _attach(self) -> None:
         """Watch the optimizer's model, a new one perhaps."""
         assert self._optimizer is not None
+        with self._collecting:
+            self._attach_to(self._optimizer)
+
+    def _attach_to(self, optimizer: Watched) -> None:
         self._detach()
-        model, paths, self._rules, hypers = self._optimizer._watched_model()
+        model, paths, self._rules, hypers = optimizer._watched_model()
         if model is None:
             return
         self._names, self._model, self._records = names(paths), model, []
@@ -243,37 +249,42 @@ class Watch:
 
     def _detach(self) -> None:
         """Let go of a model that is made anew."""
-        self._collect()
-        if self._model is not None:
-            self._until, self._model = self._model.until_watched, None
+        with self._collecting:
+            self._collect()
+            if self._model is not None:
+                self._until, self._model = self._model.until_watched, None
 
     def _collect(self) -> None:
-        while self._records:
-            seen = WatchedStep(self._records.pop(0), self._names, self._rules)
-            before = self._steps[-1] if self._steps else None
-            if before is not None and before._alone and seen._alone and before.step == seen.step:
-                self._steps.pop()
-                seen = before._with(seen)
-            self._steps.append(seen)
+        with self._collecting:
+            while self._records:
+                seen = WatchedStep(self._records.pop(0), self._names, self._rules)
+                before = self._steps[-1] if self._steps else None
+                if before is not None and before._alone and seen._alone and before.step == seen.step:
+                    self._steps.pop()
+                    seen = before._with(seen)
+                self._steps.append(seen)
 
     @property
     def history(self) -> list[WatchedStep]:
-        self._collect()
-        return list(self._steps)
+        with self._collecting:
+            self._collect()
+            return list(self._steps)
 
     @property
     def last(self) -> WatchedStep:
-        self._collect()
-        return self._steps[-1] if self._steps else WatchedStep.empty()
+        with self._collecting:
+            self._collect()
+            return self._steps[-1] if self._steps else WatchedStep.empty()
 
     def close(self) -> None:
         """Watch no further step; what was seen stays."""
-        if self._optimizer is not None:
-            if self._model is not None:
-                self._model.watch_steps(0, 0, [-1] * len(self._rules), [], 0)
-            self._detach()
-            self._optimizer._watch = None
-        self._optimizer = None
+        with self._collecting:
+            if self._optimizer is not None:
+                if self._model is not None:
+                    self._model.watch_steps(0, 0, [-1] * len(self._rules), [], 0)
+                self._detach()
+                self._optimizer._watch = None
+            self._optimizer = None
 
     def __enter__(self) -> Self:
         return self
