@@ -380,6 +380,22 @@ def test_a_schedule_that_steps() -> None:
     assert opt.accumulated == 1
 
 
+def test_a_schedule_that_sets_the_number() -> None:
+    """A step is the mean of the gradients that are in its sums, whatever is set meanwhile."""
+    param = np.zeros(3, np.float32)
+    opt: Any = fs.SGD(param, lr=1.0, accumulate_steps=2)
+    opt.step(np.full(3, 1.0, np.float32))
+
+    def rate(t: int) -> float:
+        opt.accumulate_steps = 16
+        return 1.0
+
+    opt.param_groups[0]["lr"] = rate
+    opt.step(np.full(3, 3.0, np.float32))
+    assert_same(param, np.full(3, -2.0, np.float32))
+    assert (opt.steps_taken, opt.accumulated, opt.accumulate_steps) == (1, 0, 16)
+
+
 def test_memory_is_told() -> None:
     assert fs.SGD(np.zeros(8192, np.float32), accumulate_steps=2).memory() == {
         "params": 4.0,

@@ -121,7 +121,7 @@ class Accumulating(Attributes, Settings):
             def step(flat: list[Any]) -> bool:
                 nonlocal taken, interrupt
                 if self._adder is not None:
-                    taken, interrupt = self._step_summed(self._adder, flat, grad_scale)
+                    taken, interrupt = self._step_summed(self._adder, flat, grad_scale, self._accumulate_steps)
                     return True  # they are in the sum, whatever becomes of that
                 taken, interrupt = _completed(model, lambda: model.step_list(flat, grad_scale))
                 return taken
@@ -135,8 +135,13 @@ class Accumulating(Attributes, Settings):
             raise interrupt
         return taken
 
-    def _step_summed(self, adder: Model, flat: Sequence[Any], grad_scale: float) -> tuple[bool, BaseException | None]:
-        """Add gradients to the sums; with the last ones, step with the mean. Returns what `_completed` does."""
+    def _step_summed(
+        self, adder: Model, flat: Sequence[Any], grad_scale: float, number: int
+    ) -> tuple[bool, BaseException | None]:
+        """Add gradients to the sums; with the last of `number`, step with the mean. Returns what `_completed` does.
+
+        `number` is `accumulate_steps` as it was at first: a schedule or another thread may set it meanwhile.
+        """
         model = self._made_model()
         for slot, grad in zip(self._slots, flat, strict=False):
             assert slot.grad_sum is not None
@@ -147,7 +152,7 @@ class Accumulating(Attributes, Settings):
                 )
             if isinstance(grad, SparseRows):
                 raise TypeError(
-                    f"grads{slot.path}: got SparseRows with accumulate_steps={self._accumulate_steps}, needs an array; "
+                    f"grads{slot.path}: got SparseRows with accumulate_steps={number}, needs an array; "
                     "or join the rows of several gradients, with values divided by their number, into one"
                 )
         if self.zero_grads:
@@ -155,14 +160,14 @@ class Accumulating(Attributes, Settings):
         summed = self._summed
         if summed.unclear:
             self._clear_sums()
-        if summed.count >= self._accumulate_steps:  # an interrupt came before the step with these
+        if summed.count >= number:  # an interrupt came before the step with these
             self._step_with_sums()
         count, received = summed.count, summed.received
-        last = count + 1 == self._accumulate_steps
+        last = count + 1 == number
         kept: list[tuple[Any, Any]] = []
         if last:
             # What may be wrong with the step is found before the sums change, but for numbers beyond float16.
-            model.prepare(float(self._accumulate_steps))
+            model.prepare(float(number))
             if any(slot.param.dtype == np.float16 for slot in self._slots):
                 arrays = [slot.grad_sum for slot in self._slots]
                 arrays += [grad for grad in flat if self.zero_grads and isinstance(grad, np.ndarray)]
@@ -186,7 +191,7 @@ class Accumulating(Attributes, Settings):
         """Step with the mean of the gradients that were summed."""
         model, summed = self._made_model(), self._summed
         sums = [slot.grad_sum if i in summed.received else None for i, slot in enumerate(self._slots)]
-        taken, interrupt = _completed(model, lambda: model.step_list(sums, float(self._accumulate_steps)))
+        taken, interrupt = _completed(model, lambda: model.step_list(sums, float(summed.count)))
         summed.count, summed.received, summed.unclear = 0, NOTHING, not taken
         if not taken:
             self._clear_sums()
