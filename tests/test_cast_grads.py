@@ -243,6 +243,16 @@ class Elsewhere:
         raise AssertionError("not to be asked")
 
 
+class Nowhere:
+    """A gradient that does not know where it is."""
+
+    def __dlpack_device__(self) -> tuple[str, int]:
+        return ("cpu", 0)
+
+    def __dlpack__(self, **kwargs: Any) -> Any:
+        raise AssertionError("not to be asked")
+
+
 class Masked:
     """An object that is behind a mask."""
 
@@ -256,8 +266,10 @@ class Masked:
         *BAD,
         (Raising(), "got Raising, needs an array that NumPy can read: the file is gone"),
         (Elsewhere(), r"got Elsewhere on another device \(DLPack's 2\), needs one in the CPU's memory"),
+        (Nowhere(), "got Nowhere, needs an array that NumPy can read: invalid literal for int"),
+        (Masked(), "got Masked, which gives an array with a mask, needs a NumPy array"),
     ],
-    ids=[*(text for _, text in BAD), "raising", "elsewhere"],
+    ids=[*(text for _, text in BAD), "raising", "elsewhere", "nowhere", "masked"],
 )
 def test_what_is_still_an_error(bad: Any, text: str) -> None:
     opt = fs.Adam({"a": parameter(FLOAT32), "W": parameter(FLOAT32)}, cast_grads=True)

@@ -170,13 +170,11 @@ def _from_protocol(grad: Any, where: str) -> Array:
     if not any(hasattr(grad, name) for name in PROTOCOLS):
         raise TypeError(f"{where}: got {kind}, needs a NumPy array")
     try:
-        device = grad.__dlpack_device__()[0] if hasattr(grad, "__dlpack_device__") else HOSTS[0]
+        device = int(grad.__dlpack_device__()[0]) if hasattr(grad, "__dlpack_device__") else HOSTS[0]
     except Exception as error:
         raise TypeError(f"{where}: got {kind}, needs an array that NumPy can read: {error}") from error
     if device not in HOSTS:
-        raise TypeError(
-            f"{where}: got {kind} on another device (DLPack's {int(device)}), needs one in the CPU's memory"
-        )
+        raise TypeError(f"{where}: got {kind} on another device (DLPack's {device}), needs one in the CPU's memory")
     if hasattr(grad, "__dlpack__") and not isinstance(grad, np.generic):
         try:
             return np.from_dlpack(grad)
@@ -187,13 +185,13 @@ def _from_protocol(grad: Any, where: str) -> Array:
     else:
         refused = None
     try:
-        array = np.asarray(grad)
+        array = np.asanyarray(grad)  # of its own class, which may have a mask
     except Exception as error:
         said = error if refused is None else refused
         raise TypeError(f"{where}: got {kind}, needs an array that NumPy can read: {said}") from error
     if hasattr(array, "mask"):
         raise TypeError(f"{where}: got {kind}, which gives an array with a mask, needs a NumPy array")
-    return array
+    return np.asarray(array)
 
 
 def _check_writeable(values: Array, where: str, written: list[tuple[int, int, str]]) -> None:
