@@ -15,13 +15,13 @@ PACKAGE, CORE = ROOT / "python" / "fusedstep", ROOT / "cpp"
 
 # From the bottom up. A module may import those of its own layer and of the layers before it, but never in a circle.
 LAYERS: dict[str, str] = {
-    "tools": "_agreement _arguments _core _extras _interpreter _intervals _memory _names _pieces _stored _structures"
+    "tools": "_agreement _arguments _core _extras _interpreter _intervals _memory _pieces _stored _structures"
     " _table _version",
     "definitions": "_floats _hyper _settings _step_options formats reference reference.* sparse",
     "around training": "averages minibatch schedules schedules.* watching",
     "one optimizer": "_accumulating _attributes _base _casting _constructors _directions _group_options _groups"
-    " _loading _making _metrics _numpy_model _option_trees _rows _saved _saving _slots _schedule_free"
-    " checkpoint files files.* functional grouping",
+    " _keeping _loading _making _metrics _names _numpy_model _option_trees _reporting _rows _saved _saving _slots"
+    " _schedule_free checkpoint files files.* functional grouping",
     "optimizers": "optimizers optimizers.*",
     "the package": "fusedstep",
     "faces": "jax jax.* keras keras.* mpi mpi.* torch torch.*",

@@ -23,6 +23,9 @@ MOVED = {
     "../CONTRIBUTING.md": "contributing.md",
     "../CHANGELOG.md": "changelog.md",
 }
+# What stands in several classes of the package's own is described as one.
+INHERITED = "\n    options:\n      inherited_members: true"
+WHOLE = {"optimizers.Optimizer": INHERITED}
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.S)
 
 
@@ -60,7 +63,7 @@ def api() -> dict[str, str]:
         "package": ("Everything else", rest),
     }
     texts = {
-        name: f"# {title}\n\n" + "\n\n".join(f"::: fusedstep.{path}" for path in paths)
+        name: f"# {title}\n\n" + "\n\n".join(f"::: fusedstep.{path}{WHOLE.get(path, '')}" for path in paths)
         for name, (title, paths) in pages.items()
     }
     texts["package"] += "\n\n" + "\n\n".join(f"::: fusedstep._core.{name}" for name in native)

@@ -1,46 +1,34 @@
-"""The optimizer that every rule's class is: parameter groups, states, steps, saving and loading."""
+"""Base class of all optimizers: its arguments, parameter groups and steps."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 
-from . import _loading, _saving
-from ._accumulating import NOTHING, Summed, check_accumulate_steps
-from ._arguments import same
+from ._accumulating import Summed, check_accumulate_steps
 from ._attributes import shared_option
 from ._constructors import constructor
 from ._core import Model
 from ._group_options import Number, Options, Structure, check_group
-from ._groups import Group, Groups, fixed
+from ._groups import Groups, fixed
 from ._hyper import check_hyper, unexpected
-from ._making import AwaitedModel, Making
+from ._keeping import Keeping
+from ._making import AwaitedModel
 from ._memory import check_memory
-from ._metrics import effective, metrics
 from ._option_trees import by_trees, is_tree
 from ._settings import check_settings
-from ._slots import Progress, StateView, StateViews, gather
+from ._slots import Progress
 from ._step_options import GROUP_OPTIONS, MODEL_OPTIONS, options_of
-from ._structures import rebuilt, tree
+from ._structures import tree
 from .grouping import Grouping
 from .reference import RULES
-from .watching import Watch, watch
-
-if TYPE_CHECKING:
-    import os
-
-    from typing_extensions import Self
-
-    from .files._writing import Saving
 
 __all__ = ["Number", "Optimizer", "Options", "Structure", "is_group", "shared_option"]
 
 
-class Optimizer(Making):
+class Optimizer(Keeping):
     """What all optimizers share; make one of its subclasses.
 
     Parameters
@@ -251,148 +239,6 @@ class Optimizer(Making):
         for group, merged in zip(self._groups, options, strict=False):
             group.update(merged)
 
-    @property
-    def nonfinite_blocks(self) -> int:
-        """Blocks of 8-bit states that held an infinity or NaN in the last step (they read as NaN since)."""
-        return self._model.nonfinite_blocks
-
-    @property
-    def state(self) -> Sequence[StateView]:
-        """One mapping per parameter, in flattened order: ``{"step": 3, "exp_avg": array, ...}``."""
-        scalars = [RULES[self._rule_of(group)].scalars for group in self._groups]
-        return StateViews(self._slots, self._progress, scalars)
-
-    def ema_params(self) -> Structure:
-        """The moving averages in the structure of the parameters; the arrays are the live ones.
-
-        Raises
-        ------
-        ValueError
-            The optimizer, or one of its groups, was made without `ema_decay`.
-        """
-        averages = []
-        for slot in self._slots:
-            if slot.ema is None:
-                raise ValueError(f"params{slot.path}: has no average, make the optimizer with ema_decay")
-            averages.append(slot.ema)
-        leaves = iter(averages)
-        structures = [rebuilt(structure, lambda _: next(leaves)) for structure in self._structures]
-        return structures if self._grouped else structures[0]
-
-    def memory(self) -> dict[str, float]:
-        """Bytes held per parameter (element), by kind: the parameters, each state, masters, averages.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> import fusedstep as fs
-        >>> fs.Adam(np.zeros(8192, np.float32), state_format="8bit").memory()
-        {'params': 4.0, 'exp_avg': 1.015625, 'exp_avg_sq': 1.015625, 'total': 6.03125}
-        """
-        elements = sum(slot.param.size for slot in self._slots) or 1
-        held: dict[str, int] = {"params": sum(slot.param.nbytes for slot in self._slots)}
-        for slot in self._slots:
-            for name, array in slot.items():
-                kind = name.removesuffix("_scales")
-                held[kind] = held.get(kind, 0) + array.nbytes
-        held["total"] = sum(held.values())
-        return {kind: size / elements for kind, size in held.items()}
-
-    def metrics(self) -> dict[str, float]:
-        """What a training log wants to know, as a flat dict of floats: for TensorBoard, Weights & Biases or a CSV file.
-
-        Returns
-        -------
-        dict
-            ``"steps_taken"``, ``"skipped_steps"``, ``"nonfinite_blocks"``, ``"grad_norm"`` where it was computed,
-            ``"accumulated"`` with `accumulate_steps`, and the hyper-parameters that are numbers, as the next step uses
-            them: ``"lr"``, or ``"lr/0"``, ``"lr/1"`` of several groups; ``"betas[0]"`` of a pair. With `watch`, the
-            whole model's figures of the last watched step: ``"watch/step"``, ``"watch/ratio"`` and so on
-            (`WatchedStep.metrics`). The keys stay the same from step to step, but for ``"grad_norm"`` and those of
-            `watch` before the first.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> import fusedstep as fs
-        >>> opt = fs.SGD(np.zeros(2), lr=lambda t: 0.1 / (t + 1), max_grad_norm=1.0)
-        >>> opt.step(np.array([3.0, 4.0]))
-        True
-        >>> found = opt.metrics()
-        >>> found["grad_norm"], found["lr"], found["steps_taken"]
-        (5.0, 0.05, 1.0)
-        """
-        return metrics(self)
-
-    def effective_rates(self) -> Structure:
-        """The learning rate of every element, in the structure of the parameters.
-
-        What the bias-corrected first moment is multiplied by (the gradient, for rules without one): for Adam
-        ``lr / (sqrt(v_hat + eps_root) + eps)``, with the second moment as it is now and the hyper-parameters of the
-        next step. Kingma and Ba (2015), "Adam: a method for stochastic optimization", algorithm 1. LAMB's and
-        StableAdamW's leave out the factor of the whole tensor.
-
-        Returns
-        -------
-        structure of arrays of float64
-            New arrays. `WatchedStep.rates` has their histogram, at no cost.
-
-        Raises
-        ------
-        ValueError
-            The rule has one rate for all elements, or a parameter has taken no step.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> import fusedstep as fs
-        >>> opt = fs.Adam({"W": np.ones(3)}, lr=0.1)
-        >>> opt.step({"W": np.array([1.0, 2.0, 4.0])})
-        True
-        >>> opt.effective_rates()["W"].round(4)
-        array([0.1  , 0.05 , 0.025])
-        """
-        leaves = iter(effective(self))
-        structures = [rebuilt(structure, lambda _: next(leaves)) for structure in self._structures]
-        return structures if self._grouped else structures[0]
-
-    def watch(self, every: int = 10, *, keep: int = 1000) -> Watch:
-        """See what steps do: norms of gradients, parameters and updates, and more, of every parameter.
-
-        They are summed up in the pass that steps, on the watched steps alone.
-
-        Parameters
-        ----------
-        every
-            The next step is watched, and of those after it every so many.
-        keep
-            How many watched steps `Watch.history` keeps.
-
-        Returns
-        -------
-        Watch
-            ``watch.last["W1"].ratio``, ``watch.history``, ``watch.close()``. Copies of the optimizer, and loaded ones,
-            are not watched.
-
-        Raises
-        ------
-        TypeError, ValueError
-            Not a whole number of at least 1, or an optimizer that is watched already.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> import fusedstep as fs
-        >>> opt = fs.SGD({"W": np.array([3.0, 4.0])}, lr=0.5)
-        >>> watch = opt.watch(every=10)
-        >>> opt.step({"W": np.array([0.0, 2.0])})
-        True
-        >>> seen = watch.last["W"]
-        >>> seen.grad_norm, seen.update_norm, seen.zeros
-        (2.0, 1.0, 0.5)
-        """
-        return watch(self, every, keep)
-
     def add_param_group(self, group: Mapping[str, Any]) -> None:
         """Add parameters with options of their own, as ``torch.optim.Optimizer.add_param_group``.
 
@@ -423,124 +269,6 @@ class Optimizer(Making):
             if not isinstance(self._model, AwaitedModel):
                 self._model = self._progress.model = cast(Model, AwaitedModel(self, self._model))
             cast(AwaitedModel, self._model).extend(len(slots), first)
-
-    def state_dict(self, *, state_format: str | None = None) -> dict[str, Any]:
-        """Everything a resumed run needs, with the keys and layout of ``torch.optim``.
-
-        Parameters
-        ----------
-        state_format
-            Convert the states to this format first; None keeps each as it is.
-
-        Returns
-        -------
-        dict
-            ``"state"`` (by parameter number: ``"step"`` and copies of the arrays), ``"param_groups"`` (options, and
-            the numbers of the parameters) and ``"fusedstep"`` (what torch has no place for). The parameters
-            themselves are the caller's to save.
-        """
-        if state_format is not None:
-            check_hyper("state_format", state_format)
-        with self._model.exclusive("state_dict()"):
-            return _saving.save(self, state_format)
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Continue where a `state_dict`, or one of ``torch.optim``, was made.
-
-        States are converted to this optimizer's own formats where they differ; the options of the groups are taken
-        over, but for formats and for hyper-parameters that are schedules here.
-
-        Raises
-        ------
-        TypeError, ValueError
-            It is of another model or optimizer, or holds values that do not fit. Nothing has changed.
-        """
-        with self._model.exclusive("load_state_dict()"):
-            _loading.load(self, state_dict)
-
-    def save(self, path: str | os.PathLike[str], *, keep: int = 1, background: bool = False) -> Saving | None:
-        """Save what `state_dict` holds to a file, without a copy of it in memory.
-
-        `fusedstep.save` says what the arguments mean, and saves the parameters as well.
-
-        Raises
-        ------
-        OSError
-            The folder is missing or read-only, or the disk is full. The file that was there is whole.
-        """
-        from .files._writing import save
-
-        with self._model.exclusive("save()"):
-            state, names = _saving.for_file(self)
-            return save(path, {"optimizer": state}, names, keep=keep, background=background)
-
-    def load(self, path: str | os.PathLike[str]) -> None:
-        """Continue from a file that `save` or `fusedstep.save` made, as `load_state_dict` does from a state dict.
-
-        Raises
-        ------
-        OSError
-            The file cannot be read.
-        TypeError, ValueError
-            It was not saved here, was cut off or changed, or does not fit. Nothing has changed.
-        """
-        from .files._reading import Opened
-
-        with Opened(path) as file, file.named(), self._model.exclusive("load()"):
-            _loading.load(self, file.tree("optimizer"))
-
-    def __getstate__(self) -> dict[str, Any]:
-        with self._model.exclusive("pickle"):
-            left_out = ("_model", "_memory", "_tree", "_casts", "_adder", "_taken", "_progress", "_groups", "_watch")
-            kept = {k: v for k, v in self.__dict__.items() if k not in left_out}
-            return kept | {"_progress": _saving.progress(self._model), "param_groups": [dict(g) for g in self._groups]}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        steps, scalars, taken = state["_progress"]
-        object.__setattr__(self, "_memory", getattr(self, "_memory", None))  # unpickled: ordinary memory
-        for name, value in state.items():
-            if name not in ("_progress", "param_groups"):
-                object.__setattr__(self, name, value)
-        # What an older version has not: options that came later, and what it kept otherwise.
-        self.defaults = GROUP_OPTIONS | self.defaults
-        groups = [group | {n: v for n, v in GROUP_OPTIONS.items() if n not in group} for group in state["param_groups"]]
-        self._groups = Groups([Group(group, i) for i, group in enumerate(groups)], self)
-        if "_structures" not in state:
-            self._structures = [group["params"] for group in self._groups]
-        if "_summed" not in state:
-            self._summed = Summed(state.get("_accumulated", 0), state.get("_received", NOTHING))
-        self._progress = Progress()
-        self._starting = taken
-        gather(self._slots, self._memory)
-        self._build(steps, scalars, taken)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        with self._model.exclusive("copy.deepcopy()"):
-            other = type(self).__new__(type(self))
-            object.__setattr__(other, "_memory", self._memory)
-            memo[id(self)] = other
-            state = self.__getstate__()
-            slots = state.pop("_slots")
-            state = copy.deepcopy(state, memo)
-            # The states are not copied here, as `gather` moves them to new memory.
-            state["_slots"] = [
-                replace(slot, param=copy.deepcopy(slot.param, memo), states=dict(slot.states)) for slot in slots
-            ]
-            other.__setstate__(state)
-            return other
-
-    def __copy__(self) -> Self:
-        raise TypeError("two optimizers cannot share one set of states; use copy.deepcopy, or make a new one")
-
-    def __repr__(self) -> str:
-        lines = [f"{type(self).__name__}("]
-        sizes = [0] * len(self._groups)
-        for slot in self._slots:
-            sizes[slot.group] += slot.param.size
-        for size, group in zip(sizes, self._groups, strict=True):
-            shown = {k: v for k, v in group.items() if k != "params" and not same(v, GROUP_OPTIONS.get(k, ...))}
-            lines.append(f"  {size} parameters: " + ", ".join(f"{k}={v!r}" for k, v in shown.items()))
-        return "\n".join([*lines, ")"])
 
 
 def _are_groups(params: Structure) -> bool:

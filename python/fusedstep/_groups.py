@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
@@ -16,9 +16,6 @@ from ._arguments import same
 from ._hyper import did_you_mean
 from ._step_options import MODEL_OPTIONS, STORAGE
 from ._structures import rebuilt, tree
-
-if TYPE_CHECKING:
-    from ._base import Optimizer
 
 __all__ = ["FIXED", "Group", "Groups", "fixed", "unknown_option"]
 
@@ -188,10 +185,22 @@ class Group(dict[str, Any]):
         return dict, (), None, None, iter(self.items())
 
 
+class Owner(Protocol):
+    """The optimizer of groups."""
+
+    @property
+    def param_groups(self) -> Any: ...
+
+    @param_groups.setter
+    def param_groups(self, groups: Any, /) -> None: ...
+
+    def add_param_group(self, group: Mapping[str, Any], /) -> None: ...
+
+
 class Groups(list[Any]):
     """The groups of an optimizer: ``append`` adds one, and one that is replaced has its options taken over."""
 
-    def __init__(self, groups: Iterable[Group], optimizer: Optimizer) -> None:
+    def __init__(self, groups: Iterable[Group], optimizer: Owner) -> None:
         super().__init__(groups)
         self._optimizer = weakref.ref(optimizer)
 
@@ -210,7 +219,7 @@ class Groups(list[Any]):
     def __reduce_ex__(self, protocol: Any) -> Any:
         return list, (), None, iter(self)
 
-    def _owner(self) -> Optimizer:
+    def _owner(self) -> Owner:
         optimizer = self._optimizer()
         if optimizer is None or optimizer.param_groups is not self:
             raise ValueError("param_groups: this list belongs to no optimizer any more")

@@ -5,23 +5,18 @@ from __future__ import annotations
 import bisect
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _hyper
 from ._arguments import same
 from ._floats import default_floats
-from ._groups import FIXED
+from ._making import Making
 from ._names import match, needs
-from ._saved import Loaded, Write, count
+from ._saved import Loaded, LoadedGroup, Write, count
 from ._settings import check_settings
 from ._slots import check_apart
-from .reference import RULES
-
-if TYPE_CHECKING:
-    from ._base import Optimizer
 
 __all__ = ["load"]
 
@@ -29,7 +24,7 @@ Array = NDArray[Any]
 
 
 @default_floats()
-def load(optimizer: Optimizer, state_dict: Mapping[str, Any], first: Callable[[], None] = lambda: None) -> None:
+def load(optimizer: Making, state_dict: Mapping[str, Any], first: Callable[[], None] = lambda: None) -> None:
     """What `Optimizer.load_state_dict` does; `first` is called when all is checked, before states are written."""
     needs(state_dict, Mapping, "state_dict", "a dict")
     for key in ("state", "param_groups"):
@@ -40,7 +35,7 @@ def load(optimizer: Optimizer, state_dict: Mapping[str, Any], first: Callable[[]
     needs(own, Mapping, 'state_dict["fusedstep"]', "a dict")
     if not same(own.get("rule", optimizer.rule), optimizer.rule):
         raise ValueError(f"state_dict: is of {own['rule']}, needs one of {optimizer.rule}")
-    order = match(optimizer, state_dict["param_groups"], "fusedstep" in state_dict)
+    order = match(optimizer._slots, optimizer._names(), state_dict["param_groups"], "fusedstep" in state_dict)
     known = set(order)
     strange = [number for number in states if number not in known]
     if strange:
@@ -116,14 +111,14 @@ def _parts(stored: Any) -> tuple[Array, ...]:
     return stored if isinstance(stored, tuple) else (stored,)
 
 
-def _numbers(optimizer: Optimizer, saved: Sequence[Any], own: bool) -> list[int]:
+def _numbers(optimizer: Making, saved: Sequence[Any], own: bool) -> list[int]:
     """The numbers by which parameters have their noise: the saved ones, so that a run goes on as it would have."""
     if own and all(isinstance(number, (int, np.integer)) and 0 <= number < 2**32 for number in saved):
         return [int(number) for number in saved]
     return [slot.number for slot in optimizer._slots]
 
 
-def _renumber(optimizer: Optimizer, numbers: Sequence[int], following: int) -> None:
+def _renumber(optimizer: Making, numbers: Sequence[int], following: int) -> None:
     for slot, number in zip(optimizer._slots, numbers, strict=True):
         slot.number = number
     optimizer._next_number = following
@@ -132,41 +127,7 @@ def _renumber(optimizer: Optimizer, numbers: Sequence[int], following: int) -> N
 # ------------------------------------------------------------------------------------------------ groups and schedules
 
 
-class LoadedGroup:
-    """What a parameter group takes over, checked; what torch knows and this package does not is left out."""
-
-    def __init__(self, optimizer: Optimizer, number: int, saved: Mapping[str, Any]) -> None:
-        group = optimizer.param_groups[number]
-        where = f'state_dict["param_groups"][{number}]["{{}}"]'
-        rule = optimizer._rule_of(group)
-        if not same(saved.get("rule", rule), rule):
-            raise ValueError(f"{where.format('rule')}: got {saved['rule']!r}, needs {rule!r}")
-        self.taken: dict[str, Any] = {}
-        for name, value in saved.items():
-            if name == "params" or name in FIXED or name not in group or callable(group[name]):
-                continue
-            if name == "ema_decay" and (value is None) != (group[name] is None):
-                continue  # whether there is an average is settled when an optimizer is made
-            self.taken[name] = _hyper.check_hyper(name, _plain(value), where.format(name), rule=rule)
-        self.options = {**group, **self.taken}
-        about = RULES[rule]
-        known = {name: self.options[name] for name in about.hypers if not callable(self.options[name])}
-        _hyper.check_hypers(rule, known, where)
-        self.used = optimizer._used(self.options)
-        self.scalars = optimizer._initial_scalars(self.options)
-
-
-def _plain(value: Any) -> Any:
-    """Python numbers in place of scalar arrays and tensors."""
-    if isinstance(value, (list, tuple)):
-        return tuple(_plain(item) for item in value)
-    if not hasattr(value, "item"):
-        return value
-    array = np.asarray(value)
-    return array.item() if array.size == 1 else tuple(array.reshape(-1).tolist())
-
-
-def _load_schedules(optimizer: Optimizer, saved: Any, undo: contextlib.ExitStack) -> None:
+def _load_schedules(optimizer: Making, saved: Any, undo: contextlib.ExitStack) -> None:
     """Give schedules what they remembered."""
     where = 'state_dict["fusedstep"]["schedules"]'
     needs(saved, (list, tuple), where, "a list")

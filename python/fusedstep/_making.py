@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _saving, formats
+from . import formats
 from ._accumulating import Accumulating
 from ._casting import ADVICE, Casts
 from ._core import Model, Tree
@@ -20,8 +20,9 @@ from ._group_options import check_group
 from ._groups import Group, Groups, unknown_option
 from ._hyper import check_hyper, check_hypers
 from ._memory import Memory, mapping
+from ._names import param_names
 from ._rows import check_row_gradient
-from ._slots import Progress, Slot, constant, convert, gather, spread
+from ._slots import Progress, Slot, constant, convert, gather, progress, spread
 from ._structures import tree
 from .grouping import Grouping
 from .reference import RULES, State
@@ -258,6 +259,10 @@ class Making(Accumulating):
             [dict(group) for group in self._groups],
         )
 
+    def _names(self) -> list[list[str]]:
+        """The parameters' names, group by group."""
+        return param_names(self._slots, len(self._groups), self._grouped)
+
     def _number(self, slots: Iterable[Slot]) -> None:
         """Give new parameters the next free numbers."""
         for slot in slots:
@@ -343,7 +348,7 @@ class AwaitedModel:
 
     def __init__(self, optimizer: Making, real: Model) -> None:
         self.real = real
-        self.steps, self.scalars, self.steps_taken = _saving.progress(real)
+        self.steps, self.scalars, self.steps_taken = progress(real)
         self.optimizer = weakref.ref(optimizer)
         self.exclusive = real.exclusive
 

@@ -1,59 +1,15 @@
-"""What an optimizer can tell of itself, as numbers by name."""
+"""The hyper-parameters of all groups as numbers by name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from ._hyper import FLAGS, check_hyper
-from ._slots import stored_values
 from ._step_options import GROUP_VALUES
 from .reference import RULES
-from .reference.watching import counted_state, effective_rates
-from .watching import watched
 
-if TYPE_CHECKING:
-    from ._base import Optimizer
-
-__all__ = ["effective", "metrics", "numbers"]
-
-
-def metrics(optimizer: Optimizer) -> dict[str, float]:
-    """What `Optimizer.metrics` returns."""
-    found: dict[str, float] = {
-        "steps_taken": float(optimizer.steps_taken),
-        "skipped_steps": float(optimizer.skipped_steps),
-        "nonfinite_blocks": float(optimizer.nonfinite_blocks),
-    }
-    if (norm := optimizer.grad_norm) is not None:  # read once, as another thread may step or set it
-        found["grad_norm"] = norm
-    if optimizer.accumulate_steps > 1:
-        found["accumulated"] = float(optimizer.accumulated)
-    if (most := optimizer.max_grad_norm) is not None:
-        found["max_grad_norm"] = most
-    groups = optimizer.param_groups
-    rules = [optimizer._rule_of(group) for group in groups]
-    return found | numbers(rules, groups, optimizer._now) | watched(optimizer._watch)
-
-
-def effective(optimizer: Optimizer) -> Iterator[NDArray[np.float64]]:
-    """What `Optimizer.effective_rates` returns, parameter by parameter."""
-    for slot, state in zip(optimizer._slots, optimizer.state, strict=True):
-        group = optimizer.param_groups[slot.group]
-        rule = optimizer._rule_of(group)
-        name = counted_state(rule, group)
-        if name is None:
-            raise ValueError(f"effective_rates: got {rule}, needs a rule that divides by a root of second moments")
-        if not state["step"]:
-            raise ValueError(f"effective_rates: got params{slot.path} before its first step, needs one")
-        kind = next(kept.kind for kept in RULES[rule].states if kept.name == name)
-        hypers = {name: optimizer._now(group[name]) for name in RULES[rule].hypers}
-        second = stored_values(slot.states[name], kind, slot.compute)
-        found = effective_rates(rule, second, state["step"], hypers)
-        yield np.full(second.shape, hypers["lr"]) if found is None else found
+__all__ = ["numbers"]
 
 
 def numbers(

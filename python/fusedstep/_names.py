@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from ._base import Optimizer
+from ._slots import Slot
 
 __all__ = ["match", "needs", "param_names", "positions"]
 
@@ -23,25 +22,26 @@ def needs(value: Any, kind: type | tuple[type, ...], where: str, what: str) -> N
         raise TypeError(f"{where}: got {type(value).__name__}, needs {what}")
 
 
-def param_names(optimizer: Optimizer) -> list[list[str]]:
+def param_names(slots: Sequence[Slot], groups: int, grouped: bool) -> list[list[str]]:
     """The parameters' names, their paths in the caller's structure, group by group."""
-    names: list[list[str]] = [[] for _ in optimizer.param_groups]
-    for slot in optimizer._slots:
-        names[slot.group].append(slot.path.partition("]")[2] if optimizer._grouped else slot.path)
+    names: list[list[str]] = [[] for _ in range(groups)]
+    for slot in slots:
+        names[slot.group].append(slot.path.partition("]")[2] if grouped else slot.path)
     return names
 
 
-def match(optimizer: Optimizer, saved: Any, own: bool) -> list[Any]:
-    """The saved parameters' numbers in the order of the optimizer's: by name where names were saved, else by position.
+def match(slots: Sequence[Slot], known: Sequence[Sequence[str]], saved: Any, own: bool) -> list[Any]:
+    """The saved parameters' numbers in the order of the slots: by name where names were saved, else by position.
+
+    `known` are the names of the parameters, group by group.
 
     Only names that this package saved (`own`) can be compared: torch's are those of modules, not paths.
     """
-    groups = optimizer.param_groups
     needs(saved, (list, tuple), 'state_dict["param_groups"]', "a list")
-    if len(saved) != len(groups):
-        raise ValueError(f'state_dict["param_groups"]: has {len(saved)} parameter groups, needs {len(groups)}')
+    if len(saved) != len(known):
+        raise ValueError(f'state_dict["param_groups"]: has {len(saved)} parameter groups, needs {len(known)}')
     order: list[Any] = []
-    for i, (entry, names) in enumerate(zip(saved, param_names(optimizer), strict=True)):
+    for i, (entry, names) in enumerate(zip(saved, known, strict=True)):
         where = f'state_dict["param_groups"][{i}]'
         needs(entry, Mapping, where, "a dict")
         numbers = entry.get("params")
@@ -61,7 +61,7 @@ def match(optimizer: Optimizer, saved: Any, own: bool) -> list[Any]:
     twice = [number for number, count in Counter(order).items() if count > 1]
     if twice:
         raise ValueError(f'state_dict["param_groups"]: has parameter {twice[0]!r} twice, needs every number once')
-    places = sorted(range(len(order)), key=lambda i: optimizer._slots[i].group)  # group by group, as `order` is
+    places = sorted(range(len(order)), key=lambda i: slots[i].group)  # group by group, as `order` is
     by_place = dict(zip(places, order, strict=True))
     return [by_place[i] for i in range(len(order))]
 

@@ -1,26 +1,26 @@
-"""The saved state of one parameter: what it holds, checked, and where loading puts it."""
+"""Saved options of a group and states of a parameter: what they hold, checked, and where loading puts them."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import formats
+from ._arguments import same
+from ._groups import FIXED
+from ._hyper import check_hyper, check_hypers
+from ._making import Making
 from ._names import needs
 from ._pieces import BLOCK_8BIT, flat, pieces
 from ._slots import convert, is_bfloat16_bits, like, spread
 from ._stored import Stored
 from .reference import RULES, State
 
-if TYPE_CHECKING:
-    from ._base import Optimizer
-    from ._loading import LoadedGroup
-
-__all__ = ["Loaded", "Write", "count"]
+__all__ = ["Loaded", "LoadedGroup", "Write", "count"]
 
 Array = NDArray[Any]
 
@@ -99,10 +99,44 @@ class Write(NamedTuple):
     run: Callable[..., None]
 
 
+class LoadedGroup:
+    """What a parameter group takes over, checked; what torch knows and this package does not is left out."""
+
+    def __init__(self, optimizer: Making, number: int, saved: Mapping[str, Any]) -> None:
+        group = optimizer.param_groups[number]
+        where = f'state_dict["param_groups"][{number}]["{{}}"]'
+        rule = optimizer._rule_of(group)
+        if not same(saved.get("rule", rule), rule):
+            raise ValueError(f"{where.format('rule')}: got {saved['rule']!r}, needs {rule!r}")
+        self.taken: dict[str, Any] = {}
+        for name, value in saved.items():
+            if name == "params" or name in FIXED or name not in group or callable(group[name]):
+                continue
+            if name == "ema_decay" and (value is None) != (group[name] is None):
+                continue  # whether there is an average is settled when an optimizer is made
+            self.taken[name] = check_hyper(name, _plain(value), where.format(name), rule=rule)
+        self.options = {**group, **self.taken}
+        about = RULES[rule]
+        known = {name: self.options[name] for name in about.hypers if not callable(self.options[name])}
+        check_hypers(rule, known, where)
+        self.used = optimizer._used(self.options)
+        self.scalars = optimizer._initial_scalars(self.options)
+
+
+def _plain(value: Any) -> Any:
+    """Python numbers in place of scalar arrays and tensors."""
+    if isinstance(value, (list, tuple)):
+        return tuple(_plain(item) for item in value)
+    if not hasattr(value, "item"):
+        return value
+    array = np.asarray(value)
+    return array.item() if array.size == 1 else tuple(array.reshape(-1).tolist())
+
+
 class Loaded:
     """The saved state of one parameter, checked, and where it goes."""
 
-    def __init__(self, optimizer: Optimizer, index: int, group: LoadedGroup, saved: Any, where: str) -> None:
+    def __init__(self, optimizer: Making, index: int, group: LoadedGroup, saved: Any, where: str) -> None:
         self.slot = slot = optimizer._slots[index]
         about = RULES[optimizer._rule_of(group.options)]
         self.where = where

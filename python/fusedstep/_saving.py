@@ -2,19 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn
 
 from ._core import Model
 from ._floats import default_floats
-from ._names import param_names
-from ._slots import Slot, constant, convert, like
+from ._slots import Slot, constant, convert, like, progress
 from .reference import RULES, State
 
-if TYPE_CHECKING:
-    from ._base import Optimizer
+__all__ = ["Content", "save"]
 
-__all__ = ["for_file", "progress", "save"]
+
+class Content(NamedTuple):
+    """What there is to save of an optimizer.
+
+    Attributes
+    ----------
+    slots, groups, rules
+        Parameters with their states, parameter groups, and the rule of each group.
+    names
+        Of the parameters, group by group.
+    model
+        Holds step counts and scalar states.
+    summed
+        Numbers of the parameters that have a sum of gradients.
+    rule, counts, settings
+        What torch has no place for: the optimizer's rule, numbers by name, and options of the whole optimizer.
+    now
+        What a value of a group is, a schedule's too.
+    """
+
+    slots: Sequence[Slot]
+    groups: Sequence[Mapping[str, Any]]
+    rules: Sequence[str]
+    names: Sequence[Sequence[str]]
+    model: Model
+    summed: frozenset[int]
+    rule: str
+    counts: Mapping[str, int]
+    settings: Mapping[str, Any]
+    now: Callable[[Any], Any]
 
 
 class NoArray(dict[str, Any]):
@@ -33,59 +60,36 @@ class NoArray(dict[str, Any]):
         return dict, (), None, None, iter(self.items())
 
 
-def progress(model: Model) -> tuple[list[int], list[list[float]], int]:
-    """Step counts and scalar states of every parameter, and the optimizer's own count of steps."""
-    every = range(len(model))
-    return [model.get_step(i) for i in every], [model.get_scalars(i) for i in every], model.steps_taken
-
-
 @default_floats()
-def save(optimizer: Optimizer, state_format: str | None, copies: bool = True) -> dict[str, Any]:
+def save(content: Content, state_format: str | None, copies: bool = True) -> dict[str, Any]:
     """What `Optimizer.state_dict` returns; without `copies`, with the live arrays."""
-    steps, scalars, taken = progress(optimizer._model)
+    steps, scalars, taken = progress(content.model)
     states: dict[int, dict[str, Any]] = {}
-    for i, slot in enumerate(optimizer._slots):
-        about = RULES[optimizer._rule_of(optimizer.param_groups[slot.group])]
+    for i, slot in enumerate(content.slots):
+        about = RULES[content.rules[slot.group]]
         arrays = Slot(slot.param, slot.path, slot.group, dict(slot.states), slot.master, slot.ema)
         for state in about.states:
             if state_format is not None and state.name in slot.states:
-                arrays.states[state.name] = _in_format(slot, state, state_format, optimizer.param_groups[slot.group])
+                arrays.states[state.name] = _in_format(slot, state, state_format, content.groups[slot.group])
         entries = {"step": steps[i], **dict(arrays.items()), **dict(zip(about.scalars, scalars[i], strict=True))}
         for name, array in slot.items():
             if copies and entries.get(name) is array:
                 entries[name] = array.copy()
-        if i in optimizer._summed.received:
+        if i in content.summed:
             assert slot.grad_sum is not None
             entries["grad_sum"] = slot.grad_sum.copy() if copies else slot.grad_sum
         states[slot.number] = entries
 
     groups, schedules = [], []
-    numbers: list[list[int]] = [[] for _ in optimizer.param_groups]
-    for slot in optimizer._slots:
+    numbers: list[list[int]] = [[] for _ in content.groups]
+    for slot in content.slots:
         numbers[slot.group].append(slot.number)
-    for group, names, params in zip(optimizer.param_groups, param_names(optimizer), numbers, strict=True):
-        plain = {k: optimizer._now(v) for k, v in group.items() if k != "params"}
+    for group, names, params in zip(content.groups, content.names, numbers, strict=True):
+        plain = {k: content.now(v) for k, v in group.items() if k != "params"}
         groups.append({**plain, "params": params, "param_names": names})
         schedules.append({k: v.state_dict() for k, v in group.items() if callable(v) and hasattr(v, "state_dict")})
-    own = NoArray(
-        {
-            "rule": optimizer.rule,
-            "steps_taken": taken,
-            "skipped_steps": optimizer.skipped_steps,
-            **({"accumulated": optimizer.accumulated} if optimizer.accumulated else {}),
-            "schedules": schedules,
-            **optimizer._settings,
-        }
-    )
-    return {"fusedstep": own, "state": states, "param_groups": groups}
-
-
-def for_file(optimizer: Optimizer) -> tuple[dict[str, Any], dict[tuple[Any, ...], str]]:
-    """The state dict with the live arrays, and what files call each parameter's, by its place in a file's tree."""
-    names: dict[tuple[Any, ...], str] = {
-        ("optimizer", "state", slot.number): f"optimizer{slot.path}" for slot in optimizer._slots
-    }
-    return save(optimizer, None, copies=False), names
+    own = {"rule": content.rule, "steps_taken": taken, **content.counts, "schedules": schedules, **content.settings}
+    return {"fusedstep": NoArray(own), "state": states, "param_groups": groups}
 
 
 def _in_format(slot: Slot, state: State, state_format: str, group: Mapping[str, Any]) -> Any:

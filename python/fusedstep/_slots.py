@@ -43,6 +43,12 @@ LINE = 64  # bytes of a cache line
 PAGE = 4096  # bytes of a page
 
 
+def progress(model: Model) -> tuple[list[int], list[list[float]], int]:
+    """Step counts and scalar states of every parameter, and the optimizer's own count of steps."""
+    every = range(len(model))
+    return [model.get_step(i) for i in every], [model.get_scalars(i) for i in every], model.steps_taken
+
+
 @dataclass
 class Slot:
     """One parameter and everything that belongs to it.

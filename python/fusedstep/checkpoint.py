@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from . import _loading, _saving
+from . import _loading
 from ._base import Optimizer
 from ._names import positions
 from ._stored import Stored
@@ -106,7 +106,7 @@ def save(
             names.setdefault(("params", "arrays"), "params")  # in messages
         if optimizer is not None:
             claim.enter_context(_checked(optimizer)._model.exclusive("save()"))
-            held["optimizer"], more = _saving.for_file(optimizer)
+            held["optimizer"], more = optimizer._for_file()
             names |= more
         if batches is not None:
             held["batches"] = _batches(batches)

@@ -162,7 +162,7 @@ def read_part(
     for rank, file in enumerate(index["files"]):
         for tensor, begin, end in file["pieces"]:
             where_saved.setdefault(tensor, []).append((rank, begin, end))
-    numbers = match(part, index["param_groups"], True)
+    numbers = match(part._slots, part._names(), index["param_groups"], True)
     states, values = {}, []
     with contextlib.ExitStack() as stack:
         opened: dict[int, Any] = {}

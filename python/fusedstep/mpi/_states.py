@@ -73,7 +73,7 @@ def part_dict(
     states = state_dict["state"]
     needs(states, Mapping, 'state_dict["state"]', "a dict")
     own = dict(states)
-    numbers = match(part, state_dict["param_groups"], "fusedstep" in state_dict)
+    numbers = match(part._slots, part._names(), state_dict["param_groups"], "fusedstep" in state_dict)
     for slot, number, piece, shape in zip(part._slots, numbers, pieces, shapes, strict=True):
         if number in own:
             where = f'state_dict["state"][{number!r}]'

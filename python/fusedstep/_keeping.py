@@ -1,0 +1,161 @@
+"""How an optimizer is saved, loaded, pickled and copied."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from . import _loading, _saving
+from ._accumulating import NOTHING, Summed
+from ._groups import Group, Groups
+from ._hyper import check_hyper
+from ._reporting import Reporting
+from ._slots import Progress, gather, progress
+from ._step_options import GROUP_OPTIONS
+
+if TYPE_CHECKING:
+    import os
+
+    from typing_extensions import Self
+
+    from .files._writing import Saving
+
+__all__ = ["Keeping"]
+
+
+class Keeping(Reporting):
+    """What an optimizer is made of again."""
+
+    def state_dict(self, *, state_format: str | None = None) -> dict[str, Any]:
+        """Everything a resumed run needs, with the keys and layout of ``torch.optim``.
+
+        Parameters
+        ----------
+        state_format
+            Convert the states to this format first; None keeps each as it is.
+
+        Returns
+        -------
+        dict
+            ``"state"`` (by parameter number: ``"step"`` and copies of the arrays), ``"param_groups"`` (options, and
+            the numbers of the parameters) and ``"fusedstep"`` (what torch has no place for). The parameters
+            themselves are the caller's to save.
+        """
+        if state_format is not None:
+            check_hyper("state_format", state_format)
+        with self._model.exclusive("state_dict()"):
+            return _saving.save(self._content(), state_format)
+
+    def _content(self) -> _saving.Content:
+        counts = {"skipped_steps": self.skipped_steps}
+        if self.accumulated:
+            counts["accumulated"] = self.accumulated
+        return _saving.Content(
+            slots=self._slots,
+            groups=self._groups,
+            rules=[self._rule_of(group) for group in self._groups],
+            names=self._names(),
+            model=self._model,
+            summed=self._summed.received,
+            rule=self.rule,
+            counts=counts,
+            settings=self._settings,
+            now=self._now,
+        )
+
+    def _for_file(self) -> tuple[dict[str, Any], dict[tuple[Any, ...], str]]:
+        """The state dict with the live arrays, and what files call each parameter's, by its place in a file's tree."""
+        names: dict[tuple[Any, ...], str] = {
+            ("optimizer", "state", slot.number): f"optimizer{slot.path}" for slot in self._slots
+        }
+        return _saving.save(self._content(), None, copies=False), names
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Continue where a `state_dict`, or one of ``torch.optim``, was made.
+
+        States are converted to this optimizer's own formats where they differ; the options of the groups are taken
+        over, but for formats and for hyper-parameters that are schedules here.
+
+        Raises
+        ------
+        TypeError, ValueError
+            It is of another model or optimizer, or holds values that do not fit. Nothing has changed.
+        """
+        with self._model.exclusive("load_state_dict()"):
+            _loading.load(self, state_dict)
+
+    def save(self, path: str | os.PathLike[str], *, keep: int = 1, background: bool = False) -> Saving | None:
+        """Save what `state_dict` holds to a file, without a copy of it in memory.
+
+        `fusedstep.save` says what the arguments mean, and saves the parameters as well.
+
+        Raises
+        ------
+        OSError
+            The folder is missing or read-only, or the disk is full. The file that was there is whole.
+        """
+        from .files._writing import save
+
+        with self._model.exclusive("save()"):
+            state, names = self._for_file()
+            return save(path, {"optimizer": state}, names, keep=keep, background=background)
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Continue from a file that `save` or `fusedstep.save` made, as `load_state_dict` does from a state dict.
+
+        Raises
+        ------
+        OSError
+            The file cannot be read.
+        TypeError, ValueError
+            It was not saved here, was cut off or changed, or does not fit. Nothing has changed.
+        """
+        from .files._reading import Opened
+
+        with Opened(path) as file, file.named(), self._model.exclusive("load()"):
+            _loading.load(self, file.tree("optimizer"))
+
+    def __getstate__(self) -> dict[str, Any]:
+        with self._model.exclusive("pickle"):
+            left_out = ("_model", "_memory", "_tree", "_casts", "_adder", "_taken", "_progress", "_groups", "_watch")
+            kept = {k: v for k, v in self.__dict__.items() if k not in left_out}
+            return kept | {"_progress": progress(self._model), "param_groups": [dict(g) for g in self._groups]}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        steps, scalars, taken = state["_progress"]
+        object.__setattr__(self, "_memory", getattr(self, "_memory", None))  # unpickled: ordinary memory
+        for name, value in state.items():
+            if name not in ("_progress", "param_groups"):
+                object.__setattr__(self, name, value)
+        # What an older version has not: options that came later, and what it kept otherwise.
+        self.defaults = GROUP_OPTIONS | self.defaults
+        groups = [group | {n: v for n, v in GROUP_OPTIONS.items() if n not in group} for group in state["param_groups"]]
+        self._groups = Groups([Group(group, i) for i, group in enumerate(groups)], self)
+        if "_structures" not in state:
+            self._structures = [group["params"] for group in self._groups]
+        if "_summed" not in state:
+            self._summed = Summed(state.get("_accumulated", 0), state.get("_received", NOTHING))
+        self._progress = Progress()
+        self._starting = taken
+        gather(self._slots, self._memory)
+        self._build(steps, scalars, taken)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        with self._model.exclusive("copy.deepcopy()"):
+            other = type(self).__new__(type(self))
+            object.__setattr__(other, "_memory", self._memory)
+            memo[id(self)] = other
+            state = self.__getstate__()
+            slots = state.pop("_slots")
+            state = copy.deepcopy(state, memo)
+            # The states are not copied here, as `gather` moves them to new memory.
+            state["_slots"] = [
+                replace(slot, param=copy.deepcopy(slot.param, memo), states=dict(slot.states)) for slot in slots
+            ]
+            other.__setstate__(state)
+            return other
+
+    def __copy__(self) -> Self:
+        raise TypeError("two optimizers cannot share one set of states; use copy.deepcopy, or make a new one")
