@@ -41,12 +41,12 @@ class Watch(keras.callbacks.Callback):
     --------
     >>> import keras, numpy as np
     >>> import fusedstep.keras as fk
-    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, name="out")])
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, name="out")], name="net")
     >>> model.compile(optimizer=fk.SGD(0.1), loss="mse")
     >>> watch = fk.Watch(every=2)
     >>> done = model.fit(np.ones((8, 3)), np.ones((8, 1)), batch_size=2, verbose=0, callbacks=[watch])
     >>> [seen.step for seen in watch.history], sorted(watch.last)
-    ([1, 3], ['sequential/out/bias', 'sequential/out/kernel'])
+    ([1, 3], ['net/out/bias', 'net/out/kernel'])
     """
 
     def __init__(self, every: int = 10, *, keep: int = 1000) -> None:
