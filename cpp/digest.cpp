@@ -42,15 +42,19 @@ struct NamedValue {
     double value;
 };
 constexpr NamedValue kValues[] = {
-    {"lr", 0.01},     {"momentum", 0.9}, {"dampening", 0.0},    {"weight_decay", 0.02}, {"beta", 0.9},
-    {"betas.0", 0.9}, {"betas.1", 0.99}, {"betas.2", 0.999},    {"alpha_warmup", 3.0},  {"beta3_warmup", 4.0},
-    {"alpha", 0.9},   {"eps", 1e-6},     {"eps_root", 1e-6},    {"etas.1", 1.25},       {"step_sizes.0", 0.00001},
-    {"gamma", 0.1},   {"t0", 10.0},      {"warmup_steps", 5.0}, {"lambd", 0.0001},      {"step_sizes.1", 2.},
+    {"lr", 0.01},           {"momentum", 0.9},    {"dampening", 0.0},
+    {"weight_decay", 0.02}, {"beta", 0.9},        {"betas.0", 0.9},
+    {"betas.1", 0.99},      {"betas.2", 0.999},   {"alpha_warmup", 3.0},
+    {"beta3_warmup", 4.0},  {"alpha", 0.9},       {"eps", 1e-6},
+    {"eps_root", 1e-6},     {"etas.1", 1.25},     {"step_sizes.0", 0.00001},
+    {"gamma", 0.1},         {"t0", 10.0},         {"warmup_steps", 5.0},
+    {"lambd", 0.0001},      {"step_sizes.1", 2.}, {"eps.0", 1e-6},
+    {"eps.1", 1e-3},        {"d", 1.0},           {"beta2_decay", -0.8},
 };
 // Options that are on or off; everything runs with all off and with all on.
 constexpr const char* kFlags[] = {
-    "nesterov",       "bias_correction", "centered", "amsgrad",       "decoupled_weight_decay",
-    "lr_in_momentum", "no_prox",         "clipping", "grad_averaging"};
+    "nesterov", "bias_correction", "centered",       "amsgrad",       "decoupled_weight_decay", "lr_in_momentum",
+    "no_prox",  "clipping",        "grad_averaging", "relative_step", "scale_parameter",        "like_transformers"};
 
 // How parameter, gradient and states are stored, and whether the parameter has a float32 master.
 struct Storage {
@@ -186,6 +190,15 @@ std::uint64_t run(int rule, const Storage& storage, const Mode& mode, const std:
         for (int s = 0; s < entry.n_states; ++s)
             if (used >> s & 1u)
                 x.states[static_cast<std::size_t>(s)] = arrays[t][static_cast<std::size_t>(3 + s)].stream();
+        if (entry.factors[kFloat] != nullptr) {  // the flattest matrix of so many elements; vectors for one in three
+            std::size_t rows = 1;
+            for (std::size_t r = 2; r * r <= x.size && t % 3 != 2; ++r)
+                if (x.size % r == 0) rows = r;
+            if (rows > 1) {
+                x.factors.batches = 1, x.factors.rows = rows, x.factors.columns = x.size / rows;
+                for (const std::size_t s : {0u, 1u}) x.states[s] = arrays[t][3 + s].stream();
+            }
+        }
         if (entry.product) x.direction = arrays[t][arrays[t].size() - 2].stream();
         x.grad = arrays[t].back().stream();
         x.scalars.fill(1.0);

@@ -100,6 +100,13 @@ struct Decay {
     double l2, shrink;
 };
 
+// How a second moment in factors is advanced: the weights of the old one and of the new mean of squares, what is added
+// to that mean, and the least mean that rows are divided by.
+struct FactorWeights {
+    double keep, take, inside, least;
+};
+constexpr unsigned kFactored = 1;  // bit of the variant of such a rule: for matrices, whose second moment is in factors
+
 using UpdateFn = void (*)(const void* constants, double multiplier, const Run& run);
 using DirectionFn = PairSum (*)(const void* constants, double multiplier, const Run& run);
 
@@ -146,10 +153,13 @@ struct RuleEntry {
     unsigned (*variant)(const double* h, std::uint64_t step);
     unsigned (*used_states)(unsigned variant);  // bit mask over states
     void (*derive[kComputes])(const double* h, std::uint64_t step, double* scalars, void* constants);
-    void (*trust[kComputes])(void* constants, const double* h, std::uint64_t step, double* scalars, double first,
-                             double second);
+    void (*trust[kComputes])(void* constants, const double* h, std::uint64_t step, double* scalars, double count,
+                             double first, double second);
     // Null: the rule's steps cannot be cautious.
     Decay (*decay[kComputes])(const void* constants, unsigned variant);
+    // Null for rules without factors. With them, states 0 and 1 are those of rows and of columns, state 2 that of
+    // tensors that are no matrices; the update of a matrix finds the elements of the product in state 2.
+    FactorWeights (*factors[kComputes])(const double* h, std::uint64_t step);
     const UpdateFn* update[kComputes];        // by variant
     const DirectionFn* direction[kComputes];  // by variant; null without norms
     const UpdateFn* aim[kComputes];           // by variant; null without a product: writes the run's direction alone
@@ -179,6 +189,9 @@ struct KernelTable {
     std::size_t (*count_descents[kComputes])(const void* step, const void* grad, std::size_t n);
     void (*descend[kComputes])(Decay decay, double scale, const void* step, const void* grad, void* param,
                                std::size_t n);
+    // Second moments in factors (Engine::sum_factors()): sums += squares of x, and out = factor * x.
+    void (*add_squares[kComputes])(const void* x, double* sums, std::size_t n);
+    void (*multiply[kComputes])(double factor, const void* x, void* out, std::size_t n);
     // The bits of the largest magnitude; those of an infinity or NaN are larger than any number's.
     std::uint32_t (*largest)(const float* x, std::size_t n);
     // Of a watched step; n <= kBlock.

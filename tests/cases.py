@@ -101,8 +101,8 @@ ROWS: dict[str, Row] = {
     "schedule_free_adamw": row({"betas": (0.5, 0.9), "warmup_steps": 3, "r": 0.5, **WD}),
 }
 
-MATRIX_RULES = tuple(rule for rule, about in RULES.items() if about.matrices)
-"""Rules that take matrices alone: tests/test_muon.py has theirs."""
+MATRIX_RULES = tuple(rule for rule, about in RULES.items() if about.needs_shape)
+"""Rules whose step depends on shapes: tests/test_muon.py and tests/test_adafactor.py have theirs."""
 
 CLASSES: dict[str, Any] = {
     kind.rule: kind

@@ -61,13 +61,16 @@ def errors() -> list[Any]:
     found = []
     for name, info in INFOS.items():
         for number, entry in enumerate(info.optim_error_inputs_func(device="cpu", dtype=torch.float32)):
-            found.append(pytest.param(name, entry, id=f"{name}-{number}"))
+            if entry.error_on is table.OptimizerErrorEnum.CONSTRUCTION_ERROR:  # Adafactor of complex numbers: in a step
+                found.append(pytest.param(name, entry, id=f"{name}-{number}"))
     return found
 
 
-def parameters(dtype: Any, complex_too: bool, sparse: bool) -> list[Any]:
+def parameters(name: str, dtype: Any, complex_too: bool, sparse: bool) -> list[Any]:
     generator = torch.Generator().manual_seed(7)
     shapes = [(40, 3), (5,)] if sparse else [(25, 15), (15,), (3, 4, 5), (), (0, 2)]
+    if name == "Adafactor":  # torch's divides by the number of elements
+        shapes.remove((0, 2))
     made = [torch.randn(shape, dtype=dtype, generator=generator) for shape in shapes]
     if not sparse:
         made.append(torch.randn(6, 4, dtype=dtype, generator=generator).t())
@@ -78,7 +81,7 @@ def parameters(dtype: Any, complex_too: bool, sparse: bool) -> list[Any]:
 
 def test_every_class_of_the_table_is_there() -> None:
     names = {info.optim_cls.__name__ for info in table.optim_db}
-    assert names - INFOS.keys() <= {"Adafactor", "LBFGS", "Muon"}
+    assert names - INFOS.keys() <= {"LBFGS", "Muon"}
 
 
 @FACES
@@ -87,7 +90,7 @@ def test_agrees_with_torch(name: str, kwargs: dict[str, Any], dtype: str, make: 
     info, kind = INFOS[name], DTYPES[dtype]
     sparse = info.only_supports_sparse_grads
     complex_too = info.supports_complex and kind != torch.bfloat16 and not sparse
-    ours = [torch.nn.Parameter(p) for p in parameters(kind, complex_too, sparse)]
+    ours = [torch.nn.Parameter(p) for p in parameters(name, kind, complex_too, sparse)]
     # In bfloat16 the yardstick is torch in float32: both round the parameter alone.
     wide = torch.float32 if kind == torch.bfloat16 else kind
     theirs = [torch.nn.Parameter(p.detach().to(wide) if not p.is_complex() else p.detach().clone()) for p in ours]
@@ -137,7 +140,9 @@ def test_state_dicts_are_interchangeable_in_the_middle(name: str, kwargs: dict[s
     results = []
     theirs, mine = info.optim_cls, partial(make, name)
     for first, second in ((theirs, theirs), (mine, theirs), (theirs, mine)):
-        params = [torch.nn.Parameter(p) for p in parameters(torch.float64, False, info.only_supports_sparse_grads)]
+        params = [
+            torch.nn.Parameter(p) for p in parameters(name, torch.float64, False, info.only_supports_sparse_grads)
+        ]
         generator = torch.Generator().manual_seed(11)
         optimizer = first(params, **kwargs)
         for step in range(10):

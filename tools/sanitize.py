@@ -21,7 +21,10 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 BUILDS = ROOT / "build" / "sanitize"
 THREADS = ("test_python_threads", "test_free_threading", "test_memory_safety")
 TESTS = {
-    "address": (*THREADS, "test_parity", "test_errors", "test_saving", "test_sparse_rows", "test_threading"),
+    "address": (
+        *(*THREADS, "test_parity", "test_errors", "test_saving", "test_sparse_rows", "test_threading"),
+        "test_adafactor",
+    ),
     "thread": THREADS,
 }
 FLAGS = {

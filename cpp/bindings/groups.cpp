@@ -86,7 +86,8 @@ void GroupReader::read_value(std::size_t group, Value& value) {
             throw py::value_error(value.key.cast<std::string>() + ": got " + std::to_string(numbers.size()) +
                                   " numbers, needs " + std::to_string(value.width));
         for (std::size_t i = 0; i < numbers.size(); ++i)
-            target.hypers[static_cast<std::size_t>(value.slot) + i] = numbers[i].cast<double>();
+            target.hypers[static_cast<std::size_t>(value.slot) + i] =
+                number(numbers[i], std::numeric_limits<double>::quiet_NaN());
     } else {
         target.hypers[static_cast<std::size_t>(value.slot)] = checked.cast<double>();
     }
@@ -130,7 +131,7 @@ void GroupReader::check_together(std::size_t group) {
             throw py::value_error(where + "[\"ema_decay\"]: got " + (x.ema != nullptr ? "None" : "a number") +
                                   ", but this optimizer was made with" + (x.ema != nullptr ? "" : "out") +
                                   " averages of the parameters; make a new one");
-        for (int s = 0; needs_states && s < entry.n_states; ++s)
+        for (int s = 0; needs_states && !x.has_states(used) && s < entry.n_states; ++s)
             if ((used >> s & 1u) && x.states[static_cast<std::size_t>(s)].data == nullptr)
                 throw py::value_error(where + ": its options now call for the state \"" + entry.states[s].name +
                                       "\", which this optimizer was made without; make a new one with them");

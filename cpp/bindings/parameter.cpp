@@ -61,6 +61,17 @@ struct Beside {
         return {array.data, nullptr, array.format};
     }
 
+    // One of the vectors of a second moment in factors, and its size.
+    Stream factor(PyObject* object, const std::string& name, std::size_t& size) const {
+        const Array array = as_array(object, true, name);
+        if (array.format != compute_format(x))
+            throw py::type_error(name + ": got dtype " + dtype_name(array.format) + ", needs " +
+                                 dtype_name(compute_format(x)));
+        memory.add(py::reinterpret_borrow<py::object>(object), array, name);
+        size = array.size;
+        return {array.data, nullptr, array.format};
+    }
+
     // The parameter with its master.
     Stream with_master(PyObject* object, const std::string& name) const {
         const Format narrow = x.param.format;
@@ -88,6 +99,20 @@ struct Beside {
     }
 };
 
+// The matrices that a tensor of this size is, by the numbers of all their rows and columns; the caller has checked
+// shapes.
+Factors factors_of(std::size_t size, const std::size_t (&sizes)[2], const std::string& name) {
+    Factors f;
+    if (size == 0 || sizes[0] == 0 || sizes[1] == 0) return f;
+    f.columns = size / sizes[0];
+    f.rows = size / sizes[1];
+    f.batches = f.rows == 0 ? 0 : sizes[0] / f.rows;
+    if (f.batches * f.rows != sizes[0] || f.batches * f.columns != sizes[1] || f.batches * f.rows * f.columns != size)
+        throw py::value_error(name + ": got " + std::to_string(sizes[0]) + " row and " + std::to_string(sizes[1]) +
+                              " column means, needs those of matrices of " + std::to_string(size) + " elements");
+    return f;
+}
+
 }  // namespace
 
 bool same_shape(PyObject* a, PyObject* b) {
@@ -106,17 +131,22 @@ Tensor tensor_of(const Parameter& given, const RuleEntry& rule, const Names& nam
     x.param = {array.data, nullptr, array.format};
     memory.add(given.param, array, name);
     const Beside arrays{given.param.ptr(), x, memory};
+    std::size_t sizes[2] = {};  // of a second moment in factors
     if (!given.master.is_none()) x.param = arrays.with_master(given.master.ptr(), beside("master"));
     if (given.stochastic) {
         if (x.param.format == Format::bfloat16) x.param.format = Format::bfloat16_stochastic;
         if (x.param.format == Format::float16) x.param.format = Format::float16_stochastic;
     }
+    const bool factored = rule.factors[kFloat] != nullptr;
     for (int s = 0; s < rule.n_states; ++s) {
         const py::object state = sequence_item(given.states.ptr(), static_cast<std::size_t>(s));
         if (!state) throw py::value_error("states: was changed while it was looked at");
         if (state.is_none()) continue;
-        x.states[static_cast<std::size_t>(s)] = arrays.state(state.ptr(), rule.states[s], beside(rule.states[s].name));
+        x.states[static_cast<std::size_t>(s)] =
+            factored && s < 2 ? arrays.factor(state.ptr(), beside(rule.states[s].name), sizes[s])
+                              : arrays.state(state.ptr(), rule.states[s], beside(rule.states[s].name));
     }
+    if (factored) x.factors = factors_of(x.size, sizes, name);
     if (rule.product)
         x.direction = arrays.state(given.direction.ptr(), State{"direction", kSigned}, beside("direction"));
     if (!given.ema.is_none()) x.ema = arrays.average(given.ema.ptr(), beside("ema"));

@@ -97,12 +97,7 @@ unsigned TorchModel::states_in_use(const Group& group) {
 }
 
 // Whether it has all states that its group's options call for. States may be cleared while the model is made.
-bool TorchModel::has_states(const Tensor& x) const {
-    const unsigned used = used_[static_cast<std::size_t>(x.group)];
-    for (std::size_t s = 0; s < x.states.size(); ++s)
-        if ((used >> s & 1u) && x.states[s].data == nullptr && x.size != 0) return false;
-    return true;
-}
+bool TorchModel::has_states(const Tensor& x) const { return x.has_states(used_[static_cast<std::size_t>(x.group)]); }
 
 bool TorchModel::same_groups(py::list groups) const {
     if (groups.size() != watched_.size() || model_.groups.size() != watched_.size()) return false;

@@ -11,8 +11,7 @@
 #include "../threads/float_environment.hpp"
 #include "../threads/parallel.hpp"
 #include "noise.hpp"
-#include "scratch.hpp"
-#include "streams.hpp"
+#include "staging.hpp"
 
 namespace fusedstep {
 namespace {
@@ -26,10 +25,6 @@ constexpr std::uint64_t kCostPerThread = 16384;
 // Shares of a large model: enough of them that the last to finish is not far behind, few enough to cost nothing.
 constexpr std::size_t kChunksPerThread = 64;
 
-// Elements decoded at a time: parameter, gradient and states of a piece stay in the L1 cache. Passes that sum take
-// whole blocks.
-constexpr std::size_t kPiece = 1024;
-
 // Cautious steps are scaled up by at most the inverse of this.
 constexpr double kLeastShare = 1e-3;
 
@@ -39,51 +34,10 @@ bool is_half(Format format) {
     return format == Format::float16 || format == Format::float16_stochastic || format == Format::float16_master;
 }
 
-// The streams of one piece in the compute type: where they lie when they are stored so, else decoded into scratch.
-template <std::size_t kLength>
-class Staging {
-public:
-    Staging(const KernelTable& kernels, Compute compute)
-        : kernels_(kernels), compute_(compute), native_(native(compute)) {}
-
-    bool staged(const Stream& stream) const { return stream.format != native_; }
-
-    void* load(const Stream& stream, std::size_t element, std::size_t n, int slot) {
-        if (!staged(stream)) return at(stream, element);
-        void* out = scratch(slot);
-        decode(stream.format)(at(stream, element), extra_at(stream, element), out, n);
-        return out;
-    }
-
-    std::size_t store(const Stream& stream, std::size_t element, std::size_t n, const void* values, Noise noise) const {
-        noise.first += element;
-        return kernels_.encode[static_cast<int>(stream.format)][compute_](values, at(stream, element),
-                                                                          extra_at(stream, element), n, noise);
-    }
-
-    // The same, but always a copy that may be written.
-    void* load_copy(const Stream& stream, std::size_t element, std::size_t n, int slot) {
-        void* loaded = load(stream, element, n, slot);
-        if (!staged(stream)) loaded = std::memcpy(scratch(slot), loaded, n * width(native_));
-        return loaded;
-    }
-
-    void* scratch(int slot) { return scratch_.data() + static_cast<std::size_t>(slot) * kLength * sizeof(double); }
-
-private:
-    DecodeFn decode(Format format) const { return kernels_.decode[static_cast<int>(format)][compute_]; }
-
-    const KernelTable& kernels_;
-    Compute compute_;
-    Format native_;
-    static_assert((2 + kMaxStates) * kLength * sizeof(double) <= Scratch::kBytes);
-    Scratch scratch_;
-};
-
 // The kernel for a tensor whose moments are all narrow in one way, and null for others.
 NarrowFn narrow_kernel(const RuleEntry& rule, unsigned variant, const Tensor& x, const Group& group,
                        const StepOptions& options) {
-    if (x.compute != kFloat || x.rows != nullptr || group.cautious) return nullptr;
+    if (x.compute != kFloat || x.rows != nullptr || group.cautious || x.factors.any()) return nullptr;
     const unsigned used = rule.used_states(variant);
     const auto moments_are = [&](Format is_signed, Format is_unsigned) {
         bool all = true;
@@ -134,7 +88,7 @@ NarrowRun narrow_run(const Tensor& x, const Group& group, unsigned used, std::si
 bool is_plain(const Tensor& x, const Group& group, unsigned used, const StepOptions& options) {
     const Format format = native(x.compute);
     bool plain = x.param.format == format && x.grad.format == format && x.ema == nullptr && !options.zero_grads &&
-                 !std::isfinite(group.clip_value) && !group.cautious;
+                 !std::isfinite(group.clip_value) && !group.cautious && !x.factors.any();
     for (std::size_t s = 0; s < x.states.size(); ++s)
         plain = plain && !((used >> s & 1u) && x.states[s].format != format);
     return plain && (x.direction.data == nullptr || x.direction.format == format);
@@ -148,18 +102,6 @@ Run run_in_place(const Tensor& x, const RuleEntry& rule, unsigned used, std::siz
         if (used >> s & 1u) run.states[s] = at(x.states[static_cast<std::size_t>(s)], element);
     if (rule.product) run.direction = at(x.direction, element);
     return run;
-}
-
-// Puts the gradient of a run in place; returns the multiplier that is left for the rule to apply.
-template <std::size_t kLength>
-double load_gradient(Staging<kLength>& staging, const KernelTable& kernels, const Tensor& x, const Group& group,
-                     double multiplier, std::size_t element, std::size_t n, Run& run) {
-    run.grad = staging.load(x.grad, element, n, 1);
-    if (!std::isfinite(group.clip_value)) return multiplier;
-    void* clipped = staging.scratch(1);
-    kernels.prepare[x.compute](run.grad, multiplier, group.clip_value, clipped, n);
-    run.grad = clipped;
-    return 1;
 }
 
 // Of a cautious rule: the run's gradient as the rule takes it, and in the place of the parameters the steps from them,
@@ -218,6 +160,7 @@ void Engine::prepare() {
     constants_of_.assign(tensors.size(), 0);
     counted_.assign(2 * tensors.size(), 0);
     scalars_before_.resize(half_ || products_ || peers != nullptr ? tensors.size() : 0);
+    place_factors();
     cost_.assign(tensors.size() + 1, 0);
     active_.assign((tensors.size() + 63) / 64, 0);
     watch(watches_);
@@ -341,7 +284,7 @@ void Engine::derive(const StepOptions& options, double coefficient) {
             rule.derive[x.compute](group.hypers.data(), x.step, scalars.data(), c.bytes);
             std::copy_n(scalars.begin(), n_scalars, x.scalars.begin());
             c.multiplier = group.maximize ? -scale : scale;
-            c.variant = rule.variant(group.hypers.data(), x.step);
+            c.variant = rule.variant(group.hypers.data(), x.step) | (x.factors.any() ? kFactored : 0u);
         }
         constants_of_[t] = used - 1;
         before = &x;
@@ -375,8 +318,7 @@ bool Engine::overflows(std::size_t t, std::size_t begin, std::size_t end, const 
         const std::size_t i =
             x.rows == nullptr ? g : static_cast<std::size_t>(x.rows[row]) * x.row_size + g % x.row_size;
         Run run{staging.load_copy(x.param, i, n, 0), nullptr, {}, n};
-        for (int s = 0; s < rule.n_states; ++s)
-            if (used >> s & 1u) run.states[s] = staging.load_copy(x.states[static_cast<std::size_t>(s)], i, n, 2 + s);
+        copy_states(staging, *kernels_, x, used, i, run);
         if (rule.product) run.direction = staging.load(x.direction, i, n, 2 + rule.n_states);
         if (group.cautious) {
             step_cautiously(staging, *kernels_, x, group, c, g, run);
@@ -418,8 +360,7 @@ void Engine::sum_directions(std::size_t t, std::size_t begin, std::size_t end) {
         const std::size_t n = std::min(kBlock, end - i);
         Run run{staging.load(x.param, i, n, 0), nullptr, {}, n};
         const double multiplier = load_gradient(staging, *kernels_, x, group, c.multiplier, i, n, run);
-        for (int s = 0; s < rule.n_states; ++s)
-            if (used >> s & 1u) run.states[s] = staging.load(x.states[static_cast<std::size_t>(s)], i, n, 2 + s);
+        load_states(staging, *kernels_, x, used, i, run);
         pair_sums_[first_block_[t] + (x.before + i) / kBlock] =
             rule.direction[x.compute][c.variant](c.bytes, multiplier, run);
     }
@@ -441,7 +382,7 @@ bool Engine::trust() {
         const auto n_scalars = static_cast<std::size_t>(rule.n_scalars);
         std::copy_n(x.scalars.begin(), n_scalars, scalars.begin());
         rule.trust[x.compute](constants_[constants_of_[t]].bytes, group.hypers.data(), x.step, scalars.data(),
-                              sum.first, sum.second);
+                              static_cast<double>(x.size), sum.first, sum.second);
         std::copy_n(scalars.begin(), n_scalars, x.scalars.begin());
         if (rule.product) x.direction_norm = std::sqrt(sum.second);
     }
@@ -462,9 +403,7 @@ void Engine::count_descents(std::size_t t, std::size_t begin, std::size_t end) {
     for (std::size_t i = begin; i < end; i += kPiece) {
         Run run{nullptr, nullptr, {}, std::min(kPiece, end - i)};
         const void* const param = c.decay.l2 != 0 ? staging.load(x.param, i, run.n, 0) : nullptr;
-        for (int s = 0; s < kMaxStates; ++s)
-            if (used >> s & 1u)
-                run.states[s] = staging.load_copy(x.states[static_cast<std::size_t>(s)], i, run.n, 2 + s);
+        copy_states(staging, *kernels_, x, used, i, run);
         load_steps(staging, *kernels_, x, group, c, i, param, run);
         count += kernels_->count_descents[x.compute](run.param, run.grad, run.n);
     }
@@ -509,8 +448,7 @@ void Engine::aim(std::size_t t, std::size_t begin, std::size_t end) {
         const std::size_t n = std::min(kPiece, end - i);
         Run run{nullptr, nullptr, {}, n};
         const double multiplier = load_gradient(staging, *kernels_, x, group, c.multiplier, i, n, run);
-        for (int s = 0; s < rule.n_states; ++s)
-            if (used >> s & 1u) run.states[s] = staging.load(x.states[static_cast<std::size_t>(s)], i, n, 2 + s);
+        load_states(staging, *kernels_, x, used, i, run);
         const bool staged = staging.staged(x.direction);
         run.direction = staged ? staging.scratch(2 + rule.n_states) : at(x.direction, i);
         rule.aim[x.compute][c.variant](c.bytes, multiplier, run);
@@ -570,8 +508,7 @@ std::uint64_t Engine::update_span(std::size_t t, std::size_t element, std::size_
     for (; done < size; done += kPiece) {
         const std::size_t i = element + done, n = std::min(kPiece, size - done);
         Run run{staging.load(x.param, i, n, 0), nullptr, {}, n};
-        for (int s = 0; s < rule.n_states; ++s)
-            if (used >> s & 1u) run.states[s] = staging.load(x.states[static_cast<std::size_t>(s)], i, n, 2 + s);
+        load_states(staging, *kernels_, x, used, i, run);
         if (rule.product) run.direction = staging.load(x.direction, i, n, 2 + rule.n_states);
 
         if (group.cautious) {
@@ -584,7 +521,7 @@ std::uint64_t Engine::update_span(std::size_t t, std::size_t element, std::size_
 
         for (int s = 0; s < rule.n_states; ++s) {
             const Stream& state = x.states[static_cast<std::size_t>(s)];
-            if ((used >> s & 1u) && staging.staged(state))
+            if ((used >> s & 1u) && state.data != nullptr && staging.staged(state))
                 nonfinite += staging.store(state, i, n, run.states[s], noise);
         }
         if (staging.staged(x.param)) staging.store(x.param, i, n, run.param, noise);
@@ -766,6 +703,10 @@ StepResult Engine::start(const StepOptions& options) noexcept {
     } else {
         derive(options, 1);
     }
+    if (factors_) {
+        share([&](std::size_t t, std::size_t begin, std::size_t end) { sum_factors(t, begin, end); });
+        advance_factors();
+    }
     if (norms_) {
         share([&](std::size_t t, std::size_t begin, std::size_t end) { sum_directions(t, begin, end); });
         result.failed = !trust();
@@ -805,6 +746,7 @@ void Engine::finish(const StepOptions& options, StepResult& result) noexcept {
         share(write);
     else
         result.failed = !step_buckets(receives_first(options), write);
+    if (factors_) store_factors();
     if (options.watch) add_up();
     result.nonfinite_blocks = nonfinite;
 }

@@ -24,6 +24,17 @@ struct Group {
     int counted_state = -1;  // of which a watched step counts the exponents
 };
 
+// Of a tensor whose second moment is in factors: `batches` matrices, one after the other, and memory for what comes
+// next (Engine::place_factors()).
+struct Factors {
+    std::size_t batches = 0, rows = 0, columns = 0;
+    void *next_rows = nullptr, *next_columns = nullptr;  // in the compute type, as the states
+    double* means = nullptr;  // of the rows of every matrix, and no less than the rule's least
+    double* sums = nullptr;   // by columns of chunks of rows, where there are several
+
+    bool any() const { return batches != 0; }
+};
+
 struct Tensor {
     std::size_t size = 0;  // elements
     int group = 0;
@@ -37,6 +48,7 @@ struct Tensor {
     const std::int64_t* rows = nullptr;
     std::size_t row_count = 0, row_size = 0;
     std::array<Stream, kMaxStates> states{};
+    Factors factors;
     void* ema = nullptr;  // average of the parameters, in the compute type
     // Of a rule with a product: where start() writes the direction and finish() reads what has become of it, in any
     // format; and the norm that the direction had.
@@ -47,6 +59,14 @@ struct Tensor {
     // Elements of the tensor before and after this one, where it is one process's piece of a tensor; whole blocks lie
     // before it.
     std::size_t before = 0, after = 0;
+
+    // Whether it has these states of a rule, or those in factors in their place.
+    bool has_states(unsigned used) const {
+        if (size == 0 || factors.any()) return true;
+        for (std::size_t s = 0; s < states.size(); ++s)
+            if ((used >> s & 1u) && states[s].data == nullptr) return false;
+        return true;
+    }
 
     // Elements that a step goes over.
     std::size_t steps_over() const { return rows == nullptr ? size : row_count * row_size; }
@@ -181,6 +201,10 @@ private:
     bool stays_finite(double multiplier, double norm, StepResult& result);
     void derive(const StepOptions& options, double coefficient);
     bool overflows(std::size_t t, std::size_t begin, std::size_t end, const StepOptions& options);
+    void place_factors();
+    void sum_factors(std::size_t t, std::size_t begin, std::size_t end);
+    void advance_factors();
+    void store_factors();
     void sum_directions(std::size_t t, std::size_t begin, std::size_t end);
     bool trust();
     void count_descents(std::size_t t, std::size_t begin, std::size_t end);
@@ -203,6 +227,7 @@ private:
     std::size_t elements_ = 0;
     bool single_ = false;    // some tensor is computed in float32
     bool norms_ = false;     // some rule has a trust ratio
+    bool factors_ = false;   // some second moment is in factors
     bool products_ = false;  // some rule has a product
     bool cautious_ = false;  // some group's steps are cautious
     bool half_ = false;      // some parameter is stored in float16, which ends at 65504
@@ -218,6 +243,7 @@ private:
     std::vector<double> exchanged_;            // what peers add up
     std::vector<Constants> constants_;         // those in use come first
     std::vector<std::uint32_t> constants_of_;  // per tensor
+    std::vector<double> factor_memory_;        // of what comes next in factors
     bool watches_ = false;
     std::vector<BlockSums> block_sums_;  // per block, only while steps are watched, as the next two
     std::vector<TensorSums> sums_;

@@ -43,6 +43,7 @@ namespace {
 #include "rules/stable_adamw.hpp"
 #include "rules/mars.hpp"
 #include "rules/novograd.hpp"
+#include "rules/adafactor.hpp"
 // clang-format on
 #include "formats/formats.hpp"
 
@@ -51,7 +52,7 @@ template <class...>
 struct List {};
 using Rules = List<Sgd, Momentum, RmsProp, Adam, AdamW, Adagrad, Adadelta, Adamax, NAdam, RAdam, AdaBelief, Asgd, Rprop,
                    Lion, Lamb, Lars, ScheduleFreeSgd, ScheduleFreeAdamW, SparseAdam, Muon, Adan, AdEMAMix, Adopt, Yogi,
-                   StableAdamW, Mars, MarsLion, NovoGrad>;
+                   StableAdamW, Mars, MarsLion, NovoGrad, Adafactor>;
 
 // 0, 1, ... n - 1 as template arguments.
 template <unsigned... V>
@@ -62,12 +63,6 @@ template <unsigned... V>
 struct Count<0, V...> {
     using type = Sequence<V...>;
 };
-
-inline double smallest_normal(double) { return 2.2250738585072014e-308; }
-template <class T>
-inline float smallest_normal(const T&) {  // of a float32 or a vector of them
-    return 1.17549435e-38f;
-}
 
 // States never become subnormal: a step over subnormal numbers is several times slower on many CPUs.
 template <class T>
@@ -284,11 +279,14 @@ void derive(const double* h, std::uint64_t step, double* scalars, void* constant
 
 template <class Rule, class T>
 void trust([[maybe_unused]] void* constants, [[maybe_unused]] const double* h, [[maybe_unused]] std::uint64_t step,
-           [[maybe_unused]] double* scalars, [[maybe_unused]] double first, [[maybe_unused]] double second) {
+           [[maybe_unused]] double* scalars, [[maybe_unused]] double count, [[maybe_unused]] double first,
+           [[maybe_unused]] double second) {
     if constexpr (Rule::kNorms) {
         auto& c = *static_cast<typename Rule::template Constants<T>*>(constants);
         if constexpr (Rule::kScalars != 0)
             Rule::template trust<T>(c, h, step, scalars, first, second);
+        else if constexpr (Rule::kFactors)
+            Rule::template trust<T>(c, h, step, count, first, second);
         else
             Rule::template trust<T>(c, h, first, second);
     }
@@ -302,6 +300,32 @@ template <class Rule, class T>
 constexpr auto decay_of() -> Decay (*)(const void*, unsigned) {
     if constexpr (Rule::kCautious) return decay<Rule, T>;
     return nullptr;
+}
+
+template <class Rule, class T>
+constexpr auto factors_of() -> FactorWeights (*)(const double*, std::uint64_t) {
+    if constexpr (Rule::kFactors) return Rule::template factors<T>;
+    return nullptr;
+}
+
+// What a second moment in factors is made of: squares by columns, and its elements.
+template <class T>
+void add_squares(const void* x, double* sums, std::size_t n) {
+    const T* const __restrict values = static_cast<const T*>(x);
+    double* const __restrict s = sums;
+#pragma omp simd
+    for (std::size_t i = 0; i < n; ++i) {
+        const double value = static_cast<double>(values[i]);
+        s[i] += value * value;
+    }
+}
+template <class T>
+void multiply(double factor, const void* x, void* out, std::size_t n) {
+    const T scale = T(factor);
+    const T* const __restrict values = static_cast<const T*>(x);
+    T* const __restrict result = static_cast<T*>(out);
+#pragma omp simd
+    for (std::size_t i = 0; i < n; ++i) result[i] = scale * values[i];
 }
 
 template <class Rule>
@@ -370,6 +394,7 @@ constexpr RuleEntry entry() {
             {derive<Rule, float>, derive<Rule, double>},
             {trust<Rule, float>, trust<Rule, double>},
             {decay_of<Rule, float>(), decay_of<Rule, double>()},
+            {factors_of<Rule, float>(), factors_of<Rule, double>()},
             {Updates<Rule, float>::table, Updates<Rule, double>::table},
             {Directions<Rule, float>::table, Directions<Rule, double>::table},
             {Aims<Rule, float>::table, Aims<Rule, double>::table},
@@ -504,6 +529,8 @@ const KernelTable table = {
     {add_decay<float>, add_decay<double>},
     {count_descents<float>, count_descents<double>},
     {descend<float>, descend<double>},
+    {add_squares<float>, add_squares<double>},
+    {multiply<float>, multiply<double>},
     largest,
     {sum_gradient<float>, sum_gradient<double>},
     {sum_update<float>, sum_update<double>},

@@ -45,7 +45,8 @@ std::optional<Format> float_format(int dtype) {
 int find_rule(std::string_view name) {
     const KernelTable& kernels = active_kernels();
     for (int r = 0; r < kernels.n_rules; ++r)
-        if (name == kernels.rules[r].name && !kernels.rules[r].product) return r;  // nobody is called in a step here
+        if (name == kernels.rules[r].name && !kernels.rules[r].product && kernels.rules[r].factors[kFloat] == nullptr)
+            return r;  // nobody is called in a step here, and states have the parameter's shape
     throw Refused("rule: got '" + std::string(name) + "', needs the name of an update rule", kInternal);
 }
 

@@ -152,7 +152,7 @@ class Optimizer(Keeping):
         """Groups of the parameters where options are trees; of these, the rule's own defaults take the place."""
         if isinstance(params, np.ndarray):
             return params
-        trees = {name: value for name, value in self.defaults.items() if is_tree(name, value)}
+        trees = {name: value for name, value in self.defaults.items() if is_tree(name, value, self.rule)}
         if not trees:
             return params
         if not isinstance(params, Grouping) and _are_groups(params):

@@ -47,6 +47,8 @@ NUMBERS: dict[str, Interval] = {
     "ademamix.alpha": NON_NEGATIVE,  # a factor
     "alpha_warmup": NON_NEGATIVE,
     "beta3_warmup": NON_NEGATIVE,
+    "beta2_decay": Interval(high=0.0, open=("low",)),
+    "d": Interval(1.0, open=("high",)),
     "gamma": NON_NEGATIVE,
     "rho": CLOSED_WEIGHT,
     "eps": NON_NEGATIVE,
@@ -70,6 +72,7 @@ TUPLES: dict[str, tuple[Interval, ...]] = {
     "schedule_free_adamw.betas": (INNER_WEIGHT, WEIGHT),
     "adan.betas": (WEIGHT, WEIGHT, WEIGHT),
     "ademamix.betas": (WEIGHT, WEIGHT, WEIGHT),
+    "adafactor.eps": (NON_NEGATIVE, NON_NEGATIVE),
     "etas": (INNER_WEIGHT, Interval(1.0)),
     "step_sizes": (NON_NEGATIVE, NON_NEGATIVE),
     "ns_coefficients": (FINITE, FINITE, FINITE),
@@ -90,12 +93,16 @@ FLAGS = frozenset(
         "no_prox",
         "clipping",
         "grad_averaging",
+        "relative_step",
+        "scale_parameter",
+        "like_transformers",
         "train_mode",
         *(option.name for option in STEP_OPTIONS if option.needs is bool),
     )
 )
 NUMBERS |= {option.name: option.needs for option in STEP_OPTIONS if isinstance(option.needs, Interval)}
 OPTIONAL = frozenset(option.name for option in STEP_OPTIONS if option.name in NUMBERS and option.default is None)
+NONE_FIRST = frozenset(("adafactor.eps",))  # tuples whose first entry may be None
 CHOICES |= {option.name: option.needs for option in STEP_OPTIONS if isinstance(option.needs, tuple)}
 OWN_CHECKS: dict[str, Callable[[str, Any], Any]] = {
     option.name: option.needs for option in STEP_OPTIONS if inspect.isfunction(option.needs)
@@ -218,8 +225,8 @@ def check_hyper(name: str, value: Any, where: str | None = None, *, rule: str = 
             able = ", ".join(sorted(CAUTIOUS))
             raise ValueError(f"{where}: got True, needs False with {rule}; rules that can be cautious: {able}")
         return bool(value)
-    if name in TUPLES:
-        intervals = TUPLES.get(f"{rule}.{name}", TUPLES[name])
+    if name in TUPLES or f"{rule}.{name}" in TUPLES:
+        intervals = TUPLES[f"{rule}.{name}" if f"{rule}.{name}" in TUPLES else name]
         needed = f"{'a pair of' if len(intervals) == 2 else len(intervals)} real numbers"
         if not isinstance(value, (Sequence, np.ndarray)) or isinstance(value, str):
             raise TypeError(f"{where}: got {value!r} ({type(value).__name__}), needs {needed}")
@@ -227,7 +234,12 @@ def check_hyper(name: str, value: Any, where: str | None = None, *, rule: str = 
         if len(parts) != len(intervals):
             raise ValueError(f"{where}: got {len(parts)} numbers, needs {needed}")
         checks = enumerate(zip(parts, intervals, strict=True))
-        return tuple(check_number(part, interval, f"{where}[{i}]") for i, (part, interval) in checks)
+        return tuple(
+            None
+            if part is None and i == 0 and f"{rule}.{name}" in NONE_FIRST
+            else check_number(part, interval, f"{where}[{i}]")
+            for i, (part, interval) in checks
+        )
     if name in OPTIONAL and value is None:
         return None
     if name in CHOICES:

@@ -33,7 +33,7 @@ class Interval:
 
     def __str__(self) -> str:
         if math.isinf(self.low):
-            return "finite"
+            return "finite" if math.isinf(self.high) else f"<= {self.high:g} and finite"
         left = f"{'>' if 'low' in self.open else '>='} {self.low:g}"
         if math.isinf(self.high):
             return f"{left} and finite" if "high" in self.open else left

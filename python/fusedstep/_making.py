@@ -139,7 +139,8 @@ class Making(Accumulating):
         if self._accumulate_steps > 1:
             slot.grad_sum = spread(np.zeros(1, slot.compute), param.shape)
         for state in used:
-            slot.states[state.name] = self._first_state(state, slot, group)
+            if state.shape(slot.array.shape) is not None:
+                slot.states[state.name] = self._first_state(state, slot, group)
         return slot
 
     def _used(self, group: Mapping[str, Any]) -> tuple[State, ...]:
@@ -151,7 +152,8 @@ class Making(Accumulating):
         """A state before the first step; zeros where `_fill` will write the values."""
         value = self._initial_state(state.name, slot, group)
         small = slot.is_small(group)
-        return constant(0.0 if callable(value) else value, slot, state.kind, group["state_format"], small)
+        shape = state.shape(slot.array.shape)
+        return constant(0.0 if callable(value) else value, slot, state.kind, group["state_format"], small, shape)
 
     def _fill(self, slot: Slot, group: Mapping[str, Any], used: tuple[State, ...]) -> None:
         """Write first values that come from the parameter."""

@@ -173,7 +173,10 @@ class NumPyModel:
             name, step = "params" + slot.path, self._steps[i] + 1
             rounding = self._groups[slot.group - self._first]["rounding"]
             param = store_param(slot.param, name, slot.master, rounding, (self._seed, slot.number, step))
-            states = [store_state(slot.states[s.name], f"{name} {s.name}", s.kind, param) for s in self._rule.states]
+            states = [
+                store_state(slot.states[s.name], f"{name} {s.name}", s.kind, param, slot.array.shape)
+                for s in self._rule.states
+            ]
             memory += [*param.memory, *(item for state in states for item in state.memory)]
             if slot.ema is not None:
                 memory.append(

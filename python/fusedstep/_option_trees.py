@@ -15,12 +15,12 @@ from .grouping import Grouping, as_grouping
 __all__ = ["by_trees", "is_tree"]
 
 
-def is_tree(name: str, value: Any) -> bool:
+def is_tree(name: str, value: Any, rule: str = "") -> bool:
     """Whether an option's value holds several, by its form alone."""
     if value is None or callable(value) or isinstance(value, (str, np.ndarray)):  # a schedule may be a dataclass
         return False
-    if isinstance(value, (list, tuple)) and name in TUPLES:
-        return any(is_tree(name, entry) or isinstance(entry, (list, tuple)) for entry in value)
+    if isinstance(value, (list, tuple)) and (name in TUPLES or f"{rule}.{name}" in TUPLES):
+        return any(is_tree(name, entry, rule) or isinstance(entry, (list, tuple)) for entry in value)
     return inside(value) is not None
 
 
@@ -45,7 +45,7 @@ def by_trees(rule: str, hypers: Mapping[str, Any], params: Any, trees: Mapping[s
     columns: list[list[Any]] = []
     for name, value in trees.items():
         column = []
-        for where, one in _values(name, given.structure, value, name, 0):
+        for where, one in _values(rule, name, given.structure, value, name, 0):
             if not callable(one) and (name in hypers or name in GROUP_VALUES):
                 one = check_hyper(name, one, where, rule=rule)
             elif not callable(one) and not isinstance(one, (str, int)) and one is not None:
@@ -70,7 +70,9 @@ def _key(value: Any) -> tuple[Any, ...]:
     return (type(value), id(value) if callable(value) else value)
 
 
-def _values(name: str, node: Any, value: Any, where: str, depth: int, plain: bool = False) -> Iterator[tuple[str, Any]]:
+def _values(
+    rule: str, name: str, node: Any, value: Any, where: str, depth: int, plain: bool = False
+) -> Iterator[tuple[str, Any]]:
     """The value of every leaf, in order, and what to call it; with `plain`, the value itself for all of them."""
     if node is None and depth > 0:
         return
@@ -80,9 +82,9 @@ def _values(name: str, node: Any, value: Any, where: str, depth: int, plain: boo
         return
     # A list for what is no list is no tree either: the check of the value says what is wrong with it.
     other = isinstance(value, (list, tuple)) and not isinstance(node, (list, tuple))
-    if plain or other or not is_tree(name, value):
+    if plain or other or not is_tree(name, value, rule):
         for _, entry in entries.values():
-            yield from _values(name, entry, value, where, depth + 1, plain=True)
+            yield from _values(rule, name, entry, value, where, depth + 1, plain=True)
         return
     found = inside(value)
     assert found is not None
@@ -91,6 +93,6 @@ def _values(name: str, node: Any, value: Any, where: str, depth: int, plain: boo
         raise ValueError(f"{where}: has an entry {strange[0]} that params does not have")
     for key, (step, entry) in entries.items():
         if key in found:
-            yield from _values(name, entry, found[key][1], where + step, depth + 1)
+            yield from _values(rule, name, entry, found[key][1], where + step, depth + 1)
         elif entry is not None:
             raise ValueError(f"{where}: has no entry {step}, needs the keys of params")

@@ -141,6 +141,7 @@ class Loaded:
         about = RULES[optimizer._rule_of(group.options)]
         self.where = where
         self.shape = slot.array.shape
+        self.shapes = {state.name: state.shape(self.shape) for state in about.states}
         self.writes: list[Write] = []
         self.memory = optimizer._memory
         self.added: list[tuple[State, Any, Any]] = []
@@ -153,13 +154,16 @@ class Loaded:
             for name, value in zip(about.scalars, group.scalars or optimizer._model.get_scalars(index), strict=True)
         ]
         for state in about.states:
+            shape = self.shapes[state.name]
             if saved.get(state.name) is not None:
                 stored = self._state(saved, state.name)
+            elif shape is None:
+                continue
             elif self.step > 0 and state in group.used:
                 raise ValueError(f'{where}: has no entry "{state.name}"')
             else:
                 value = optimizer._initial_state(state.name, slot, group.options)
-                stored = value if callable(value) else spread(np.full(1, value, slot.compute), self.shape)
+                stored = value if callable(value) else spread(np.full(1, value, slot.compute), shape)
             if state.name in slot.states:
                 self._take(state.name, slot.states[state.name], stored, state.kind)
             elif state in group.used:
@@ -196,11 +200,10 @@ class Loaded:
         except (TypeError, ValueError, RuntimeError) as error:
             kind = type(saved[name]).__name__
             raise TypeError(f'{self.where}["{name}"]: got {kind}, needs an array: {error}') from error
-        if not name.endswith("_scales") and array.shape != self.shape:
-            raise ValueError(
-                f'{self.where}["{name}"]: got shape {array.shape}, needs {self.shape}, '
-                f"the shape of params{self.slot.path}"
-            )
+        needed = self.shapes.get(name, self.shape)
+        if not name.endswith("_scales") and array.shape != needed:
+            of = f"the shape of params{self.slot.path}" if needed == self.shape else f"beside {self.shape}"
+            raise ValueError(f'{self.where}["{name}"]: got shape {array.shape}, needs {needed or "none"}, {of}')
         return array
 
     def _state(self, saved: Mapping[str, Any], name: str) -> Any:
@@ -278,7 +281,8 @@ class Loaded:
 
     def _add(self, name: str, targets: Sequence[Array], sources: Sequence[Array], run: Callable[..., None]) -> None:
         where = f'{self.where}["{name}"]'
-        if targets[-1].shape != self.shape and targets[0].shape != self.shape:
+        needed = self.shapes.get(name, self.shape)
+        if targets[-1].shape != needed and targets[0].shape != needed:
             raise ValueError(
                 f"{where}: got an array of shape {self.shape} for one of shape {targets[0].shape}; "
                 f"the shape of params{self.slot.path} was changed since the optimizer was made"

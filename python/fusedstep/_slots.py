@@ -215,7 +215,9 @@ def _aligned(memory: Memory, size: int, start: int) -> NDArray[np.uint8]:
     return place[(start - place.ctypes.data) % PAGE :][:size]
 
 
-def constant(value: float, slot: Slot, kind: str, state_format: str, small: bool) -> Any:
+def constant(
+    value: float, slot: Slot, kind: str, state_format: str, small: bool, shape: tuple[int, ...] | None = None
+) -> Any:
     """A state of one value everywhere, in its storage format and of no size: `gather` gives it memory of its own.
 
     Parameters
@@ -230,10 +232,12 @@ def constant(value: float, slot: Slot, kind: str, state_format: str, small: bool
         As the option: ``"float32"`` means the compute type.
     small
         Whether the parameter is too small to be worth a narrow format.
+    shape
+        The state's, by default the parameter's.
     """
     exact = kind == "exact" or small or state_format == "float32"
     number, *scale = _encoded(value, kind, "float32" if exact else state_format, slot.compute)
-    everywhere = spread(number, slot.param.shape)
+    everywhere = spread(number, slot.param.shape if shape is None else shape)
     return (everywhere, spread(scale[0], (-(-slot.param.size // QUANT_BLOCK),))) if scale else everywhere
 
 

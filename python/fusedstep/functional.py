@@ -30,6 +30,7 @@ from ._step_options import GROUP_VALUES
 from .reference import RULES, Rule
 from .reference._checks import check_array
 from .reference._frame import AROUND, check_around
+from .reference._tensors import other_states
 from .sparse import SparseRows
 
 __all__ = sorted(RULES)
@@ -110,7 +111,10 @@ def _native(about: Rule, definition: Callable[..., bool]) -> Callable[..., bool]
                 raise TypeError(f"{name}[{missing}]: got NoneType, needs a NumPy array")
             return list(value)
 
-        columns = [column(name, use) if use else [None] * count for name, use in zip(states, used, strict=True)]
+        columns = [
+            column(state.name, state.form == "full") if use else [None] * count
+            for state, use in zip(about.states, used, strict=True)
+        ]
         columns = [[tuple(v) if isinstance(v, list) else v for v in values] for values in columns]  # 8-bit pairs
         numbers = [column(name, True) for name in about.scalars]
         masters, averages = column("master", False), column("ema", False)
@@ -129,6 +133,8 @@ def _native(about: Rule, definition: Callable[..., bool]) -> Callable[..., bool]
             at = f"[{i}]" if many else ""
             if master is not None:
                 _check_master(array, master, at)
+            if about.factored:
+                _check_factors(about, array, [values[i] for values in columns], at)
             model.add(
                 0,
                 array,
@@ -178,6 +184,17 @@ def _directions(about: Rule, params: Any, group: dict[str, Any], many: bool) -> 
             raise TypeError(f"{where}: got {type(param).__name__}, needs a NumPy array")
         matrices.append(Matrices.of(i, 0, param, group["reshape"], where))
     return NumPyDirections(matrices, lambda _: {name: group[name] for name in (*about.outside, "eps")})
+
+
+def _check_factors(about: Rule, param: Any, values: list[Any], at: str) -> None:
+    """Check the shapes of states whose shapes are not the parameter's."""
+    shape = np.shape(check_array(param, "param" + at, (param.dtype,))) if isinstance(param, np.ndarray) else ()
+    for state, value in zip(about.states, values, strict=True):
+        needed = state.shape(shape)
+        if (value is None) != (needed is None):
+            raise TypeError(other_states(about, state.name + at, value, shape))
+        if isinstance(value, np.ndarray) and value.shape != needed:
+            raise ValueError(f"{state.name}{at}: got shape {value.shape}, needs {needed}")
 
 
 def _check_master(param: Any, master: Any, at: str) -> None:

@@ -203,7 +203,7 @@ def _own(rule: str) -> Any:
 def _is_plain(rule: str) -> bool:
     about = RULES[rule]
     zeros = all(not state.when and state.initial == 0.0 for state in about.states)
-    return zeros and not about.initial_scalars and not about.matrices
+    return zeros and not about.initial_scalars and not about.needs_shape
 
 
 # AdEMAMix has a range of its own for a name that others have.

@@ -23,7 +23,7 @@ from .values import DTYPES, FINITE, array, flat_shape, gradient_dtypes, rule_opt
 __all__ = ["run_program"]
 
 ISAS = fs.available_isas()
-KINDS = CLASSES | {"muon": fs.Muon}
+KINDS = CLASSES | {"muon": fs.Muon, "adafactor": fs.Adafactor}
 
 
 @dataclass
@@ -253,7 +253,7 @@ class Functions:
         options = {name: group[name] for name in (*about.hypers, *GROUP_VALUES, "rounding")}
         options = {n: v(self.taken) if callable(v) else v for n, v in options.items()}
         given = {name: [column[i] for i in run] for name, column in self.columns.items()}
-        given = {name: values for name, values in given.items() if values[0] is not None}
+        given = {name: values for name, values in given.items() if any(v is not None for v in values)}
         given |= {"grad": [grads[i] for i in run], "step": [self.steps[i] + 1 for i in run]}
         taken: bool = self.functions[number](first=run[0], grad_scale=scale, **given, **options, **self.settings)
         return taken

@@ -78,6 +78,12 @@ def option(rng: random.Random, name: str, default: Any) -> Any:
     if name == "betas":
         pair = rng.choice([(0.9, 0.999), (0.5, 0.25), (0.999999, 0.9999999), (rng.uniform(0.01, 0.99), rng.random())])
         return (*pair, *(rng.choice([0.99, rng.random()]) for _ in default[2:]))
+    if name == "eps" and isinstance(default, tuple):
+        return rng.choice([default, (1e-3, 0.1), (1e-30, 1e-3), (0.0, 0.0)])
+    if name == "beta2_decay":
+        return rng.choice([default, 0.0, -0.5, -3.0])
+    if name == "d":
+        return rng.choice([default, 1.0, 2.0, 1e6])
     if name == "etas":
         return rng.choice([default, (0.25, 1.5), (0.9, 7.0)])
     if name == "step_sizes":

@@ -12,6 +12,7 @@ struct Elementwise {
     static constexpr bool kNorms = false;                        // true: a first pass sums two squares per tensor
     static constexpr unsigned kNormStates = ~0u;                 // the states that it reads
     static constexpr bool kProduct = false;                      // true: the caller changes the direction in between
+    static constexpr bool kFactors = false;                      // true: factors() says how they are advanced
     static constexpr bool kCautious = false;                     // true: decay() says how a weight decay enters
     static constexpr bool kBfloat16Step = false;                 // true: variant 0 has the steps of bfloat16_step.hpp
     static unsigned variant(const double*, std::uint64_t) { return 0u; }  // the one for these hyper-parameters
@@ -27,6 +28,11 @@ inline double infinity() {
     double value;
     std::memcpy(&value, &bits, sizeof value);
     return value;
+}
+inline double smallest_normal(double) { return 2.2250738585072014e-308; }
+template <class T>
+inline float smallest_normal(const T&) {  // of a float32 or a vector of them
+    return 1.17549435e-38f;
 }
 inline float magnitude(float x) { return std::fabs(x); }
 inline double magnitude(double x) { return std::fabs(x); }

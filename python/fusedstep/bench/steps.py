@@ -90,7 +90,7 @@ def names() -> list[str]:
     """Return every name that ``--rules`` takes: the optimizers' in lower case, and those with other
     options."""
     rules = {cls: getattr(getattr(fs, cls), "rule", "") for cls in fs.optimizers.__all__}
-    flat = [cls.lower() for cls, rule in rules.items() if rule and not fs.reference.RULES[rule].matrices]
+    flat = [cls.lower() for cls, rule in rules.items() if rule and not fs.reference.RULES[rule].needs_shape]
     return flat + list(EXTRA)
 
 

@@ -46,6 +46,7 @@ OPTIMIZERS = {
     "NovoGrad": "#846358",
     "MARS": "#c2255c",
     "MARSLion": "#5c940d",
+    "Adafactor": "#c49a6c",
 }
 """By class, and SGD with its option momentum apart. Told apart also by people who do not see red and green alike."""
 

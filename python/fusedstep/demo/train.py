@@ -45,7 +45,10 @@ class ReferenceStep:
         def copies(name: str) -> list[Any]:
             scales = f"{name}_scales"
             pairs = [(np.array(state[name]), np.array(state[scales])) if scales in state else None for state in states]
-            return [pair or np.array(state[name]) for pair, state in zip(pairs, states, strict=True)]
+            return [
+                pair or (np.array(state[name]) if name in state else None)  # which only others' shapes have
+                for pair, state in zip(pairs, states, strict=True)
+            ]
 
         used = [state.name for state in about.used(group)]
         self._options |= {name: copies(name) for name in (*used, *about.scalars)}

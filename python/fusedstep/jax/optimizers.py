@@ -12,8 +12,9 @@ from .._constructors import bind, signature
 from ..reference import RULES
 from ._optimizer import CLASSES, Optimizer
 
-# All but those whose step is no function of arrays: products of matrices, and gradients of some rows.
-__all__ = sorted(rule for rule in CLASSES if not RULES[rule].matrices and rule != "sparse_adam")
+# All but those whose step is no function of arrays alone: products of matrices, states of other shapes than the
+# parameters, and gradients of some rows.
+__all__ = sorted(rule for rule in CLASSES if not RULES[rule].needs_shape and rule != "sparse_adam")
 
 
 def _function(rule: str) -> Callable[..., Optimizer]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .._base import Optimizer
 from .adabelief import AdaBelief
+from .adafactor import Adafactor
 from .adagrad import Adadelta, Adagrad
 from .adam import Adam, AdamW
 from .adamax import Adamax
@@ -35,6 +36,7 @@ __all__ = [
     "ASGD",
     "AdaBelief",
     "Adadelta",
+    "Adafactor",
     "Adagrad",
     "Adam",
     "AdamW",

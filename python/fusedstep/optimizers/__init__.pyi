@@ -6,6 +6,7 @@ from .._base import Optimizer as Optimizer
 from .._base import Structure as Params
 from . import (
     adabelief,
+    adafactor,
     adagrad,
     adam,
     adamax,
@@ -35,6 +36,7 @@ __all__ = [
     "AdEMAMix",
     "AdaBelief",
     "Adadelta",
+    "Adafactor",
     "Adagrad",
     "Adam",
     "AdamW",
@@ -120,6 +122,22 @@ class Adadelta(adagrad.Adadelta):
         rho: Number = 0.9,
         eps: Number = 1e-06,
         weight_decay: Number = 0.0,
+        **options: Unpack[Options],
+    ) -> None: ...
+
+class Adafactor(adafactor.Adafactor):
+    def __init__(
+        self,
+        params: Params,
+        lr: Number = 0.01,
+        beta2_decay: Number = -0.8,
+        eps: tuple[float | None, float] = (None, 0.001),
+        d: Number = 1.0,
+        weight_decay: Number = 0.0,
+        *,
+        relative_step: bool = True,
+        scale_parameter: bool = True,
+        like_transformers: bool = False,
         **options: Unpack[Options],
     ) -> None: ...
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from ._frame import RULES, Around, Rule, State
 from .accumulation import accumulate
 from .adabelief import adabelief
+from .adafactor import adafactor
 from .adagrad import adadelta, adagrad
 from .adam import adam, adamw
 from .adamax import adamax
@@ -48,6 +49,7 @@ __all__ = [
     "State",
     "accumulate",
     "adabelief",
+    "adafactor",
     "adadelta",
     "adagrad",
     "adam",

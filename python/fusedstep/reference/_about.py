@@ -34,7 +34,10 @@ Steps = Any  # an int or a list of ints; the maths inside sees an int
 PARAM: Final = "param"
 """The initial value of a state that begins as a copy of its parameter."""
 
-BEYOND_TORCH = ("eps_root", "eps_norm", "lr_in_momentum")
+BEYOND_TORCH = (
+    *("eps_root", "eps_norm", "lr_in_momentum"),
+    *("relative_step", "scale_parameter", "like_transformers"),
+)
 """Hyper-parameters of rules of torch's that torch's classes lack."""
 
 Initial = float | str  # a number, the hyper-parameter that holds it, or PARAM
@@ -54,12 +57,31 @@ class State:
         The option that calls for the state; empty if every step needs it.
     initial
         Every element before the first step: a number, the name of the hyper-parameter that holds it, or `PARAM`.
+    form
+        Its shape: ``"full"`` is the parameter's. Of a second moment in factors, ``"rows"`` and ``"columns"`` are those
+        of parameters of two axes or more, with 1 in the place of the last or the last but one; ``"vector"`` is the
+        shape of all other parameters.
     """
 
     name: str
     kind: Literal["signed", "unsigned", "exact"]
     when: str = ""
     initial: Initial = 0.0
+    form: Literal["full", "rows", "columns", "vector"] = "full"
+
+    def shape(self, param: tuple[int, ...]) -> tuple[int, ...] | None:
+        """The shape that it has beside a parameter of this shape; None where there is no such state.
+
+        >>> State("row_var", "exact", form="rows").shape((2, 4, 3))
+        (2, 4, 1)
+        """
+        if self.form == "full":
+            return param
+        if self.form == "vector":
+            return param if len(param) < 2 else None
+        if len(param) < 2:
+            return None
+        return (*param[:-1], 1) if self.form == "rows" else (*param[:-2], 1, param[-1])
 
 
 @dataclass(frozen=True)
@@ -105,6 +127,16 @@ class Rule:
         return bool(self.outside)
 
     @property
+    def factored(self) -> bool:
+        """Whether the states of matrices have other shapes than these."""
+        return any(state.form != "full" for state in self.states)
+
+    @property
+    def needs_shape(self) -> bool:
+        """Whether a step depends on the parameter's shape, and not on its elements alone."""
+        return self.matrices or self.factored
+
+    @property
     def scalars(self) -> tuple[str, ...]:
         """The names of what is kept per tensor."""
         return tuple(self.initial_scalars)
@@ -127,9 +159,13 @@ class Rule:
         """What a state starts from (see `State`)."""
         return next(state.initial for state in self.states if state.name == name)
 
-    def used(self, hypers: dict[str, Any]) -> tuple[State, ...]:
-        """The states that a step with these hyper-parameters needs."""
-        return tuple(state for state in self.states if not state.when or hypers[state.when])
+    def used(self, hypers: dict[str, Any], shape: tuple[int, ...] | None = None) -> tuple[State, ...]:
+        """The states that a step with these hyper-parameters needs, of a parameter of this shape or of any."""
+        return tuple(
+            state
+            for state in self.states
+            if (not state.when or hypers[state.when]) and (shape is None or state.shape(shape) is not None)
+        )
 
 
 OWN_RULES: dict[str, Rule] = {}

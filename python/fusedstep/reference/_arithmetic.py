@@ -8,7 +8,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["clamp", "det_log", "det_pow", "flush", "larger", "power", "sign", "sum_of_squares"]
+__all__ = [
+    "clamp",
+    "det_log",
+    "det_pow",
+    "flush",
+    "larger",
+    "power",
+    "sign",
+    "squares_of_columns",
+    "squares_of_rows",
+    "sum_of_squares",
+]
 
 Array = NDArray[Any]
 
@@ -110,6 +121,40 @@ def sum_of_squares(values: Array) -> float:
     total = 0.0
     for block in lanes[:, 0].tolist():  # the built-in sum() compensates for rounding from Python 3.12 on
         total += block
+    return total
+
+
+def squares_of_rows(matrices: Array) -> Array:
+    """Sums of squares over the last axis, in double: in the order of `sum_of_squares` for every row."""
+    count, rows, columns = matrices.shape
+    total = np.zeros((count, rows))
+    for begin in range(0, columns, BLOCK):
+        piece = matrices[:, :, begin : begin + BLOCK].astype(np.float64)
+        lanes = np.zeros((count, rows, LANES))
+        for first in range(0, piece.shape[2], LANES):
+            part = piece[:, :, first : first + LANES]
+            lanes[:, :, : part.shape[2]] += part * part
+        while lanes.shape[2] > 1:
+            half = lanes.shape[2] // 2
+            lanes = lanes[:, :, :half] + lanes[:, :, half:]
+        total += lanes[:, :, 0]
+    return total
+
+
+def squares_of_columns(matrices: Array) -> Array:
+    """Sums of squares over the last axis but one, in double: chunks of rows, row after row, then chunk after chunk.
+
+    A chunk has 64 rows, or more if these are fewer than 4096 elements.
+    """
+    count, rows, columns = matrices.shape
+    chunk = min(max(4096 // columns, 64), 4096)
+    total = np.zeros((count, columns))
+    for begin in range(0, rows, chunk):
+        sums = np.zeros((count, columns))
+        for row in range(begin, min(begin + chunk, rows)):
+            values = matrices[:, row].astype(np.float64)
+            sums += values * values
+        total = sums if begin == 0 else total + sums
     return total
 
 

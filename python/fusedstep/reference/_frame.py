@@ -68,8 +68,8 @@ def rule(
     norms
         Arrays that are read a first time for two sums over the whole tensor; empty for element-wise rules.
     outside
-        Of a rule of matrices, the hyper-parameters that the native step does not read. Its maths has an argument
-        ``shape``, the parameter's.
+        Of a rule of matrices, the hyper-parameters that the native step does not read. Its maths, and that of a rule
+        whose states have other shapes, has an argument ``shape``, the parameter's.
     starts
         Hyper-parameters of an optimizer that no step reads, with their defaults: states begin with them. `lr` is its
         first argument, all others follow ``weight_decay``.
@@ -235,7 +235,7 @@ def _step_one(
         assert about.decay is not None  # checked with the hyper-parameters
         step_cautiously(maths, about.decay, param, grad, *states, *tensor.scalars, step=tensor.step, **hypers)
     else:
-        shape = {"shape": tensor.param.array.shape} if about.matrices else {}
+        shape = {"shape": tensor.param.array.shape} if about.needs_shape else {}
         maths(param, grad, *states, *tensor.scalars, step=tensor.step, **shape, **hypers)
     for stored, state in zip(tensor.states, states, strict=True):
         if stored is not None and state is not None:

@@ -116,9 +116,8 @@ def store_param(value: Any, name: str, master: Any, rounding: str, key: tuple[in
     return stored
 
 
-def store_state(value: Any, name: str, kind: str, param: Stored) -> Stored:
+def store_state(value: Any, name: str, kind: str, param: Stored, shape: tuple[int, ...]) -> Stored:
     """Check one state and say how it is stored: an array, or a pair of 8-bit codes and scales."""
-    shape = param.array.shape
     if isinstance(value, (tuple, list)):
         if kind == "exact":
             raise TypeError(f"{name}: got 8-bit codes, needs {param.kind}: this state has no 8-bit form")

@@ -15,7 +15,7 @@ from ._about import RULES, Rule
 from ._checks import as_list, check_array, check_overlap
 from ._storage import Stored, check_gradient, check_rows, store_param, store_state
 
-__all__ = ["Tensor", "check_rows_form", "check_tensors"]
+__all__ = ["Tensor", "check_rows_form", "check_tensors", "other_states"]
 
 Array = NDArray[Any]
 
@@ -64,9 +64,8 @@ def check_tensors(
 
     columns = {"param": column("param", param), "grad": column("grad", arguments["grad"])}
     for state in about.states:
-        columns[state.name] = column(
-            state.name, arguments[state.name] if state.name in used else None, state.name in used
-        )
+        needed = state.name in used and state.form == "full"
+        columns[state.name] = column(state.name, arguments[state.name] if state.name in used else None, needed)
     for name in about.scalars:
         columns[name] = column(name, arguments[name])
     masters = column("master", around["master"], False)
@@ -89,10 +88,13 @@ def check_tensors(
             memory.append((f"grad{at}.indices", columns["grad"][i].indices, False))
         else:
             given = grad = check_gradient(grad, "grad" + at, stored, around["zero_grads"])
-        states = [
-            store_state(columns[s.name][i], s.name + at, s.kind, stored) if s.name in used else None
-            for s in about.states
-        ]
+        states = []
+        for s in about.states:
+            shape = s.shape(stored.array.shape) if s.name in used else None
+            value = columns[s.name][i]
+            if s.name in used and s.form != "full" and (value is None) != (shape is None):
+                raise TypeError(other_states(about, s.name + at, value, stored.array.shape))
+            states.append(None if shape is None else store_state(value, s.name + at, s.kind, stored, shape))
         numbers = [check_array(columns[name][i], name + at, (np.dtype(np.float64),), ()) for name in about.scalars]
         ema = None if averages[i] is None else check_array(averages[i], "ema" + at, (stored.kind,), stored.array.shape)
         if rows is not None and any(state is not None and state.format.startswith("8bit") for state in states):
@@ -104,6 +106,12 @@ def check_tensors(
         memory += [] if ema is None else [("ema" + at, ema, True)]
     check_overlap(memory)
     return tensors
+
+
+def other_states(about: Rule, name: str, value: Any, shape: tuple[int, ...]) -> str:
+    """The message for a state that is missing, or is none of a parameter of this shape."""
+    needed = " and ".join(state.name for state in about.states if state.shape(shape) is not None)
+    return f"{name}: got {type(value).__name__} for a parameter of shape {shape}, needs {needed} and no other state"
 
 
 def check_rows_form(about: Rule, hypers: Mapping[str, Any], around: Mapping[str, Any], name: str) -> None:

@@ -12,9 +12,10 @@
 from __future__ import annotations
 
 from .._agreement import RankError
-from . import muon, optimizers, own_optimizers, schedule_free
+from . import adafactor, muon, optimizers, own_optimizers, schedule_free
 from ._base import FusedOptimizer
 from ._options import Options
+from .adafactor import *  # noqa: F403
 from .grouping import groups, layer_decay
 from .in_backward import apply_in_backward
 from .muon import *  # noqa: F403
@@ -24,4 +25,4 @@ from .own_optimizers import *  # noqa: F403
 from .schedule_free import *  # noqa: F403
 
 __all__ = ["CPUOffload", "FusedOptimizer", "Options", "RankError", "apply_in_backward", "groups", "layer_decay"]
-__all__ += muon.__all__ + optimizers.__all__ + own_optimizers.__all__ + schedule_free.__all__
+__all__ += adafactor.__all__ + muon.__all__ + optimizers.__all__ + own_optimizers.__all__ + schedule_free.__all__

@@ -3,7 +3,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from .._agreement import RankError as RankError
-from . import optimizers, own_optimizers, schedule_free
+from . import adafactor, optimizers, own_optimizers, schedule_free
 from ._base import FusedOptimizer as FusedOptimizer
 from ._options import Options as Options
 from ._options import Own
@@ -20,6 +20,7 @@ __all__ = [
     "AdEMAMix",
     "AdaBelief",
     "Adadelta",
+    "Adafactor",
     "Adagrad",
     "Adam",
     "AdamW",
@@ -119,6 +120,21 @@ class Adadelta(optimizers.Adadelta):
         capturable: bool = False,
         maximize: bool = False,
         differentiable: bool = False,
+        **options: Unpack[Own],
+    ) -> None: ...
+
+class Adafactor(adafactor.Adafactor):
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Tensor = 0.01,
+        beta2_decay: float = -0.8,
+        eps: tuple[float | None, float] = (None, 0.001),
+        d: float = 1.0,
+        weight_decay: float = 0.0,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
         **options: Unpack[Own],
     ) -> None: ...
 

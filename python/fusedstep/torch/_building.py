@@ -30,6 +30,7 @@ from ._states import (
     local,
     new_step,
     overlaps_itself,
+    state_like,
 )
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def build(
             tensors.watch(param, nothing)
             continue
         state = states.get(param, {})
-        used = rule.used({name: plain(group[name]) for name in rule.hypers})
+        used = rule.used({name: plain(group[name]) for name in rule.hypers}, tuple(slot.like.shape))
         kept = [state.name for state in used]
         step, scalars, untouched = before.get(id(param), (0, [], {}))
         # Where torch keeps no count, a step was taken if there is a state, other than one made for the first.
@@ -173,11 +174,24 @@ def _used_slot(
             check_placements(rule, param, slot.name)
         if RULES[rule].matrices:
             check_matrix(slot.like, group["reshape"], name)
+        if RULES[rule].factored:
+            slot = _contiguous(slot, rule)
     except (TypeError, ValueError):
         if active:
             raise
         return None
     return slot
+
+
+def _contiguous(slot: Slot, rule: str) -> Slot:
+    """The slot of a parameter whose rows and columns are summed; a contiguous copy takes the step if it is none."""
+    if slot.like.is_complex():
+        raise TypeError(f"{slot.name}: got {slot.like.dtype}, needs a real dtype for {rule}")
+    if slot.like.is_contiguous():
+        return slot
+    with torch.inference_mode(False), torch.no_grad():
+        work = slot.like.detach().clone(memory_format=torch.contiguous_format)
+    return Slot(slot.param, work, work, slot.name)
 
 
 def make_slot(param: Tensor, name: str) -> Slot:
@@ -245,11 +259,16 @@ def complete(optimizer: FusedOptimizer, state: dict[str, Any], like: Tensor, gro
         state["step"] = new_step()
         if step is not None:
             state["step"].fill_(float(step))
-    for kept in rule.used({name: plain(group[name]) for name in rule.hypers}):
+    param, shape = like, tuple(like.shape)
+    for kept in rule.states:
+        if kept.shape(shape) is None and state.get(kept.name) is not None:
+            raise ValueError(f"the state {kept.name}: got one for another shape, needs none for shape {shape}")
+    for kept in rule.used({name: plain(group[name]) for name in rule.hypers}, shape):
+        like = state_like(kept, param)
         value, scales = state.get(kept.name), state.get(f"{kept.name}_scales")
         if value is None:
             made = fresh(like, kept.kind, state_format, small)
-            first = optimizer._initial_state(kept.name, like, group)
+            first = optimizer._initial_state(kept.name, param, group)
             if isinstance(first, Tensor) or first != 0.0:
                 plane = first if isinstance(first, Tensor) else _filled(like, first)
                 made = convert(like, plane, None, kept.kind, state_format, small)
@@ -271,7 +290,7 @@ def complete(optimizer: FusedOptimizer, state: dict[str, Any], like: Tensor, gro
         value = state.get(name)
         if not _is_number(value):
             state[name] = new_step().to(optimizer.scalar_dtype).fill_(number if value is None else float(value))
-    _complete_copies(state, like, group)
+    _complete_copies(state, param, group)
 
 
 def _filled(like: Tensor, number: float) -> Tensor:

@@ -58,7 +58,7 @@ def check_placements(rule: str, param: Tensor, name: str) -> None:
     ValueError
         It holds partial sums or is on other processes only, or the rule needs whole matrices.
     """
-    if RULES[rule].matrices:
+    if RULES[rule].needs_shape:
         raise ValueError(f"{name}: got a distributed tensor, needs whole matrices in this process for {rule}")
     placements: Sequence[Any] = param.placements  # type: ignore[attr-defined]
     if any(placement.is_partial() for placement in placements):

@@ -14,9 +14,9 @@ from .. import formats
 from .._names import needs
 from .._slots import QUANT_BLOCK
 from .._stored import Stored
-from ..reference import RULES
+from ..reference import RULES, Rule
 from ._building import complete
-from ._states import convert, is_small, local, new_step
+from ._states import convert, is_small, local, new_step, state_like
 
 if TYPE_CHECKING:
     from ._base import FusedOptimizer
@@ -96,7 +96,7 @@ def converted(
             continue
         if name in kinds:
             scales = saved.get(f"{name}_scales")
-            state[name] = _values(param, value, place, codes=scales is not None)
+            state[name] = _values(_beside(rule, name, param, place), value, place, codes=scales is not None)
             if scales is not None:
                 state[f"{name}_scales"] = _scales(param, scales, f'{where}["{name}_scales"]')
         elif name in ("step", COUNT):
@@ -120,6 +120,15 @@ def converted(
         _change_master(state, param, group)
         complete(optimizer, state, like, group)
     return state
+
+
+def _beside(rule: Rule, name: str, param: Tensor, where: str) -> Tensor:
+    """What a state of this name is shaped like."""
+    state = next(state for state in rule.states if state.name == name)
+    if state.shape(tuple(param.shape)) is None:
+        needed = ", ".join(kept.name for kept in rule.used(rule.hypers, tuple(param.shape)))
+        raise ValueError(f"{where}: got a state for another shape, needs {needed} for shape {tuple(param.shape)}")
+    return state_like(state, param)
 
 
 def _number(value: Any, where: str) -> float:

@@ -13,8 +13,20 @@ from torch.autograd.graph import increment_version
 
 from .. import formats
 from .._slots import QUANT_BLOCK
+from ..reference import State
 
-__all__ = ["States", "compute_dtype", "convert", "fresh", "holds_values", "is_dense", "is_small", "local", "new_step"]
+__all__ = [
+    "States",
+    "compute_dtype",
+    "convert",
+    "fresh",
+    "holds_values",
+    "is_dense",
+    "is_small",
+    "local",
+    "new_step",
+    "state_like",
+]
 
 PARAMETERS = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64, torch.complex128)
 
@@ -148,6 +160,16 @@ def fresh(param: Tensor, kind: str, state_format: str, small: bool) -> Tensor | 
         torch.full_like(param.detach(), int(codes[0]), dtype=torch.uint8, memory_format=keep),
         torch.full((blocks,), float(scales[0]), dtype=torch.float32, device="cpu"),
     )
+
+
+def state_like(state: State, param: Tensor) -> Tensor:
+    """What a state is shaped like: the parameter, or where it has another shape an empty tensor of that."""
+    shape = state.shape(tuple(param.shape))
+    assert shape is not None
+    if shape == tuple(param.shape):
+        return param
+    with torch.inference_mode(False):
+        return torch.empty(shape, dtype=param.dtype, device="cpu")
 
 
 def convert(

@@ -200,6 +200,10 @@ class CPUOffload(FusedOptimizer):
             check_places(local(param), slot.name)
             self._to_host(param.detach(), slot.work)
         self._synchronize()
+        for i, came in brought.items():
+            work = self._slots[i].work
+            if work is not None and came is not None and came.stride() != work.stride():  # the rule needs another order
+                brought[i] = torch.empty_like(work, dtype=came.dtype).copy_(came)
         self._brought = brought
 
     def _finish(self, tensors: _core.TorchModel | None, taken: bool, substitutes: dict[int, Tensor | None]) -> None:

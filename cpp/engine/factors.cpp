@@ -1,0 +1,193 @@
+// How a second moment in factors is advanced. Shazeer and Stern, "Adafactor: adaptive learning rates with sublinear
+// memory cost", ICML 2018, algorithm 4: the means of the squared gradient over rows and over columns are averaged over
+// the steps, and an element is the product of both by the mean of all rows.
+//
+// The order of every sum depends on the shape alone. A row is summed as a tensor is: blocks of kBlock elements, lanes
+// within a block. A column is summed in chunks of rows, row after row, and then chunk after chunk.
+#include "factors.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "staging.hpp"
+
+namespace fusedstep {
+namespace {
+
+// Rows whose columns are summed together: chunks of 4096 elements at least, so that sums of chunks are few, and of as
+// many rows as their sums fit in scratch memory.
+constexpr std::size_t kLeastRows = 64, kMostRows = 4096;
+
+std::size_t rows_of_chunk(const Factors& f) { return std::clamp(kMostRows / f.columns, kLeastRows, kMostRows); }
+std::size_t chunks_of(const Factors& f) { return (f.rows + rows_of_chunk(f) - 1) / rows_of_chunk(f); }
+
+// work(T{}) with the tensor's compute type.
+template <class Work>
+void in_type(const Tensor& x, Work work) {
+    if (x.compute == kDouble)
+        work(double{});
+    else
+        work(float{});
+}
+
+// The next values of a state, from `element` on: averages of the old ones and of sums over `count` squares.
+void advance(const Tensor& x, const FactorWeights& w, const Stream& state, const double* sums, std::size_t count,
+             std::size_t element, std::size_t n, void* next) {
+    in_type(x, [&](auto zero) {
+        using T = decltype(zero);
+        const T* const old = static_cast<const T*>(state.data) + element;
+        T* const out = static_cast<T*>(next) + element;
+        for (std::size_t i = 0; i < n; ++i) {
+            const double mean = sums[i] / static_cast<double>(count);
+            const T value = static_cast<T>(w.keep * static_cast<double>(old[i]) + w.take * (mean + w.inside));
+            out[i] = std::abs(value) < std::numeric_limits<T>::min() ? T{} : value;  // as states of elements
+        }
+    });
+}
+
+}  // namespace
+
+void multiply_factors(const KernelTable& kernels, const Tensor& x, std::size_t element, std::size_t n, void* out) {
+    const Factors& f = x.factors;
+    const std::size_t item = width(native(x.compute));
+    while (n != 0) {
+        const std::size_t row = element / f.columns, column = element % f.columns, batch = row / f.rows;
+        const std::size_t count = std::min(n, f.columns - column);
+        const double of_row = x.compute == kDouble ? static_cast<const double*>(f.next_rows)[row]
+                                                   : static_cast<double>(static_cast<const float*>(f.next_rows)[row]);
+        kernels.multiply[x.compute](of_row / f.means[batch],
+                                    advanced(f.next_columns, (batch * f.columns + column) * item), out, count);
+        out = advanced(out, count * item);
+        element += count;
+        n -= count;
+    }
+}
+
+// After sum_factors(): the new columns of matrices of several chunks, and the mean of the rows.
+void Engine::advance_factors() {
+    for (const Tensor& x : tensors) {
+        const Factors& f = x.factors;
+        if (!f.any() || x.grad.data == nullptr) continue;
+        const Group& group = groups[static_cast<std::size_t>(x.group)];
+        const FactorWeights w = kernels_->rules[group.rule].factors[x.compute](group.hypers.data(), x.step);
+        const std::size_t chunks = chunks_of(f);
+        for (std::size_t batch = 0; batch < f.batches; ++batch) {
+            double* const sums = f.sums + batch * chunks * f.columns;
+            for (std::size_t chunk = 1; chunk < chunks; ++chunk)
+                for (std::size_t i = 0; i < f.columns; ++i) sums[i] += sums[chunk * f.columns + i];
+            if (chunks > 1) advance(x, w, x.states[1], sums, f.rows, batch * f.columns, f.columns, f.next_columns);
+            in_type(x, [&](auto zero) {
+                using T = decltype(zero);
+                const T* const rows = static_cast<const T*>(f.next_rows) + batch * f.rows;
+                double sum = 0;
+                for (std::size_t i = 0; i < f.rows; ++i) sum += static_cast<double>(rows[i]);
+                const double mean = sum / static_cast<double>(f.rows);
+                f.means[batch] = mean < w.least ? w.least : mean;  // NaN stays NaN
+            });
+        }
+    }
+}
+
+// The step is taken: the next factors are the states.
+void Engine::store_factors() {
+    for (const Tensor& x : tensors) {
+        const Factors& f = x.factors;
+        if (!f.any() || x.grad.data == nullptr) continue;
+        const std::size_t item = width(native(x.compute));
+        std::memcpy(x.states[0].data, f.next_rows, f.batches * f.rows * item);
+        std::memcpy(x.states[1].data, f.next_columns, f.batches * f.columns * item);
+    }
+}
+
+// Memory for the next factors: until the step is taken, the states are as they were.
+void Engine::place_factors() {
+    factors_ = false;
+    std::size_t size = 0;
+    const auto doubles = [](std::size_t n, std::size_t item) {
+        return (n * item + sizeof(double) - 1) / sizeof(double);
+    };
+    for (int pass = 0; pass < 2; ++pass) {  // the first adds up, the second hands out
+        double* at = nullptr;
+        if (pass == 1) {
+            factor_memory_.assign(size, 0.0);
+            at = factor_memory_.data();
+        }
+        const auto take = [&](std::size_t n) {
+            size += n;
+            double* const place = at;
+            if (at != nullptr) at += n;
+            return place;
+        };
+        for (Tensor& x : tensors) {
+            Factors& f = x.factors;
+            if (!f.any()) continue;
+            factors_ = true;
+            const std::size_t item = width(native(x.compute)), chunks = chunks_of(f);
+            f.next_rows = take(doubles(f.batches * f.rows, item));
+            f.next_columns = take(doubles(f.batches * f.columns, item));
+            f.means = take(f.batches);
+            f.sums = take(chunks > 1 ? f.batches * chunks * f.columns : 0);
+        }
+    }
+}
+
+// The new rows, and the columns of matrices of one chunk, of the chunks that begin in a run of elements.
+void Engine::sum_factors(std::size_t t, std::size_t begin, std::size_t end) {
+    const Tensor& x = tensors[t];
+    const Factors& f = x.factors;
+    if (!f.any()) return;
+    const Group& group = groups[static_cast<std::size_t>(x.group)];
+    const Constants& c = constants_[constants_of_[t]];
+    const FactorWeights w = kernels_->rules[group.rule].factors[x.compute](group.hypers.data(), x.step);
+    const std::size_t chunk_rows = rows_of_chunk(f), chunks = chunks_of(f), size = f.rows * f.columns;
+    Staging<kBlock> staging(*kernels_, x.compute);
+    double* const columns = static_cast<double*>(staging.scratch(2));  // of one block of columns
+    double* const rows = static_cast<double*>(staging.scratch(3));
+    static_assert(kMostRows * sizeof(double) + 3 * kBlock * sizeof(double) <= Scratch::kBytes);
+
+    const auto sum_chunk = [&](std::size_t batch, std::size_t chunk) {
+        const std::size_t first = chunk * chunk_rows, count = std::min(chunk_rows, f.rows - first);
+        const std::size_t begin_of = batch * size + first * f.columns;
+        std::fill_n(rows, count, 0.0);
+        for (std::size_t column = 0; column < f.columns; column += kBlock) {
+            const std::size_t n = std::min(kBlock, f.columns - column);
+            // Short rows are decoded several at a time.
+            const std::size_t together = n == f.columns ? std::max<std::size_t>(1, kBlock / n) : 1;
+            std::fill_n(columns, n, 0.0);
+            for (std::size_t row = 0; row < count; row += together) {
+                const std::size_t several = std::min(together, count - row), loaded = several * n;
+                Run run{nullptr, nullptr, {}, loaded};
+                const double multiplier = load_gradient(staging, *kernels_, x, group, c.multiplier,
+                                                        begin_of + row * f.columns + column, loaded, run);
+                const void* values = run.grad;
+                if (multiplier != 1 && multiplier != -1) {
+                    void* const scaled = staging.scratch(1);
+                    kernels_->prepare[x.compute](values, multiplier, std::numeric_limits<double>::infinity(), scaled,
+                                                 loaded);
+                    values = scaled;
+                }
+                for (std::size_t k = 0; k < several; ++k) {
+                    rows[row + k] += kernels_->sum_squares[x.compute](values, n).sum;
+                    kernels_->add_squares[x.compute](values, columns, n);
+                    values = advanced(values, n * width(native(x.compute)));
+                }
+            }
+            const std::size_t at_column = batch * f.columns + column;
+            if (chunks > 1)
+                std::copy_n(columns, n, f.sums + (batch * chunks + chunk) * f.columns + column);
+            else
+                advance(x, w, x.states[1], columns, f.rows, at_column, n, f.next_columns);
+        }
+        advance(x, w, x.states[0], rows, f.columns, batch * f.rows + first, count, f.next_rows);
+    };
+    // Chunks have one size, but for the last of every matrix.
+    for (std::size_t batch = begin / size; batch < f.batches && batch * size < end; ++batch)
+        for (std::size_t chunk = 0; chunk < chunks; ++chunk) {
+            const std::size_t at = batch * size + chunk * chunk_rows * f.columns;
+            if (begin <= at && at < end) sum_chunk(batch, chunk);
+        }
+}
+
+}  // namespace fusedstep

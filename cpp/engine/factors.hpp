@@ -1,0 +1,10 @@
+// Second moments in factors: a vector of row means and one of column means for every matrix.
+#pragma once
+#include "engine.hpp"
+
+namespace fusedstep {
+
+// Writes `n` elements of the second moment that advance_factors() has made, from `element` on, in the compute type.
+void multiply_factors(const KernelTable& kernels, const Tensor& x, std::size_t element, std::size_t n, void* out);
+
+}  // namespace fusedstep
