@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import pickle
 import random
 from collections.abc import Callable
@@ -12,14 +13,14 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import torch
-from cases import Array, assert_same
+from cases import Array, Options, assert_same
 
 import fusedstep.torch as ft
 from fusedstep.reference import RULES
 
 from .garbage import mutated, mutated_state_dict, odd_number, odd_object
 from .mistakes import ERRORS, FEW
-from .values import array, rule_options, storage
+from .values import array, rule_options, step_options, storage
 
 __all__ = ["run_tensors"]
 
@@ -60,18 +61,22 @@ class World:
             torch.from_numpy(array(rng, rng.choice(SHAPES), np.dtype(np.float32), "plain")).to(dtype)
             for _ in range(rng.choice([1, 2, 3]))
         ]
-        hypers = rule_options(rng, self.rule)
-        known = ft.FusedOptimizer.__init__, CLASSES[self.rule].__init__
-        names = {n for f in known for n in f.__code__.co_varnames}
-        self.options = {n: v for n, v in hypers.items() if n in names}
-        self.options |= storage(rng, self.rule, np.dtype(DTYPES[dtype]))
-        self.options |= {"seed": 3} | ({"ema_decay": 0.5} if rng.random() < 0.3 else {})
-        if self.mode in ("plain", "offload"):
-            self.options |= rng.choice([{}, {}, {"max_grad_norm": 1.0}, {"skip_nonfinite": True}])
+        known = inspect.signature(CLASSES[self.rule]).parameters
+        self.options = storage(rng, self.rule, np.dtype(DTYPES[dtype])) | {"seed": 3}
+        self.add({n: v for n, v in rule_options(rng, self.rule).items() if n in known})
+        for name, value in step_options(rng, "torch").items():
+            self.add({name: value})
         self.params, self.optimizer = self.make()
         self.twins, self.twin = self.make()
+        self.watch = self.optimizer.watch(rng.choice([1, 2, 3]), keep=2) if rng.random() < 0.4 else None
         self.steps = 0
         self.stepped = False
+
+    def add(self, options: Options) -> None:
+        """Take options, unless the rule, the other options or the way of stepping refuse them."""
+        with contextlib.suppress(TypeError, ValueError):
+            self.made([torch.nn.Parameter(value.clone()) for value in self.start], self.options | options)
+            self.options |= options
 
     def make(self) -> tuple[list[Any], Any]:
         params = [torch.nn.Parameter(value.clone()) for value in self.start]
@@ -115,6 +120,10 @@ class World:
         assert_same(mine[1], theirs[1], "after a mistake, a right step: parameters")
         for one, other in zip(mine[2], theirs[2], strict=True):  # a mistake may have made an average
             assert_same({k: one.get(k) for k in other}, other, "after a mistake, a right step: states")
+        if self.watch is not None:
+            last, seen = self.watch.last, self.optimizer.metrics()
+            assert len(self.watch.history) <= 2
+            assert "watch/ratio" in seen or not last or self.optimizer._watch is not self.watch, seen
 
 
 def photograph(params: list[Any], optimizer: Any) -> Any:
@@ -367,6 +376,9 @@ def method(world: World) -> bool:
         lambda: optimizer.add_param_group(value),
         lambda: optimizer.state_dict(state_format=value),
         lambda: optimizer.step(value),
+        lambda: optimizer.watch(value).close(),
+        lambda: world.watch and world.watch.close(),
+        lambda: optimizer.metrics(),
         lambda: optimizer.ema_params(),
         lambda: setattr(optimizer, "state", value),
         lambda: setattr(optimizer, name, value) if hasattr(type(optimizer), name) else None,

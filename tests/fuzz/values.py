@@ -9,9 +9,11 @@ import ml_dtypes
 import numpy as np
 from cases import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, ROWS, Array, Options, specials
 
+from fusedstep._intervals import Interval
+from fusedstep._step_options import STEP_OPTIONS
 from fusedstep.reference import RULES
 
-__all__ = ["DTYPES", "array", "flat_shape", "gradient_dtypes", "option", "rule_options", "storage"]
+__all__ = ["DTYPES", "array", "flat_shape", "gradient_dtypes", "option", "rule_options", "step_options", "storage"]
 
 DTYPES = (FLOAT32, FLOAT64, FLOAT16, BFLOAT16)
 POOL = 1 << 15
@@ -115,6 +117,21 @@ def rule_options(rng: random.Random, rule: str) -> Options:
     if rule == "muon":  # which divides by it
         chosen["eps"] = rng.choice([1e-7, 1e-30, 10.0])
     return chosen
+
+
+def step_options(rng: random.Random, face: str) -> Options:
+    """Some of the step options of groups and optimizers, from their table."""
+    found: Options = {}
+    for one in STEP_OPTIONS:
+        if face in one.faces and one.per in ("group", "optimizer") and rng.random() < 0.25:
+            found[one.name] = _step_option(rng, one.needs)
+    return found
+
+
+def _step_option(rng: random.Random, needs: Any) -> Any:
+    if isinstance(needs, Interval):
+        return rng.choice([x for x in (0.0, 1e-40, 0.01, 0.5, 0.999, 1.0, 1e9, float("inf")) if needs.holds(x)])
+    return True if needs is bool else rng.choice([0, 3, 2**64 - 1])  # a seed
 
 
 def storage(rng: random.Random, rule: str, dtype: np.dtype[Any]) -> Options:
