@@ -7,7 +7,6 @@ import decimal
 import fractions
 import math
 import random
-import types
 from collections.abc import Callable
 from typing import Any
 
@@ -151,7 +150,10 @@ def _bytes(array: Any) -> bytes:
 
 
 def _copied(value: Any) -> Any:
-    return value if isinstance(value, (memoryview, types.MappingProxyType)) else copy.copy(value)
+    try:
+        return copy.copy(value)
+    except (TypeError, AttributeError):  # of a memoryview, a mapping's proxy, and torch's tensors of uint16
+        return value
 
 
 def rows_like(rng: random.Random, right: Any) -> Any:
