@@ -49,10 +49,8 @@ def layer(module: str) -> int:
 
 
 def nodes(tree: ast.AST, *, functions: bool) -> Iterator[ast.ImportFrom]:
-    """Imports from the package, without those that only type checkers read."""
+    """Imports from the package, those that only type checkers read among them."""
     for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
-            continue
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and not functions:
             continue
         if isinstance(node, ast.ImportFrom) and node.level:

@@ -25,7 +25,7 @@ MOVED = {
 }
 # What stands in several classes of the package's own is described as one.
 INHERITED = "\n    options:\n      inherited_members: true"
-WHOLE = {"optimizers.Optimizer": INHERITED}
+WHOLE = {"optimizers.Optimizer": INHERITED, "torch.FusedOptimizer": INHERITED}
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.S)
 
 

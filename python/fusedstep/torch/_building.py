@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import ref
 
 import torch
@@ -14,71 +13,29 @@ from .. import _core
 from .._hyper import check_hyper, check_hypers
 from ..reference import RULES, State
 from ._directions import check_matrix
+from ._making import Making
 from ._options import WATCHED, check_group, plain
 from ._parts import check_placements
 from ._reading import memory, quiet, reader
+from ._slots import Slot
 from ._states import (
-    PARAMETERS,
     compute_dtype,
     convert,
     fresh,
     holds_values,
     increment_versions,
-    is_dense,
     is_small,
     is_stored_as,
     local,
     new_step,
-    overlaps_itself,
     state_like,
 )
 
-if TYPE_CHECKING:
-    from ._base import FusedOptimizer
-
-__all__ = ["Slot", "build", "check_memory", "check_places", "complete", "make_slot"]
-
-
-@dataclass
-class Slot:
-    """A parameter and where its elements lie.
-
-    Attributes
-    ----------
-    param
-        The entry of its group.
-    like
-        What its states are shaped like: the parameter, or `work`; an empty tensor where there is nothing to step.
-    work
-        A dense copy on the host that takes the step in the parameter's place: of a parameter with gaps between its
-        elements, of a conjugate or negative view, or on an accelerator.
-    name
-        What messages call it.
-    group
-        Number of its group.
-    untouched
-        Weak references to the states of zeros that it was given and that count for none before a step, where torch
-        keeps no count, by name.
-    used
-        Whether there is anything to step: it has a gradient, or had one.
-    """
-
-    param: Tensor
-    like: Tensor
-    work: Tensor | None
-    name: str
-    group: int = 0
-    untouched: dict[str, ref[Tensor]] = field(default_factory=dict)
-    used: bool = True
-
-    @property
-    def path(self) -> str:
-        """Where the parameter is among all."""
-        return self.name.removeprefix("params")
+__all__ = ["build", "complete"]
 
 
 def build(
-    optimizer: FusedOptimizer, before: dict[int, tuple[int, list[float], dict[str, ref[Tensor]]]]
+    optimizer: Making, before: dict[int, tuple[int, list[float], dict[str, ref[Tensor]]]]
 ) -> tuple[_core.Model, _core.TorchModel, list[Slot]]:
     """Make the native model, and the one that has it step tensors; parameters that have a gradient get their states.
 
@@ -145,7 +102,7 @@ def build(
     return model, tensors, slots
 
 
-def _slots(optimizer: FusedOptimizer, nothing: Tensor) -> Iterator[Slot]:
+def _slots(optimizer: Making, nothing: Tensor) -> Iterator[Slot]:
     """The slots of all parameters."""
     states = optimizer._all_states()
     for number, group in enumerate(optimizer.param_groups):
@@ -161,7 +118,7 @@ def _slots(optimizer: FusedOptimizer, nothing: Tensor) -> Iterator[Slot]:
 
 
 def _used_slot(
-    optimizer: FusedOptimizer, param: Tensor, group: dict[str, Any], state: dict[str, Any], name: str
+    optimizer: Making, param: Tensor, group: dict[str, Any], state: dict[str, Any], name: str
 ) -> Slot | None:
     """The slot of a parameter that has a gradient, or had one; None for others, and if no step could be taken on it."""
     active = optimizer._is_active(param)
@@ -194,51 +151,6 @@ def _contiguous(slot: Slot, rule: str) -> Slot:
     return Slot(slot.param, work, work, slot.name)
 
 
-def make_slot(param: Tensor, name: str) -> Slot:
-    """The slot of a parameter that the step is taken on where it lies, or on a dense copy if it has gaps.
-
-    Raises
-    ------
-    TypeError, ValueError
-        No step can be taken on it.
-    """
-    mine = local(param)
-    if mine.device.type != "cpu":
-        raise ValueError(
-            f"{name} is on {mine.device}, needs the CPU; fusedstep.torch.CPUOffload steps on the CPU for parameters "
-            "that live elsewhere"
-        )
-    if mine.layout is not torch.strided:
-        raise TypeError(f"{name} is sparse ({mine.layout}), needs a dense tensor")
-    check_memory(mine, name)
-    if is_dense(mine) and holds_values(mine) and not param.is_inference():
-        return Slot(param, param, None, name)
-    if mine is not param:
-        raise ValueError(
-            f"{name} is a distributed tensor whose local part has gaps, or is a conjugate view, needs a dense one"
-        )
-    check_places(mine, name)
-    with torch.inference_mode(False), torch.no_grad():
-        work = torch.empty_like(param.detach(), memory_format=torch.preserve_format).copy_(param.detach())
-    return Slot(param, work, work, name)
-
-
-def check_places(tensor: Tensor, name: str) -> None:
-    """Check that every element of what a step writes has memory of its own."""
-    if overlaps_itself(tensor):
-        raise ValueError(f"{name} is an expanded tensor: several of its elements share memory; needs one of its own")
-
-
-def check_memory(tensor: Tensor, name: str) -> None:
-    """Check a parameter's dtype, and that its memory is there."""
-    if tensor.dtype not in PARAMETERS:
-        raise TypeError(f"{name} has dtype {tensor.dtype}, needs one of {', '.join(str(d) for d in PARAMETERS)}")
-    reach = sum(stride * (size - 1) for stride, size in zip(tensor.stride(), tensor.shape, strict=True)) + 1
-    needed = (tensor.storage_offset() + reach) * tensor.element_size()
-    if tensor.numel() and tensor.untyped_storage().nbytes() < needed:
-        raise ValueError(f"the memory of {name} was freed or resized: it holds fewer bytes than the parameter needs")
-
-
 def _is_number(value: Any) -> bool:
     """Whether a step count or scalar is a tensor that the native step can read and write."""
     return (
@@ -249,7 +161,7 @@ def _is_number(value: Any) -> bool:
     )
 
 
-def complete(optimizer: FusedOptimizer, state: dict[str, Any], like: Tensor, group: dict[str, Any]) -> None:
+def complete(optimizer: Making, state: dict[str, Any], like: Tensor, group: dict[str, Any]) -> None:
     """Give a parameter's state what is missing, and the format of the group what has another one."""
     rule = RULES[optimizer._rule_of(group)]
     state_format, small = group["state_format"], is_small(like, group)
@@ -330,7 +242,7 @@ def _complete_copies(state: dict[str, Any], like: Tensor, group: dict[str, Any])
 
 
 def _add(
-    optimizer: FusedOptimizer,
+    optimizer: Making,
     model: _core.Model,
     tensors: _core.TorchModel,
     slot: Slot,

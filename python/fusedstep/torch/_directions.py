@@ -6,7 +6,7 @@ import platform
 import re
 from collections.abc import Iterable
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,10 +17,8 @@ from .._directions import Directions, Matrices
 from ..reference import RULES
 from ..reference._newton_schulz import check_matrices
 from ._options import plain
+from ._slots import Slot
 from ._states import is_dense
-
-if TYPE_CHECKING:
-    from ._building import Slot
 
 __all__ = ["TensorDirections", "check_matrix", "make_directions", "multiplies_bfloat16"]
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,15 +15,11 @@ from ..files._writing import Saving
 from ..files._writing import save as write
 from ._states import local
 
-if TYPE_CHECKING:
-    from ._base import FusedOptimizer
-
 __all__ = ["load", "save"]
 
 
-def save(optimizer: FusedOptimizer, path: str | os.PathLike[str], keep: int, background: bool) -> Saving | None:
-    """What `FusedOptimizer.save` does."""
-    state = optimizer.state_dict()
+def save(state: dict[str, Any], path: str | os.PathLike[str], keep: int, background: bool) -> Saving | None:
+    """Write a state dict, as `FusedOptimizer.save` does."""
     names = {}
     for group in state["param_groups"]:
         given = group.get("param_names") or [None] * len(group["params"])
@@ -32,8 +29,8 @@ def save(optimizer: FusedOptimizer, path: str | os.PathLike[str], keep: int, bac
     return write(path, {"optimizer": _arrays(state, "optimizer")}, names, keep=keep, background=background)
 
 
-def load(optimizer: FusedOptimizer, path: str | os.PathLike[str]) -> None:
-    """What `FusedOptimizer.load` does."""
+def load(path: str | os.PathLike[str], take: Callable[[Any], None]) -> None:
+    """Read a state dict, as `FusedOptimizer.load` does, and hand it to `take`, whose errors then name the file."""
     with Opened(path) as file, file.named():
         state = file.tree("optimizer")
         if isinstance(state, dict) and isinstance(groups := state.get("param_groups"), list):
@@ -41,7 +38,7 @@ def load(optimizer: FusedOptimizer, path: str | os.PathLike[str]) -> None:
                 for name, value in group.items() if isinstance(group, dict) else ():
                     if isinstance(value, np.ndarray):
                         group[name] = torch.from_numpy(value)
-        optimizer.load_state_dict(state)
+        take(state)
 
 
 def _arrays(value: Any, where: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._building import check_memory
+from ._slots import check_memory
 from ._states import local
 
 __all__ = ["check_gradient", "fitting_copy"]

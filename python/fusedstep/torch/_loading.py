@@ -4,27 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from .._names import needs
 from .._settings import check_settings
 from ..reference import RULES
+from ._making import Making
 from ._options import check_group
 from ._saved import converted, whole_number
 from ._states import States
 
-if TYPE_CHECKING:
-    from ._base import FusedOptimizer
-
-__all__ = ["load", "torchs_class", "with_torchs_defaults"]
+__all__ = ["load"]
 
 GROUPS = 'state_dict["param_groups"]'
 UNUSED = {"capturable": False, "differentiable": False}  # options of implementations that there are none of here
 
 
-def load(optimizer: FusedOptimizer, state_dict: Mapping[str, Any]) -> None:
+def load(optimizer: Making, state_dict: Mapping[str, Any]) -> None:
     """What ``load_state_dict`` does: check and convert everything, then put it in place."""
     needs(state_dict, Mapping, "state_dict", "a dict")
     state_dict = dict(state_dict)
@@ -60,7 +58,7 @@ def load(optimizer: FusedOptimizer, state_dict: Mapping[str, Any]) -> None:
         post_hook(optimizer)
 
 
-def _own_entry(optimizer: FusedOptimizer, own: Any) -> tuple[dict[str, Any], int]:
+def _own_entry(optimizer: Making, own: Any) -> tuple[dict[str, Any], int]:
     """What torch has no place for, checked: the settings and the number of skipped steps."""
     where = 'state_dict["fusedstep"]'
     needs(own, Mapping, where, "a dict")
@@ -121,7 +119,7 @@ def _in_order_of(saved: Mapping[str, Any], group: dict[str, Any], where: str) ->
     return [here[name] for name in theirs]
 
 
-def _merged(optimizer: FusedOptimizer, saved: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _merged(optimizer: Making, saved: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The groups as they will be: saved options, but for storage formats, and torch's defaults for missing ones."""
     merged = []
     for i, (group, entry) in enumerate(zip(optimizer.param_groups, saved, strict=True)):
@@ -133,7 +131,7 @@ def _merged(optimizer: FusedOptimizer, saved: Sequence[Mapping[str, Any]]) -> li
         taken = {key: value for key, value in entry.items() if key != "params"}
         unused = {key: value for key, value in UNUSED.items() if key in entry}
         merged.append({**own, **deepcopy(taken), **unused, **kept, **names})
-    with_torchs_defaults(optimizer, merged)
+    optimizer._with_torchs_defaults(merged)
     for i, new in enumerate(merged):
         where, rule = f"{GROUPS}[{i}]", optimizer._rule_of(new)
         missing = [name for name in RULES[rule].hypers if name not in new]
@@ -141,15 +139,3 @@ def _merged(optimizer: FusedOptimizer, saved: Sequence[Mapping[str, Any]]) -> li
             raise ValueError(f'{where}: has no entry "{missing[0]}"')
         check_group(rule, new, f'{where}["{{}}"]')
     return merged
-
-
-def torchs_class(kind: type[FusedOptimizer]) -> Any:
-    """The class of torch's that a class of optimizers derives from; for this package's own, the base of all."""
-    return next(cls for cls in kind.__mro__ if cls.__module__.startswith("torch."))
-
-
-def with_torchs_defaults(optimizer: FusedOptimizer, groups: list[dict[str, Any]]) -> None:
-    """Fill in options that came later than a state dict or group, as the class of torch's does."""
-    theirs = torchs_class(type(optimizer))
-    scratch = theirs.__new__(theirs)
-    scratch.__setstate__({"state": {}, "param_groups": groups, "defaults": {}})

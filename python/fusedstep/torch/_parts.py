@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,11 +12,9 @@ from torch import Tensor
 from .._agreement import agree
 from .._step_options import GROUP_OPTIONS
 from ..reference import RULES
+from ._making import Making
 from ._options import plain
 from ._states import local
-
-if TYPE_CHECKING:
-    from ._base import FusedOptimizer
 
 __all__ = ["Parts", "announce", "check_placements", "distributed"]
 
@@ -44,7 +42,7 @@ class _Mesh(NamedTuple):
     axes: list[_Axis]
 
 
-def distributed(optimizer: FusedOptimizer) -> bool:
+def distributed(optimizer: Making) -> bool:
     """Whether some parameter is a distributed tensor."""
     lists = [group["params"] for group in optimizer.param_groups]  # other things are refused where a model is made
     return any(local(param) is not param for params in lists if isinstance(params, list) for param in params)
@@ -130,7 +128,7 @@ class Parts:
     """
 
     def __init__(
-        self, optimizer: Callable[[], FusedOptimizer], params: Sequence[Tensor], stepped: Callable[[], list[int]]
+        self, optimizer: Callable[[], Making], params: Sequence[Tensor], stepped: Callable[[], list[int]]
     ) -> None:
         self._optimizer, self._stepped = optimizer, stepped
         self._meshes = _meshes(params)
@@ -215,7 +213,7 @@ class Parts:
                 sums[mesh.numbers] = own
 
 
-def announce(optimizer: FusedOptimizer, parts: Parts | None, error: BaseException) -> None:
+def announce(optimizer: Making, parts: Parts | None, error: BaseException) -> None:
     """Tell the other processes that this one takes no step, so that they do not wait for it."""
     if parts is None:
         params = [param for group in optimizer.param_groups for param in group["params"]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,10 +16,8 @@ from .._slots import QUANT_BLOCK
 from .._stored import Stored
 from ..reference import RULES, Rule
 from ._building import complete
+from ._making import Making
 from ._states import convert, is_small, local, new_step, state_like
-
-if TYPE_CHECKING:
-    from ._base import FusedOptimizer
 
 __all__ = ["converted", "packed", "whole_number", "without"]
 
@@ -30,7 +28,7 @@ COUNT = "steps_taken"  # the name of "step" beside 8-bit codes, for which torch'
 
 
 def packed(
-    optimizer: FusedOptimizer, param: Tensor, group: dict[str, Any], state: dict[str, Any], state_format: str | None
+    optimizer: Making, param: Tensor, group: dict[str, Any], state: dict[str, Any], state_format: str | None
 ) -> dict[str, Any]:
     """A parameter's state as it is saved.
 
@@ -72,9 +70,7 @@ def without(state: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
 # ---- reading ----
 
 
-def converted(
-    optimizer: FusedOptimizer, param: Tensor, group: dict[str, Any], saved: Any, where: str
-) -> dict[str, Any]:
+def converted(optimizer: Making, param: Tensor, group: dict[str, Any], saved: Any, where: str) -> dict[str, Any]:
     """A copy of one parameter's saved state in the formats of its group.
 
     Raises

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,13 +13,12 @@ from .._hyper import check_hyper
 from .._rows import check_row_gradient
 from ..reference import RULES
 from ..sparse import SparseRows
-from ._building import Slot, check_memory, complete
+from ._building import complete
+from ._making import Making
 from ._options import plain
 from ._reading import memory, quiet
+from ._slots import Slot, check_memory
 from ._states import increment_versions
-
-if TYPE_CHECKING:
-    from ._base import FusedOptimizer
 
 __all__ = ["prepare"]
 
@@ -27,7 +26,7 @@ ABLE = ("sgd", "adagrad", "sparse_adam")
 PLAIN = (torch.float32, torch.float64)
 
 
-def prepare(optimizer: FusedOptimizer, slot: Slot, group: dict[str, Any]) -> Callable[[], None]:
+def prepare(optimizer: Making, slot: Slot, group: dict[str, Any]) -> Callable[[], None]:
     """Check a parameter's sparse gradient; return the function that takes its step.
 
     Raises
@@ -86,7 +85,7 @@ def _check_places(name: str, grad: Tensor) -> None:
             )
 
 
-def _step(optimizer: FusedOptimizer, slot: Slot, group: dict[str, Any], grad: Tensor) -> None:
+def _step(optimizer: Making, slot: Slot, group: dict[str, Any], grad: Tensor) -> None:
     rule = RULES[optimizer.rule]
     state = optimizer._all_states().get(slot.param, {})
     complete(optimizer, state, slot.like, group)
@@ -108,9 +107,7 @@ def _step(optimizer: FusedOptimizer, slot: Slot, group: dict[str, Any], grad: Te
         slot.param.grad.zero_()
 
 
-def _model(
-    optimizer: FusedOptimizer, group: dict[str, Any], param: Any, states: dict[str, Any], step: int
-) -> _core.Model:
+def _model(optimizer: Making, group: dict[str, Any], param: Any, states: dict[str, Any], step: int) -> _core.Model:
     """A native model of one parameter, for one step."""
 
     def check(number: int, name: str, value: Any) -> Any:
@@ -125,7 +122,7 @@ def _model(
 
 
 def _step_rows(
-    optimizer: FusedOptimizer, slot: Slot, group: dict[str, Any], grad: Tensor, whole: dict[str, Tensor], step: int
+    optimizer: Making, slot: Slot, group: dict[str, Any], grad: Tensor, whole: dict[str, Tensor], step: int
 ) -> None:
     """Step the rows where they lie; repeated ones are added up in the order in which they come."""
     rule = RULES[optimizer.rule]
@@ -152,7 +149,7 @@ def _step_rows(
 
 
 def _step_elements(
-    optimizer: FusedOptimizer, slot: Slot, group: dict[str, Any], grad: Tensor, whole: dict[str, Tensor], step: int
+    optimizer: Making, slot: Slot, group: dict[str, Any], grad: Tensor, whole: dict[str, Tensor], step: int
 ) -> None:
     """Step copies of the elements that have a gradient: of any dtype and layout, and sparse in any dimensions."""
     grad = grad.coalesce()

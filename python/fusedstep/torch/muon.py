@@ -17,12 +17,12 @@ from ._base import FusedOptimizer
 from ._directions import TensorDirections, check_matrix, make_directions
 from ._options import Options, plain
 from ._parts import check_placements
+from ._slots import Slot
 from ._states import local
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from ._building import Slot
     from .optimizers import Params
 
 __all__ = ["Muon"]

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from .. import _core
 from ._base import FusedOptimizer
-from ._building import Slot, check_memory, check_places
 from ._gradients import check_gradient
+from ._slots import Slot, check_memory, check_places
 from ._states import local
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ from torch.autograd.graph import increment_version
 
 from .._hyper import check_hyper
 from .._schedule_free import TRAIN_MODE, Weights, check_training, switch
-from ._building import Slot, complete
+from ._building import complete
 from ._options import Options, plain
+from ._slots import Slot
 from ._states import flat
 from .own_optimizers import OwnOptimizer
 

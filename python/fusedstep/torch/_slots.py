@@ -1,0 +1,96 @@
+"""A parameter and where its elements lie: in its own memory, or in a copy that takes the step in its place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from weakref import ref
+
+import torch
+from torch import Tensor
+
+from ._states import PARAMETERS, holds_values, is_dense, local, overlaps_itself
+
+__all__ = ["Slot", "check_memory", "check_places", "make_slot"]
+
+
+@dataclass
+class Slot:
+    """A parameter and where its elements lie.
+
+    Attributes
+    ----------
+    param
+        The entry of its group.
+    like
+        What its states are shaped like: the parameter, or `work`; an empty tensor where there is nothing to step.
+    work
+        A dense copy on the host that takes the step in the parameter's place: of a parameter with gaps between its
+        elements, of a conjugate or negative view, or on an accelerator.
+    name
+        What messages call it.
+    group
+        Number of its group.
+    untouched
+        Weak references to the states of zeros that it was given and that count for none before a step, where torch
+        keeps no count, by name.
+    used
+        Whether there is anything to step: it has a gradient, or had one.
+    """
+
+    param: Tensor
+    like: Tensor
+    work: Tensor | None
+    name: str
+    group: int = 0
+    untouched: dict[str, ref[Tensor]] = field(default_factory=dict)
+    used: bool = True
+
+    @property
+    def path(self) -> str:
+        """Where the parameter is among all."""
+        return self.name.removeprefix("params")
+
+
+def make_slot(param: Tensor, name: str) -> Slot:
+    """The slot of a parameter that the step is taken on where it lies, or on a dense copy if it has gaps.
+
+    Raises
+    ------
+    TypeError, ValueError
+        No step can be taken on it.
+    """
+    mine = local(param)
+    if mine.device.type != "cpu":
+        raise ValueError(
+            f"{name} is on {mine.device}, needs the CPU; fusedstep.torch.CPUOffload steps on the CPU for parameters "
+            "that live elsewhere"
+        )
+    if mine.layout is not torch.strided:
+        raise TypeError(f"{name} is sparse ({mine.layout}), needs a dense tensor")
+    check_memory(mine, name)
+    if is_dense(mine) and holds_values(mine) and not param.is_inference():
+        return Slot(param, param, None, name)
+    if mine is not param:
+        raise ValueError(
+            f"{name} is a distributed tensor whose local part has gaps, or is a conjugate view, needs a dense one"
+        )
+    check_places(mine, name)
+    with torch.inference_mode(False), torch.no_grad():
+        work = torch.empty_like(param.detach(), memory_format=torch.preserve_format).copy_(param.detach())
+    return Slot(param, work, work, name)
+
+
+def check_places(tensor: Tensor, name: str) -> None:
+    """Check that every element of what a step writes has memory of its own."""
+    if overlaps_itself(tensor):
+        raise ValueError(f"{name} is an expanded tensor: several of its elements share memory; needs one of its own")
+
+
+def check_memory(tensor: Tensor, name: str) -> None:
+    """Check a parameter's dtype, and that its memory is there."""
+    if tensor.dtype not in PARAMETERS:
+        raise TypeError(f"{name} has dtype {tensor.dtype}, needs one of {', '.join(str(d) for d in PARAMETERS)}")
+    reach = sum(stride * (size - 1) for stride, size in zip(tensor.stride(), tensor.shape, strict=True)) + 1
+    needed = (tensor.storage_offset() + reach) * tensor.element_size()
+    if tensor.numel() and tensor.untyped_storage().nbytes() < needed:
+        raise ValueError(f"the memory of {name} was freed or resized: it holds fewer bytes than the parameter needs")
