@@ -19,16 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fusedstep as fs
-from fusedstep import formats, schedules
+from fusedstep import formats
 from fusedstep._base import Options
-from storage_tasks import TASKS, VARIANTS, Task, Variant
+from quality_tasks import TASKS, VARIANTS, Task, Variant, last, rising_and_falling
 
 Array = NDArray[Any]
 
 BETAS = (0.9, 0.999)
-LAST = 0.2
-"""Share of the steps whose mean loss is the final loss."""
-
 EVERY = 10
 """Steps between two measurements of the errors of the states."""
 
@@ -90,15 +87,13 @@ def decoded(state: Any, name: str, signed: bool) -> NDArray[np.float32]:
 
 
 def train(task: Task, variant: Variant, seed: int, steps: int) -> Run:
-    """Train once: Adam, the learning rate rising over a twentieth of the steps, then falling as a cosine to zero."""
+    """Train once, with Adam."""
     net, batches = task.network(seed), task.batches(seed)
     dtype = formats.bfloat16() if variant.bfloat16 else np.dtype(np.float32)
     working = list(net.params.values())
     params = [array.astype(dtype) for array in working]
-    warm = steps // 20
-    lr: Any = schedules.join([schedules.linear_warmup(task.lr, warm), schedules.cosine(task.lr, steps - warm)], [warm])
     options: Options = {"seed": seed, "min_quantized_size": task.smallest, **variant.options}
-    opt = fs.Adam(params, lr=lr, betas=BETAS, **options)
+    opt = fs.Adam(params, lr=rising_and_falling(task.lr, steps), betas=BETAS, **options)
     exact = ExactMoments(params, task.smallest) if "state_format" in options else None
     run, before = Run(), params
     for step in range(steps):
@@ -116,11 +111,6 @@ def train(task: Task, variant: Variant, seed: int, steps: int) -> Run:
     moved = sum(int(np.count_nonzero(old != new)) for old, new in zip(before, params, strict=True))
     run.moved = moved / sum(param.size for param in params)
     return run
-
-
-def last(steps: int) -> int:
-    """How many steps the final loss is the mean of."""
-    return max(1, round(LAST * steps))
 
 
 def train_all(tasks: list[str], variants: list[str], seeds: int, share: float) -> Runs:

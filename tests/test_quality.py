@@ -26,6 +26,13 @@ def quality() -> Any:
 
 
 @pytest.fixture(scope="module")
+def rules(quality: Any) -> Any:
+    import rule_quality
+
+    return rule_quality
+
+
+@pytest.fixture(scope="module")
 def runs(quality: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("plots")
     runs = quality.main(["--quick", "--tasks", "digits", "convnet", "--seeds", "2", "--plots", str(folder)])
@@ -92,7 +99,7 @@ def test_bad_arguments(quality: Any, arguments: list[str], capsys: pytest.Captur
 def test_transformer(quality: Any) -> None:
     pytest.importorskip("torch")
     from char_transformer import CharTransformer, manual
-    from storage_tasks import manual_batches
+    from quality_tasks import manual_batches
 
     text, alphabet = manual()
     assert text.size > 100_000
@@ -120,3 +127,49 @@ def test_transformer_trains_in_every_format(quality: Any) -> None:
     for variant in ("float32", "stochastic"):
         losses = quality.train(task, quality.VARIANTS[variant], 0, 40).losses
         assert np.mean(losses[-5:]) < losses[0] - 0.8
+
+
+def test_rules_of_the_comparison(rules: Any) -> None:
+    exported = {*rules.fs.optimizers.__all__}
+    assert {*rules.LEFT_OUT} < exported
+    assert {*rules.ENTRIES} <= {*rules.names()}
+    assert {*rules.names()} == exported - {*rules.LEFT_OUT}
+
+
+@pytest.mark.parametrize("best", [-5, -1, 0, 1, 4])
+def test_tuned_learning_rate(rules: Any, best: int) -> None:
+    tried: list[float] = []
+
+    def loss_of(lr: float) -> float:
+        tried.append(lr)
+        distance = math.log(lr / 0.01, 3) - best
+        return math.inf if distance > 2.5 else distance**2
+
+    assert rules.tuned(loss_of, 0.01) == pytest.approx(0.01 * 3.0**best)
+    assert len({*tried}) == len(tried)
+    for neighbour in (best - 1, best + 1):
+        assert any(lr == pytest.approx(0.01 * 3.0**neighbour) for lr in tried)
+
+
+def test_rules_train(rules: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    results = rules.main(["--tasks", "digits", "--optimizers", "Adam", "SGD", "--share", "0.02", "--seeds", "2"])
+    start = rules.TASKS["digits"].network(0).gradients(*next(rules.TASKS["digits"].batches(0)))
+    assert [(result.name, len(result.losses)) for result in results] == [("Adam", 2), ("SGD", 2)]
+    assert all(0 < loss < 0.95 * start for result in results for loss in result.losses)
+    assert results[0].losses[0] != results[1].losses[0]
+    rows = capsys.readouterr().out.splitlines()
+    assert [row.split("|")[1].strip() for row in rows[-2:]] == ["`Adam`", "`SGD`"]
+    assert f"{np.mean(results[0].losses):.4f} ± " in rows[-2]
+
+
+def test_a_rate_that_is_too_large_has_no_loss(rules: Any) -> None:
+    assert rules.train(rules.TASKS["digits"], "SGD", 1e38, 0, 20) == math.inf
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--seeds", "0"], ["--share", "0"], ["--share", "nan"], ["--optimizers", "Rprop"]]
+)
+def test_bad_arguments_of_the_rules(rules: Any, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        rules.main(arguments)
+    assert arguments[0] in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The networks that are trained, their batches, and the ways of storing that are compared."""
+"""What trains the networks of the two comparisons of quality: networks, batches, schedule; and the ways of storing."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fusedstep as fs
+from fusedstep import schedules
 from fusedstep._base import Options
 
 Batch = tuple[NDArray[Any], NDArray[Any]]
@@ -17,6 +18,21 @@ Batch = tuple[NDArray[Any], NDArray[Any]]
 NOISE = 0.5
 """Standard deviation of what is added to every pixel (0 to 1): without it the loss would fall towards zero, where a
 ratio of two losses says little."""
+
+
+LAST = 0.2
+"""Share of the steps whose mean loss is the final loss."""
+
+
+def last(steps: int) -> int:
+    """How many steps the final loss is the mean of."""
+    return max(1, round(LAST * steps))
+
+
+def rising_and_falling(lr: float, steps: int) -> Any:
+    """A learning rate that rises over a twentieth of the steps, then falls as a cosine to zero."""
+    warm = steps // 20
+    return schedules.join([schedules.linear_warmup(lr, warm), schedules.cosine(lr, steps - warm)], [warm])
 
 
 class Net(Protocol):
