@@ -42,19 +42,38 @@ struct NamedValue {
     double value;
 };
 constexpr NamedValue kValues[] = {
-    {"lr", 0.01},           {"momentum", 0.9},    {"dampening", 0.0},
-    {"weight_decay", 0.02}, {"beta", 0.9},        {"betas.0", 0.9},
-    {"betas.1", 0.99},      {"betas.2", 0.999},   {"alpha_warmup", 3.0},
-    {"beta3_warmup", 4.0},  {"alpha", 0.9},       {"eps", 1e-6},
-    {"eps_root", 1e-6},     {"etas.1", 1.25},     {"step_sizes.0", 0.00001},
-    {"gamma", 0.1},         {"t0", 10.0},         {"warmup_steps", 5.0},
-    {"lambd", 0.0001},      {"step_sizes.1", 2.}, {"eps.0", 1e-6},
-    {"eps.1", 1e-3},        {"d", 1.0},           {"beta2_decay", -0.8},
+    {"lr", 0.01},
+    {"momentum", 0.9},
+    {"dampening", 0.0},
+    {"weight_decay", 0.02},
+    {"beta", 0.9},
+    {"betas.0", 0.9},
+    {"betas.1", 0.99},
+    {"betas.2", 0.999},
+    {"alpha_warmup", 3.0},
+    {"beta3_warmup", 4.0},
+    {"alpha", 0.9},
+    {"eps", 1e-6},
+    {"eps_root", 1e-6},
+    {"etas.1", 1.25},
+    {"step_sizes.0", 0.00001},
+    {"gamma", 0.1},
+    {"t0", 10.0},
+    {"warmup_steps", 5.0},
+    {"lambd", 0.0001},
+    {"step_sizes.1", 2.},
+    {"eps.0", 1e-6},
+    {"eps.1", 1e-3},
+    {"d", 1.0},
+    {"beta2_decay", -0.8},
+    {"d0", 0.1},
+    {"growth_rate", 1.5},
 };
 // Options that are on or off; everything runs with all off and with all on.
 constexpr const char* kFlags[] = {
-    "nesterov", "bias_correction", "centered",       "amsgrad",       "decoupled_weight_decay", "lr_in_momentum",
-    "no_prox",  "clipping",        "grad_averaging", "relative_step", "scale_parameter",        "like_transformers"};
+    "nesterov",        "bias_correction",   "centered",        "amsgrad",        "decoupled_weight_decay",
+    "lr_in_momentum",  "no_prox",           "clipping",        "grad_averaging", "relative_step",
+    "scale_parameter", "like_transformers", "safeguard_warmup"};
 
 // How parameter, gradient and states are stored, and whether the parameter has a float32 master.
 struct Storage {

@@ -149,7 +149,8 @@ struct RuleEntry {
     int n_scalars;
     bool norms;            // the update needs two norms of the whole tensor first
     unsigned norm_states;  // bit mask over the states that these are made of
-    bool product;          // the caller changes every tensor's direction before the update: see Engine::start
+    bool whole;    // these are plain sums over all tensors of the rule, whose scalars are one: see Engine::agree
+    bool product;  // the caller changes every tensor's direction before the update: see Engine::start
     unsigned (*variant)(const double* h, std::uint64_t step);
     unsigned (*used_states)(unsigned variant);  // bit mask over states
     void (*derive[kComputes])(const double* h, std::uint64_t step, double* scalars, void* constants);

@@ -57,6 +57,7 @@ ENTRIES = {
     "MARSLion": Entry(3e-4),
     "Momentum": Entry(0.1),
     "NovoGrad": Entry(1e-2),
+    "Prodigy": Entry(1.0),
     "ScheduleFreeAdamW": Entry(2.5e-3, schedule=rising),
     "ScheduleFreeSGD": Entry(1.0, schedule=rising),
     "SGD": Entry(1e-2, {"momentum": 0.9}),

@@ -97,6 +97,10 @@ ROWS: dict[str, Row] = {
     ),
     "mars_lion": row({"beta": 0.5, "gamma": 0.5, **WD}, {"clipping": False, "gamma": 0.0}),
     "novograd": row({"betas": (0.5, 0.75), "grad_averaging": True, **WD}, {"eps": 0.0}),
+    "prodigy": row(
+        {"d0": 0.01, "d_coef": 2.0, "growth_rate": 1.5, "bias_correction": True, **WD},
+        {"d0": 0.1, "betas": (0.5, 0.75), "safeguard_warmup": True, "decoupled_weight_decay": False, **WD},
+    ),
     "schedule_free_sgd": row({"momentum": 0.5, "warmup_steps": 2, "r": 1.0, **WD}),
     "schedule_free_adamw": row({"betas": (0.5, 0.9), "warmup_steps": 3, "r": 0.5, **WD}),
 }
@@ -267,8 +271,8 @@ class Twin:
         if settings["skip_nonfinite"] and not all(np.isfinite(grad).all() for grad in grads if grad is not None):
             return False
         groups = {self.slots[i]["group"] for i in present}
-        together = settings["max_grad_norm"] is not None
-        assert not together or len(groups) == 1, "the reference clips the norm of one group only"
+        together = settings["max_grad_norm"] is not None or self.rule.whole
+        assert not together or len(groups) <= 1, "the reference has norms and sums of one group only"
         for calls in [present] if together else [[i] for i in present]:
             if not calls:
                 continue
@@ -298,6 +302,9 @@ class Twin:
                 **options,
             )
             assert taken
+        for name in self.rule.scalars if self.rule.whole and present else ():  # one for all, also for who had no part
+            for slot in self.slots:
+                slot["arrays"][name][...] = self.slots[present[0]]["arrays"][name]
         return True
 
     def _now(self, value: Any) -> Any:

@@ -60,9 +60,11 @@ def test_storage_formats(rule: str, storage: tuple[Any, Any, Options]) -> None:
         options = {k: v for k, v in options.items() if k != "state_format"}
     number = STORAGE.index(storage)
     chosen = CAUTIOUS[rule][number % len(CAUTIOUS[rule])] | ({"ema_decay": 0.5} if number % 3 == 0 else {})
+    # See test_parity: with sums over the model, the noise is of consecutive tensors.
+    missing = number % 2 == 1 and not (reference.RULES[rule].whole and options.get("rounding") == "stochastic")
     compare(
         lambda: CLASSES[rule](model(dtype), **chosen, **options),
-        lambda t: some_grads(grad_dtype, t + 1, missing=number % 2 == 1),
+        lambda t: some_grads(grad_dtype, t + 1, missing=missing),
         3,
         EVERYWHERE,
     )
@@ -81,7 +83,9 @@ def test_step_options(around: Options) -> None:
         )
 
 
-@pytest.mark.parametrize(("rule", "options"), LAST.items(), ids=label)
+@pytest.mark.parametrize(
+    ("rule", "options"), [(r, o) for r, o in LAST.items() if not reference.RULES[r].whole], ids=label
+)
 def test_groups_of_their_own_and_changes_between_steps(rule: str, options: Options) -> None:
     def make() -> Any:
         groups = [{"params": model(FLOAT32)[:4]}, {"params": model(FLOAT64, 3)[3:5], "cautious": False}]
@@ -311,9 +315,12 @@ def test_every_rule_is_its_plain_step_masked(rule: str, options: Options, decay:
     lr, options = 1e-3, options | {"lr": 1e-3, "weight_decay": decay}
     plain = {name: value for name, value in options.items() if name != "cautious"} | {"weight_decay": 0.0}
     in_gradient = rule in ("sgd", "momentum", "rmsprop", "adam", "adamax") or (
-        rule in ("nadam", "radam", "adopt") and not options.get("decoupled_weight_decay")
+        rule in ("nadam", "radam", "adopt", "prodigy")
+        and not options.get("decoupled_weight_decay", reference.RULES[rule].hypers["decoupled_weight_decay"])
     )
     divided = rule == "adan" and not options.get("no_prox")
+    if rule == "prodigy":  # whose estimate depends on the parameters, and stays as it is with this
+        options, plain = options | {"d_coef": 1e-30}, plain | {"d_coef": 1e-30}
     param, grads = data()
     expected, follower, waited = param.copy(), param.copy(), 0
     ours, other = CLASSES[rule]([param], **options), CLASSES[rule]([follower], **plain)
@@ -323,6 +330,11 @@ def test_every_rule_is_its_plain_step_masked(rule: str, options: Options, decay:
         other.step([full])
         mask = (follower * full < 0).astype(float)
         step = follower * mask / max(mask.mean(), 1e-3)
+        rate = lr
+        if rule == "prodigy":
+            rate *= options.get("d0", 1e-6)
+            if options.get("bias_correction"):
+                rate *= math.sqrt(1 - 0.999 ** (t + 1)) / (1 - 0.9 ** (t + 1))
         waited += SIZE - np.count_nonzero(mask)
         if rule == "stable_adamw":  # whose decay goes with its learning rate
             rate = lr / max(1.0, math.sqrt(np.mean(grad**2 / np.maximum(other.state[0]["exp_avg_sq"], 1e-16))))
@@ -330,7 +342,7 @@ def test_every_rule_is_its_plain_step_masked(rule: str, options: Options, decay:
         elif in_gradient or (rule == "adopt" and t == 0):
             expected = expected + step
         else:
-            expected = (expected + step) / (1 + lr * decay) if divided else expected * (1 - lr * decay) + step
+            expected = (expected + step) / (1 + rate * decay) if divided else expected * (1 - rate * decay) + step
         ours.step([grad])
     np.testing.assert_allclose(param, expected, rtol=1e-12, atol=0)
     assert waited > SIZE or 0.0 in (options.get("beta"), options.get("betas", (1,))[0])

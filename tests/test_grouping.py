@@ -11,6 +11,7 @@ import pytest
 from cases import CLASSES, ROWS, assert_same, label
 
 import fusedstep as fs
+from fusedstep.reference import RULES
 
 HEAVY: dict[str, Any] = {"max_grad_norm": 0.5, "ema_decay": 0.9, "state_format": "8bit", "min_quantized_size": 0}
 
@@ -35,7 +36,7 @@ def vector(path: str, array: Any) -> bool:
     return bool(array.ndim < 2)
 
 
-@pytest.mark.parametrize("rule", CLASSES.values(), ids=label)
+@pytest.mark.parametrize("rule", [kind for kind in CLASSES.values() if not RULES[kind.rule].whole], ids=label)
 @pytest.mark.parametrize("bound", [False, True])
 def test_same_as_groups_by_hand(rule: Any, bound: bool) -> None:
     """Every array steps as in an optimizer of its own group; gradients come in the parameters' structure."""

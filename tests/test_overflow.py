@@ -20,7 +20,14 @@ def everything(optimizer: fs.Optimizer, params: list[Any]) -> list[Any]:
 @pytest.mark.parametrize("size", [1, 300, 5000, 70000])
 @pytest.mark.parametrize(
     ("cls", "lr", "large"),
-    [(fs.SGD, 1.0, 3e4), (fs.Adam, 1.0, 3e4), (fs.NAdam, 1.0, 3e4), (fs.LAMB, 0.01, 1.0), (fs.NovoGrad, 0.01, 1e6)],
+    [
+        (fs.SGD, 1.0, 3e4),
+        (fs.Adam, 1.0, 3e4),
+        (fs.NAdam, 1.0, 3e4),
+        (fs.LAMB, 0.01, 1.0),
+        (fs.NovoGrad, 0.01, 1e6),
+        (fs.Prodigy, 1.0, 1e12),
+    ],
 )
 def test_overflow_changes_nothing(cls: Any, lr: float, large: float, size: int, options: dict[str, Any]) -> None:
     params = [np.ones(size, np.float32), np.full(size, 60000, np.float16)]

@@ -155,6 +155,12 @@ OPTAX: list[tuple[str, dict[str, Any], Any]] = [
         {"betas": (0.9, 0.25), "eps": 1e-2, "weight_decay": 0.02},
         lambda o: o.novograd(1e-3, 0.9, 0.25, 1e-2, weight_decay=0.02),
     ),
+    ("prodigy", {"bias_correction": True}, lambda o: o.contrib.prodigy()),
+    (
+        "prodigy",
+        {"bias_correction": True, "safeguard_warmup": True, "d0": 1e-3, "d_coef": 0.5, "lr": 0.5, "weight_decay": 0.02},
+        lambda o: o.contrib.prodigy(0.5, estim_lr0=1e-3, estim_lr_coef=0.5, weight_decay=0.02, safeguard_warmup=True),
+    ),
     ("schedule_free_sgd", {"lr": 0.1}, lambda o: o.contrib.schedule_free_sgd(0.1)),
     (
         "schedule_free_sgd",
@@ -197,7 +203,7 @@ COMPARED = {*TORCH, *(rule for rule, *_ in [*OPTAX, *PYTORCH_OPTIMIZER, *AUTHORS
 """Every rule that is compared with an independent source (`test_completeness` asks)."""
 # rules that round the parameter more than once: a decoupled decay or an interpolation, and the step
 TWICE = {"adamw", "nadam", "radam", "asgd", "lion", "adabelief", "schedule_free_sgd", "schedule_free_adamw"}
-TWICE |= {"adan", "ademamix", "adopt", "yogi", "stable_adamw", "mars", "mars_lion"}
+TWICE |= {"adan", "ademamix", "adopt", "yogi", "stable_adamw", "mars", "mars_lion", "prodigy"}
 
 
 class Run:

@@ -134,6 +134,8 @@ def test_an_error_of_any_call_ends_the_step() -> None:
         (fs.AdamW, np.float32, {"skip_nonfinite": True}),
         (fs.LAMB, np.float32, {}),
         (fs.NovoGrad, np.float32, {}),
+        (fs.Prodigy, np.float32, {"d0": 0.1}),
+        (fs.Prodigy, np.float16, {"d0": 0.1, "cautious": True}),
         (fs.AdamW, np.float32, {"cautious": True}),
         (fs.StableAdamW, np.float32, {"cautious": True}),
         (fs.NAdam, np.float16, {}),

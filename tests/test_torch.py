@@ -538,6 +538,7 @@ def test_a_freed_parameter() -> None:
         (lambda p: ft.Adam([{"params": p, "lr": -1.0}]), ValueError, "lr"),
         (lambda p: ft.apply_in_backward(p, torch.optim.Adam), TypeError, "optimizer_class"),
         (lambda p: ft.apply_in_backward(p, ft.Adam, max_grad_norm=1.0), ValueError, "max_grad_norm"),
+        (lambda p: ft.apply_in_backward(p, ft.Prodigy), ValueError, "prodigy: needs all gradients at once"),
         (lambda p: ft.CPUOffload(torch.optim.Adam, p), TypeError, "optimizer_class"),
     ],
 )

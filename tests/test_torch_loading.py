@@ -460,7 +460,7 @@ def test_a_first_value_that_is_no_number(value: Any) -> None:
     assert optimizer.param_groups[0]["initial_accumulator_value"] == 0
 
 
-@pytest.mark.parametrize("name", ["NovoGrad", "ScheduleFreeSGD"])
+@pytest.mark.parametrize("name", ["NovoGrad", "Prodigy", "ScheduleFreeSGD"])
 def test_numbers_of_a_tensor_come_back_whole(name: str) -> None:
     """A run that goes on from a dict leaves the same bits: what is kept per tensor is float64."""
     one = [torch.nn.Parameter(torch.linspace(-1, 1, 300)), torch.nn.Parameter(torch.ones(7))]

@@ -283,3 +283,8 @@ def test_in_backward(options: dict[str, Any]) -> None:
     assert_same(one, other, 1e-3, 1e-4)  # equal matrices are multiplied one by one
     with pytest.raises(ValueError, match="max_grad_norm: needs all gradients at once"):
         ft.apply_in_backward(network(), ft.Muon, max_grad_norm=1.0)
+    with pytest.raises(ValueError, match=r"""^rest\["rule"\]: got 'prodigy', needs one of"""):
+        ft.apply_in_backward(network(), ft.Muon, rest={"rule": "prodigy"})
+    late = {"params": [torch.nn.Parameter(torch.ones(3))], "rule": "prodigy"}
+    with pytest.raises(ValueError, match=r"""^param_groups\[2\]\["rule"\]: got 'prodigy', needs one of"""):
+        eager.add_param_group(late)

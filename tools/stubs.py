@@ -31,7 +31,8 @@ def text_of(parameter: inspect.Parameter, retype: Callable[[str, str], str]) -> 
     kind = given if isinstance(given, str) else inspect.formatannotation(given).replace("torch.Tensor", "Tensor")
     if parameter.kind is parameter.VAR_KEYWORD:
         return f"**{parameter.name}: {kind}"
-    return f"{parameter.name}: {retype(parameter.name, kind)} = {parameter.default!r}"
+    shown = repr(parameter.default)
+    return f"{parameter.name}: {retype(parameter.name, kind)} = {'...' if shown == 'inf' else shown}"
 
 
 def function(name: str, shown: inspect.Signature, retype: Callable[[str, str], str]) -> str:

@@ -189,6 +189,12 @@ StepAnswer TorchModel::step(py::list groups, double grad_scale, py::dict substit
     if (only >= static_cast<std::ptrdiff_t>(items_.size())) return {StepAnswer::stale};
     const std::size_t first = only < 0 ? 0 : static_cast<std::size_t>(only);
     const std::size_t last = only < 0 ? items_.size() : first + 1;
+    if (only >= 0) {  // a group may have come later than apply_in_backward()
+        const RuleEntry& rule = model_.groups.rule(model_.engine.tensors[first].group);
+        if (rule.whole)
+            throw py::value_error(std::string(rule.name) +
+                                  ": needs all gradients at once, of which each is used and freed as it arrives");
+    }
     struct Release {  // gradients are the caller's again, however the step ends
         std::vector<Item>& items;
         std::size_t first, last;
@@ -227,8 +233,9 @@ StepAnswer TorchModel::step(py::list groups, double grad_scale, py::dict substit
                     model_.names.grad(i) +
                     ": its memory was freed or resized, and holds fewer bytes than its elements need");
             if (!same_places(item)) return {StepAnswer::stale};
-            if (item.found == Found::none) continue;
-            if (item.state.is_none()) return {StepAnswer::stale};
+            const bool shares = only < 0 && shares_scalars(i);
+            if (item.found == Found::none && !shares) continue;
+            if (item.found != Found::none && item.state.is_none()) return {StepAnswer::stale};
             if (item.found == Found::other)
                 copies.which.push_back(i);
             else if (!item.progress.read(tensors[i], exposed_))
@@ -242,9 +249,14 @@ StepAnswer TorchModel::step(py::list groups, double grad_scale, py::dict substit
     model_.gradients.use_others();
     if (!model_.run([this] { check_places(); }, only)) return {StepAnswer::skipped};
     for (std::size_t i = first; i < last; ++i)
-        if (tensors[i].grad.data != nullptr) items_[i].progress.went_on(tensors[i], exposed_);
+        if (tensors[i].grad.data != nullptr || shares_scalars(i)) items_[i].progress.went_on(tensors[i], exposed_);
     report_changes();
     return {StepAnswer::taken};
+}
+
+// Whether its scalars change with every step of the model, also where it has no gradient itself.
+bool TorchModel::shares_scalars(std::size_t i) const {
+    return model_.groups.rule(model_.engine.tensors[i].group).whole && !items_[i].state.is_none();
 }
 
 void TorchModel::report_changes() {

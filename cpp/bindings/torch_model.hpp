@@ -79,6 +79,7 @@ private:
     };
     static unsigned states_in_use(const Group& group);
     bool has_states(const Tensor& x) const;
+    bool shares_scalars(std::size_t i) const;
     bool same_groups(py::list groups) const;
     bool same_tensors(const Item& item, bool& ran) const;
     bool same_places(const Item& item);

@@ -139,6 +139,7 @@ void Engine::prepare() {
     elements_ = 0;
     single_ = false;
     norms_ = false;
+    whole_ = false;
     products_ = false;
     half_ = false;
     std::size_t blocks = 0;
@@ -151,6 +152,7 @@ void Engine::prepare() {
         half_ = half_ || is_half(x.param.format);
         const RuleEntry& rule = kernels_->rules[groups[static_cast<std::size_t>(x.group)].rule];
         norms_ = norms_ || rule.norms;
+        whole_ = whole_ || rule.whole;
         products_ = products_ || rule.product;
     }
     grad_sums_.assign(blocks, {});
@@ -263,10 +265,11 @@ void Engine::derive(const StepOptions& options, double coefficient) {
     std::uint32_t used = 0;
     const Tensor* before = nullptr;
     std::array<double, kMaxScalars> scalars_before{};
+    for (std::size_t t = 0; t < scalars_before_.size(); ++t) scalars_before_[t] = tensors[t].scalars;
+    if (whole_) agree(false);
     for (std::size_t t = 0; t < tensors.size(); ++t) {
         Tensor& x = tensors[t];
         if (x.grad.data == nullptr) continue;
-        if (!scalars_before_.empty()) scalars_before_[t] = x.scalars;
         x.step = x.step + 1;
         const Group& group = groups[static_cast<std::size_t>(x.group)];
         const RuleEntry& rule = kernels_->rules[group.rule];
@@ -289,6 +292,27 @@ void Engine::derive(const StepOptions& options, double coefficient) {
         constants_of_[t] = used - 1;
         before = &x;
     }
+}
+
+// The scalars of a rule with sums over the whole model are one for all its tensors, whether they take part in a step or
+// not. Before a step they are those of the tensor with the largest first ones, which never fall, and then the most
+// steps: others are new. After it they are those of a tensor that took part. The last scalar moves without the first
+// ones, so that of a tensor without a gradient is of an earlier step, however many it has taken itself.
+void Engine::agree(bool stepped) {
+    const auto shares = [&](const Tensor& x) {
+        return kernels_->rules[groups[static_cast<std::size_t>(x.group)].rule].whole;
+    };
+    const auto is_later = [&](const Tensor& x, const Tensor& y) {
+        for (const std::size_t s : {0u, 1u})
+            if (x.scalars[s] != y.scalars[s]) return x.scalars[s] > y.scalars[s];
+        return !stepped && x.step > y.step;
+    };
+    const Tensor* latest = nullptr;
+    for (const Tensor& x : tensors)
+        if (shares(x) && (!stepped || x.grad.data != nullptr) && (latest == nullptr || is_later(x, *latest)))
+            latest = &x;
+    for (Tensor& x : tensors)
+        if (latest != nullptr && shares(x) && &x != latest) x.scalars = latest->scalars;
 }
 
 // Whether the step would make a finite float16 parameter infinite: the step itself, on copies.
@@ -341,8 +365,7 @@ bool Engine::overflows(std::size_t t, std::size_t begin, std::size_t end, const 
 // Undoes derive(): the step is not taken after all.
 void Engine::take_back() {
     for (std::size_t t = 0; t < tensors.size(); ++t) {
-        if (tensors[t].grad.data == nullptr) continue;
-        tensors[t].step = tensors[t].step - 1;
+        if (tensors[t].grad.data != nullptr) tensors[t].step = tensors[t].step - 1;
         tensors[t].scalars = scalars_before_[t];
     }
 }
@@ -368,24 +391,39 @@ void Engine::sum_directions(std::size_t t, std::size_t begin, std::size_t end) {
 
 bool Engine::trust() {
     if (peers != nullptr && !join_pair_sums()) return false;
+    const auto sum_of = [&](std::size_t t) {
+        PairSum sum{0, 0};
+        for (std::size_t b = first_block_[t]; b < first_block_[t] + tensors[t].blocks(); ++b) {
+            sum.first += pair_sums_[b].first;
+            sum.second += pair_sums_[b].second;
+        }
+        return sum;
+    };
+    const auto rule_of = [&](const Tensor& x) -> const RuleEntry& {
+        return kernels_->rules[groups[static_cast<std::size_t>(x.group)].rule];
+    };
+    PairSum model{0, 0};
+    for (std::size_t t = 0; whole_ && t < tensors.size(); ++t) {
+        if (tensors[t].grad.data == nullptr || !rule_of(tensors[t]).whole) continue;
+        const PairSum sum = sum_of(t);
+        model.first += sum.first;
+        model.second += sum.second;
+    }
     for (std::size_t t = 0; t < tensors.size(); ++t) {
         Tensor& x = tensors[t];
-        const Group& group = groups[static_cast<std::size_t>(x.group)];
-        const RuleEntry& rule = kernels_->rules[group.rule];
+        const RuleEntry& rule = rule_of(x);
         if (x.grad.data == nullptr || !rule.norms) continue;
-        PairSum sum{0, 0};
-        for (std::size_t b = 0; b < x.blocks(); ++b) {
-            sum.first += pair_sums_[first_block_[t] + b].first;
-            sum.second += pair_sums_[first_block_[t] + b].second;
-        }
+        const PairSum sum = rule.whole ? model : sum_of(t);
+        const double* const hypers = groups[static_cast<std::size_t>(x.group)].hypers.data();
         std::array<double, kMaxScalars> scalars;
         const auto n_scalars = static_cast<std::size_t>(rule.n_scalars);
         std::copy_n(x.scalars.begin(), n_scalars, scalars.begin());
-        rule.trust[x.compute](constants_[constants_of_[t]].bytes, group.hypers.data(), x.step, scalars.data(),
+        rule.trust[x.compute](constants_[constants_of_[t]].bytes, hypers, x.step, scalars.data(),
                               static_cast<double>(x.size), sum.first, sum.second);
         std::copy_n(scalars.begin(), n_scalars, x.scalars.begin());
         if (rule.product) x.direction_norm = std::sqrt(sum.second);
     }
+    if (whole_) agree(true);
     return true;
 }
 

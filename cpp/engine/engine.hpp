@@ -200,6 +200,7 @@ private:
     void decide(const StepOptions& options, StepResult& result);
     bool stays_finite(double multiplier, double norm, StepResult& result);
     void derive(const StepOptions& options, double coefficient);
+    void agree(bool stepped);
     bool overflows(std::size_t t, std::size_t begin, std::size_t end, const StepOptions& options);
     void place_factors();
     void sum_factors(std::size_t t, std::size_t begin, std::size_t end);
@@ -228,6 +229,7 @@ private:
     bool single_ = false;    // some tensor is computed in float32
     bool norms_ = false;     // some rule has a trust ratio
     bool factors_ = false;   // some second moment is in factors
+    bool whole_ = false;     // some rule has sums over the whole model
     bool products_ = false;  // some rule has a product
     bool cautious_ = false;  // some group's steps are cautious
     bool half_ = false;      // some parameter is stored in float16, which ends at 65504

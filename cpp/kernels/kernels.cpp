@@ -44,6 +44,7 @@ namespace {
 #include "rules/mars.hpp"
 #include "rules/novograd.hpp"
 #include "rules/adafactor.hpp"
+#include "rules/prodigy.hpp"
 // clang-format on
 #include "formats/formats.hpp"
 
@@ -52,7 +53,7 @@ template <class...>
 struct List {};
 using Rules = List<Sgd, Momentum, RmsProp, Adam, AdamW, Adagrad, Adadelta, Adamax, NAdam, RAdam, AdaBelief, Asgd, Rprop,
                    Lion, Lamb, Lars, ScheduleFreeSgd, ScheduleFreeAdamW, SparseAdam, Muon, Adan, AdEMAMix, Adopt, Yogi,
-                   StableAdamW, Mars, MarsLion, NovoGrad, Adafactor>;
+                   StableAdamW, Mars, MarsLion, NovoGrad, Adafactor, Prodigy>;
 
 // 0, 1, ... n - 1 as template arguments.
 template <unsigned... V>
@@ -182,20 +183,22 @@ PairSum direction(const void* constants, double multiplier, const Run& run) {
     const T* const s0 = static_cast<const T*>(run.states[0]);
     const T* const s1 = static_cast<const T*>(run.states[1]);
     const T* const s2 = static_cast<const T*>(run.states[2]);
+    const T* const s3 = static_cast<const T*>(run.states[3]);
     double first[kLanes] = {}, second[kLanes] = {};
     const auto one = [&](std::size_t i, std::size_t j) {
         constexpr int states = kStatesOf<Rule>;
-        static_assert(states <= 3, "pass the fourth state, too");
-        T a = 0, b = 0, d = 0, x = 0, y = 0;
+        T a = 0, b = 0, d = 0, e = 0, x = 0, y = 0;
         if constexpr (used & 1u) a = s0[i];
         if constexpr (used & 2u) b = s1[i];
         if constexpr (used & 4u) d = s2[i];
+        if constexpr (used & 8u) e = s3[i];
         if constexpr (states == 1) Rule::template direction<T, V>(c, param[i], scale * grad[i], a, x, y);
         if constexpr (states == 2) Rule::template direction<T, V>(c, param[i], scale * grad[i], a, b, x, y);
         if constexpr (states == 3) Rule::template direction<T, V>(c, param[i], scale * grad[i], a, b, d, x, y);
+        if constexpr (states == 4) Rule::template direction<T, V>(c, param[i], scale * grad[i], a, b, d, e, x, y);
         const double u = static_cast<double>(x), w = static_cast<double>(y);
-        first[j] += u * u;
-        second[j] += w * w;
+        first[j] += Rule::kWhole ? u : u * u;
+        second[j] += Rule::kWhole ? w : w * w;
     };
     const std::size_t whole = run.n / kLanes * kLanes;
     for (std::size_t i = 0; i < whole; i += kLanes) {
@@ -388,6 +391,7 @@ constexpr RuleEntry entry() {
             Rule::kScalars,
             Rule::kNorms,
             Rule::kNormStates,
+            Rule::kWhole,
             Rule::kProduct,
             Rule::variant,
             used_states<Rule>,

@@ -50,6 +50,9 @@ NUMBERS: dict[str, Interval] = {
     "beta2_decay": Interval(high=0.0, open=("low",)),
     "d": Interval(1.0, open=("high",)),
     "gamma": NON_NEGATIVE,
+    "d0": POSITIVE,
+    "d_coef": POSITIVE,
+    "growth_rate": Interval(1.0, open=()),
     "rho": CLOSED_WEIGHT,
     "eps": NON_NEGATIVE,
     "eps_root": NON_NEGATIVE,
@@ -96,6 +99,7 @@ FLAGS = frozenset(
         "relative_step",
         "scale_parameter",
         "like_transformers",
+        "safeguard_warmup",
         "train_mode",
         *(option.name for option in STEP_OPTIONS if option.needs is bool),
     )

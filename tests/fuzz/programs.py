@@ -79,6 +79,7 @@ def draw(seed: int, row_gradients: bool = True) -> Program:
     options = rule_options(rng, rule)
     accumulate_steps = rng.choice([1, 1, 1, 2, 3])
     matrices = RULES[rule].matrices  # and the rest: two groups or more
+    model = RULES[rule].whole  # its sums go over one call of the reference, so over one group
     options["maximize"] = rng.random() < 0.2
     if RULES[rule].decay is not None and options.get("momentum", RULES[rule].hypers.get("momentum", 1)) != 0:
         options["cautious"] = rng.random() < 0.3
@@ -102,7 +103,7 @@ def draw(seed: int, row_gradients: bool = True) -> Program:
     groups: list[tuple[list[Array], Options]] = []
     grad_dtypes: list[np.dtype[Any]] = []
     # the reference clips the norm of one call, so of one group
-    for _ in range(1 if options.get("max_grad_norm") or rng.random() < 0.6 else rng.randint(2, 3)):
+    for _ in range(1 if options.get("max_grad_norm") or model or rng.random() < 0.6 else rng.randint(2, 3)):
         dtype = rng.choice(DTYPES)
         own = storage(rng, rule, dtype)
         if rows:
@@ -117,7 +118,7 @@ def draw(seed: int, row_gradients: bool = True) -> Program:
     if len(groups) == 1:
         options |= groups[0][1]
     stochastic = any(o.get("rounding") == "stochastic" for _, o in groups)
-    whole = stochastic and "max_grad_norm" in options  # the noise is of consecutive tensors of the one call
+    whole = stochastic and ("max_grad_norm" in options or model)  # the noise is of consecutive tensors of the one call
     numbers = iter(range(len(grad_dtypes)))
     nestings = [nested(rng, [next(numbers) for _ in params]) for params, _ in groups]
     bare = nestings == [0]  # one None for all is no gradients
@@ -222,7 +223,7 @@ class Functions:
                 runs.append([i])
             elif grad is not None:
                 runs[-1].append(i)
-        if self.settings["max_grad_norm"] is not None and runs:
+        if (self.settings["max_grad_norm"] is not None or any(RULES[rule].whole for rule in self.rules)) and runs:
             runs = [[i for run in runs for i in run]]
         if self.settings["skip_nonfinite"] and len(runs) > 1:  # one call decides for itself
             given = [
@@ -244,6 +245,9 @@ class Functions:
         for run in runs:
             for i in run:
                 self.steps[i] += 1
+        for name in RULES[self.rules[0]].scalars if runs and RULES[self.rules[0]].whole else ():
+            for value in self.columns[name]:  # one for all, also for who had no part
+                value[...] = self.columns[name][runs[0][0]]
         self.taken += 1
         return True
 

@@ -55,7 +55,8 @@ class World:
     def __init__(self, seed: int) -> None:
         rng = self.rng = random.Random(seed)
         self.rule = rng.choice(sorted(CLASSES))
-        self.mode = rng.choice(["plain", "plain", "offload", "free", "backward"])
+        alone = [] if RULES[self.rule].whole else ["backward"]  # each gradient by itself
+        self.mode = rng.choice(["plain", "plain", "offload", "free", *alone])
         dtype = rng.choice(list(DTYPES))
         self.start = [
             torch.from_numpy(array(rng, rng.choice(SHAPES), np.dtype(np.float32), "plain")).to(dtype)

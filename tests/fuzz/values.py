@@ -100,6 +100,10 @@ def option(rng: random.Random, name: str, default: Any) -> Any:
         return rng.choice([None, "flatten", "batch"])
     if name == "warmup_steps":
         return rng.choice([0, 1, 3, 1000])
+    if name == "growth_rate":
+        return rng.choice([default, 1.0, 1.02, 3.0])
+    if name in ("d0", "d_coef"):
+        return rng.choice([default, 1e-3, 1.0, rng.uniform(0.01, 2.0)])
     if name in ("momentum", "beta", "alpha", "rho", "dampening"):
         return rng.choice([default, 0.5, 0.9, 0.999999, rng.uniform(0.01, 0.99)])
     if name in ("lr", "weight_decay", "lambd", "momentum_decay", "lr_decay", "trust_coefficient", "t0"):

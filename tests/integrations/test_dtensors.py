@@ -28,6 +28,7 @@ RULES: list[tuple[str, dict[str, Any]]] = [
     ("StableAdamW", {"lr": 0.1}),
     ("MARS", {"lr": 0.1}),
     ("NovoGrad", {"lr": 0.1}),
+    ("Prodigy", {"d0": 0.01}),
     ("AdamW", {"max_grad_norm": 1.0}),
     ("AdamW", {"lr": 0.1, "cautious": True}),
     ("LAMB", {"max_grad_norm": 1.0, "skip_nonfinite": True}),

@@ -11,6 +11,7 @@ struct Elementwise {
     static constexpr unsigned kVariants = 1;                     // of the update, each compiled by itself
     static constexpr bool kNorms = false;                        // true: a first pass sums two squares per tensor
     static constexpr unsigned kNormStates = ~0u;                 // the states that it reads
+    static constexpr bool kWhole = false;                        // true: it sums over the model, without squares
     static constexpr bool kProduct = false;                      // true: the caller changes the direction in between
     static constexpr bool kFactors = false;                      // true: factors() says how they are advanced
     static constexpr bool kCautious = false;                     // true: decay() says how a weight decay enters

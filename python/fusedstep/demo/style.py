@@ -44,6 +44,7 @@ OPTIMIZERS = {
     "Yogi": "#74b816",
     "StableAdamW": "#862e9c",
     "NovoGrad": "#846358",
+    "Prodigy": "#087f5b",
     "MARS": "#c2255c",
     "MARSLion": "#5c940d",
     "Adafactor": "#c49a6c",

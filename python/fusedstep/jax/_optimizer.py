@@ -274,8 +274,12 @@ class Optimizer:
 
     def _init(self, params: Any) -> State:
         tree, layout = self._look(params)
-        if self.rule == "asgd" and isinstance(self._values.given["lr"], jax.core.Tracer):
-            raise TypeError("lr: got a traced array, needs a number or a schedule, as a state of asgd begins with it")
+        for first in RULES[self.rule].initial_scalars.values():
+            if isinstance(first, str) and isinstance(self._values.given[first], jax.core.Tracer):
+                raise TypeError(
+                    f"{first}: got a traced array, needs a number or a schedule, as a state of {self.rule} begins "
+                    "with it"
+                )
         each = len(tree.leaves) if RULES[self.rule].scalars_differ else 1
         numbers = np.array(self._numpy._initial_scalars(self._options) * each, np.float64)
         zero = jnp.zeros((), jnp.int32)

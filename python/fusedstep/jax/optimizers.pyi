@@ -23,6 +23,7 @@ __all__ = [
     "momentum",
     "nadam",
     "novograd",
+    "prodigy",
     "radam",
     "rmsprop",
     "rprop",
@@ -215,6 +216,21 @@ def novograd(
     **options: Unpack[Options],
 ) -> Optimizer:
     """NovoGrad, as ``optax.novograd``. See `fusedstep.NovoGrad`."""
+
+def prodigy(
+    lr: Number = 1.0,
+    betas: Numbers = (0.9, 0.999),
+    eps: Number = 1e-08,
+    weight_decay: Number = 0.0,
+    decoupled_weight_decay: bool = True,
+    bias_correction: bool = False,
+    safeguard_warmup: bool = False,
+    d0: Number = 1e-06,
+    d_coef: Number = 1.0,
+    growth_rate: Number = ...,
+    **options: Unpack[Options],
+) -> Optimizer:
+    """Prodigy, Adam that estimates its step size, as the authors' package (``prodigyopt``). See `fusedstep.Prodigy`."""
 
 def radam(
     lr: Number = 0.001,

@@ -17,6 +17,7 @@ from .mars import MARS, MARSLion
 from .muon import Muon
 from .nadam import NAdam
 from .novograd import NovoGrad
+from .prodigy import Prodigy
 from .radam import RAdam
 from .rmsprop import RMSprop
 from .rprop import Rprop
@@ -50,6 +51,7 @@ __all__ = [
     "Muon",
     "NAdam",
     "NovoGrad",
+    "Prodigy",
     "Optimizer",
     "RAdam",
     "RMSprop",

@@ -18,6 +18,7 @@ from . import (
     mars,
     nadam,
     novograd,
+    prodigy,
     radam,
     rmsprop,
     rprop,
@@ -52,6 +53,7 @@ __all__ = [
     "NAdam",
     "NovoGrad",
     "Optimizer",
+    "Prodigy",
     "RAdam",
     "RMSprop",
     "Rprop",
@@ -302,6 +304,23 @@ class NovoGrad(novograd.NovoGrad):
         eps: Number = 1e-08,
         weight_decay: Number = 0.0,
         grad_averaging: bool = False,
+        **options: Unpack[Options],
+    ) -> None: ...
+
+class Prodigy(prodigy.Prodigy):
+    def __init__(
+        self,
+        params: Params,
+        lr: Number = 1.0,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: Number = 1e-08,
+        weight_decay: Number = 0.0,
+        decoupled_weight_decay: bool = True,
+        bias_correction: bool = False,
+        safeguard_warmup: bool = False,
+        d0: Number = 1e-06,
+        d_coef: Number = 1.0,
+        growth_rate: Number = ...,
         **options: Unpack[Options],
     ) -> None: ...
 

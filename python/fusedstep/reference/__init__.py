@@ -22,6 +22,7 @@ from .mars import mars, mars_lion
 from .muon import muon
 from .nadam import nadam
 from .novograd import novograd
+from .prodigy import prodigy
 from .radam import radam
 from .rmsprop import rmsprop
 from .rprop import rprop
@@ -65,6 +66,7 @@ __all__ = [
     "muon",
     "nadam",
     "novograd",
+    "prodigy",
     "radam",
     "rmsprop",
     "rprop",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from dataclasses import dataclass, field
 from textwrap import indent
-from typing import Any, Final, Literal, TypedDict
+from typing import Any, Final, Literal, NamedTuple, TypedDict
 
 from .._hyper import CHOICES, check_hyper
 from .._intervals import Interval
@@ -24,11 +24,19 @@ __all__ = [
     "State",
     "Steps",
     "Tensors",
+    "Whole",
     "check_around",
 ]
 
 Tensors = Any  # an array or a list of arrays; the maths inside sees one flat array of the compute type
 Steps = Any  # an int or a list of ints; the maths inside sees an int
+
+
+class Whole(NamedTuple):
+    """What the maths of a rule with sums over the whole model is given: the model's scalars, and the two sums."""
+
+    scalars: tuple[float, ...]
+    sums: tuple[float, float]
 
 
 PARAM: Final = "param"
@@ -102,6 +110,9 @@ class Rule:
         Options that must be off for a gradient of some rows alone; None where there is no such form.
     norms
         Arrays that are read a first time for two sums over the whole tensor; empty for element-wise rules.
+    whole
+        Whether the sums go over all tensors. Its scalars are one for all of them: a step goes on from those of the
+        tensor with the largest first ones, which never fall, and then the most steps.
     outside
         Hyper-parameters that the native step does not read: how a rule of matrices makes its directions orthogonal.
         Empty for all other rules.
@@ -117,6 +128,7 @@ class Rule:
     initial_scalars: dict[str, Initial] = field(compare=False)
     rows_without: tuple[str, ...] | None = None
     norms: tuple[str, ...] = ()
+    whole: bool = False
     outside: tuple[str, ...] = ()
     arguments: tuple[inspect.Parameter, ...] = field(default=(), compare=False)
     decay: Decay | None = field(default=None, compare=False)

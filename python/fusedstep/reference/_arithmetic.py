@@ -18,6 +18,7 @@ __all__ = [
     "sign",
     "squares_of_columns",
     "squares_of_rows",
+    "sum_in_order",
     "sum_of_squares",
 ]
 
@@ -92,11 +93,27 @@ def det_log(x: float) -> float:
     return factor * y * total
 
 
-def sum_of_squares(values: Array) -> float:
-    """Sum of squares in double and in a fixed order, whatever the machine's vectors and threads.
+def sum_in_order(values: Array) -> float:
+    """Sum in double and in a fixed order, whatever the machine's vectors and threads.
 
-    Blocks of 2048 elements; in each, lane ``j`` of 16 adds the squares of the elements ``16*i + j`` for
-    ascending ``i``; the lanes are combined by halves and the blocks' sums added in ascending order.
+    Blocks of 2048 elements; in each, lane ``j`` of 16 adds the elements ``16*i + j`` for ascending ``i``; the lanes
+    are combined by halves and the blocks' sums added in ascending order.
+
+    Parameters
+    ----------
+    values
+        Numbers of any floating dtype and shape.
+
+    Examples
+    --------
+    >>> sum_in_order(np.array([3.0, 4.0], dtype=np.float32))
+    7.0
+    """
+    return _sum(_padded(values))
+
+
+def sum_of_squares(values: Array) -> float:
+    """Sum of squares in double, in the order of `sum_in_order`.
 
     Parameters
     ----------
@@ -108,13 +125,22 @@ def sum_of_squares(values: Array) -> float:
     >>> sum_of_squares(np.array([3.0, 4.0], dtype=np.float32))
     25.0
     """
-    blocks = -(-values.size // BLOCK)
-    padded = np.zeros(blocks * BLOCK)  # a square of zero changes no sum
+    padded = _padded(values)
+    return _sum(padded * padded)
+
+
+def _padded(values: Array) -> Array:
+    """Whole blocks of doubles, with zeros at the end, which change no sum."""
+    padded = np.zeros(-(-values.size // BLOCK) * BLOCK)
     padded[: values.size] = values.reshape(-1)
-    squares = (padded * padded).reshape(blocks, BLOCK // LANES, LANES)
-    lanes = np.zeros((blocks, LANES))
+    return padded
+
+
+def _sum(padded: Array) -> float:
+    terms = padded.reshape(-1, BLOCK // LANES, LANES)
+    lanes = np.zeros((len(terms), LANES))
     for row in range(BLOCK // LANES):
-        lanes += squares[:, row]
+        lanes += terms[:, row]
     while lanes.shape[1] > 1:
         half = lanes.shape[1] // 2
         lanes = lanes[:, :half] + lanes[:, half:]

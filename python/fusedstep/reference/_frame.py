@@ -33,8 +33,8 @@ from numpy.typing import NDArray
 
 from .._floats import default_floats
 from .._hyper import CAUTIOUS, check_hypers, unexpected
-from ._about import AROUND, AROUND_DOC, BEYOND_TORCH, RULES, Around, Rule, State, Steps, Tensors, check_around
-from ._arithmetic import clamp, flush, sum_of_squares
+from ._about import AROUND, AROUND_DOC, BEYOND_TORCH, RULES, Around, Rule, State, Steps, Tensors, Whole, check_around
+from ._arithmetic import clamp, flush, sum_in_order, sum_of_squares
 from ._cautious import Decay, step_cautiously
 from ._newton_schulz import check_matrices
 from ._tensors import Tensor, check_tensors
@@ -50,6 +50,7 @@ def rule(
     scalars: Mapping[str, float | str] | None = None,
     rows_without: Sequence[str] | None = None,
     norms: Sequence[str] = (),
+    sums: Callable[..., tuple[Array, Array]] | None = None,
     outside: Sequence[str] = (),
     starts: Mapping[str, float] | None = None,
     decay: Decay | None = None,
@@ -67,6 +68,9 @@ def rule(
         Options that must be off for a gradient of some rows alone; None where there is no such form.
     norms
         Arrays that are read a first time for two sums over the whole tensor; empty for element-wise rules.
+    sums
+        Of a rule with sums over the whole model: what is summed of one tensor, two arrays. It takes the arguments of
+        the maths and changes nothing. The maths has an argument ``whole`` (see `Whole`), this one its ``scalars``.
     outside
         Of a rule of matrices, the hyper-parameters that the native step does not read. Its maths, and that of a rule
         whose states have other shapes, has an argument ``shape``, the parameter's.
@@ -81,7 +85,9 @@ def rule(
 
     def decorate(maths: Callable[P, None]) -> Callable[P, bool]:
         shown = inspect.signature(maths)
-        public = [p for p in shown.parameters.values() if p.kind is not p.VAR_KEYWORD and p.name != "shape"]
+        public = [
+            p for p in shown.parameters.values() if p.kind is not p.VAR_KEYWORD and p.name not in ("shape", "whole")
+        ]
         plain = shown.replace(parameters=public)
         arrays = ("param", "grad", *(state.name for state in states), *initial_scalars)
         hypers = {p.name: p.default for p in plain.parameters.values() if p.name not in (*arrays, "step")}
@@ -92,6 +98,7 @@ def rule(
             initial_scalars,
             None if rows_without is None else tuple(rows_without),
             tuple(norms),
+            sums is not None,
             tuple(outside),
             _arguments([p for p in public if p.name in hypers], starts or {}),
             decay,
@@ -121,6 +128,8 @@ def rule(
                 multiplier = _multiplier(tensors, around)
                 if around["skip_nonfinite"] and not all(_is_finite(tensor, multiplier) for tensor in tensors):
                     return False
+                if sums is not None:
+                    values = values | {"whole": _sum_over(sums, tensors, multiplier, values, around)}
                 for tensor in tensors:
                     _check_overflow(maths, tensor, multiplier, values, around)
                 for tensor in tensors:
@@ -217,6 +226,35 @@ def _check_overflow(
         )
 
 
+def _sum_over(
+    sums: Callable[..., tuple[Array, Array]],
+    tensors: list[Tensor],
+    multiplier: float,
+    hypers: dict[str, Any],
+    around: dict[str, Any],
+) -> Whole:
+    """The two sums over all tensors, and the scalars of the one with the largest first ones, then the most steps."""
+    each = [(tuple(map(float, tensor.scalars)), tensor.step) for tensor in tensors]
+    scalars, _ = max(each, key=lambda one: (*one[0][:2], one[1]), default=((), 0))
+    first = second = 0.0
+    for tensor in tensors:
+        param, grad, states = _decode(tensor, multiplier, around)
+        a, b = sums(param, grad, *states, step=tensor.step, scalars=scalars, **hypers)
+        first += sum_in_order(a)
+        second += sum_in_order(b)
+    return Whole(scalars, (first, second))
+
+
+def _decode(tensor: Tensor, multiplier: float, around: dict[str, Any]) -> tuple[Array, Array, list[Array | None]]:
+    """Parameter, gradient and states as the maths gets them."""
+    param = tensor.param.decode()
+    T = param.dtype.type
+    grad = T(multiplier) * tensor.grad.reshape(-1).astype(T)
+    if around["clip_value"] is not None:
+        grad = clamp(grad, T(-around["clip_value"]), T(around["clip_value"]))
+    return param, grad, [None if state is None else state.decode() for state in tensor.states]
+
+
 def _step_one(
     maths: Callable[..., None],
     tensor: Tensor,
@@ -224,12 +262,8 @@ def _step_one(
     hypers: dict[str, Any],
     around: dict[str, Any],
 ) -> Array:
-    param = tensor.param.decode()
+    param, grad, states = _decode(tensor, multiplier, around)
     T = param.dtype.type
-    grad = T(multiplier) * tensor.grad.reshape(-1).astype(T)
-    if around["clip_value"] is not None:
-        grad = clamp(grad, T(-around["clip_value"]), T(around["clip_value"]))
-    states = [None if state is None else state.decode() for state in tensor.states]
     about = RULES[maths.__name__]
     if around["cautious"]:
         assert about.decay is not None  # checked with the hyper-parameters

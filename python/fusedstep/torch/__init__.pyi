@@ -38,6 +38,7 @@ __all__ = [
     "NAdam",
     "NovoGrad",
     "Options",
+    "Prodigy",
     "RAdam",
     "RMSprop",
     "RankError",
@@ -317,6 +318,23 @@ class NovoGrad(own_optimizers.NovoGrad):
         eps: float = 1e-08,
         weight_decay: float = 0.0,
         grad_averaging: bool = False,
+        **options: Unpack[Options],
+    ) -> None: ...
+
+class Prodigy(own_optimizers.Prodigy):
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Tensor = 1.0,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-08,
+        weight_decay: float = 0.0,
+        decoupled_weight_decay: bool = True,
+        bias_correction: bool = False,
+        safeguard_warmup: bool = False,
+        d0: float = 1e-06,
+        d_coef: float = 1.0,
+        growth_rate: float = ...,
         **options: Unpack[Options],
     ) -> None: ...
 

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from ..reference import RULES
 from ._base import FusedOptimizer
 
 __all__ = ["apply_in_backward"]
@@ -42,7 +43,8 @@ def apply_in_backward(
     TypeError
         `optimizer_class` is not one of this package's.
     ValueError
-        `max_grad_norm` or `skip_nonfinite`, which need the gradients of the whole model before the first step.
+        `max_grad_norm`, `skip_nonfinite` or `Prodigy`, which need the gradients of the whole model before the first
+        step.
 
     Notes
     -----
@@ -66,6 +68,9 @@ def apply_in_backward(
             raise ValueError(f"{name}: needs all gradients at once, of which each is used and freed as it arrives")
     given = params.parameters() if isinstance(params, torch.nn.Module) else params
     optimizer = optimizer_class(given, **options)
+    for rule in {group.get("rule", optimizer.rule) for group in optimizer.param_groups}:
+        if RULES[rule].whole:
+            raise ValueError(f"{rule}: needs all gradients at once, of which each is used and freed as it arrives")
     optimizer.eager = True  # or every first gradient would have the native model made anew
     for group in optimizer.param_groups:
         optimizer._hook(group["params"])

@@ -28,6 +28,7 @@ __all__ = [
     "MARSLion",
     "Momentum",
     "NovoGrad",
+    "Prodigy",
     "StableAdamW",
     "Yogi",
 ]
@@ -122,3 +123,11 @@ class NovoGrad(OwnOptimizer):
     """NovoGrad, momentum of gradients divided by an average of their tensor's norm (see `fusedstep.NovoGrad`)."""
 
     rule = "novograd"
+    scalar_dtype = torch.float64
+
+
+class Prodigy(OwnOptimizer):
+    """Prodigy, Adam that estimates its step size from the whole model (see `fusedstep.Prodigy`)."""
+
+    rule = "prodigy"
+    scalar_dtype = torch.float64
