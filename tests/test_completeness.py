@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
 import pathlib
 import re
 
 import pytest
 from cases import CLASSES, MATRIX_RULES, ROWS
+from repository import ROOT, script
 
 import fusedstep as fs
 from fusedstep import _core
 from fusedstep.reference import RULES
 from fusedstep.reference._about import PARAM
 
-ROOT = pathlib.Path(__file__).parent.parent
 NATIVE = {facts[0]: facts for facts in _core.rules()}
 NAMES = sorted(NATIVE.keys() - set(MATRIX_RULES))
 
@@ -69,8 +68,6 @@ def test_function_has_the_signature_of_the_definition(rule: str) -> None:
 
 @pytest.mark.parametrize("rule", NAMES)
 def test_documented(rule: str) -> None:
-    if not (ROOT / "docs").exists():
-        pytest.skip("the pages are in the repository only")
     name, about = CLASSES[rule].__name__, RULES[rule]
     row = re.search(rf"^\| `{name}` \|.*", (ROOT / "docs" / "optimizers.md").read_text(), re.M)
     assert row, "no row in the table of docs/optimizers.md"
@@ -95,18 +92,12 @@ def test_has_a_class_for_torch(rule: str) -> None:
 @pytest.mark.parametrize("name", ["optimizers/__init__.pyi", "torch/__init__.pyi", "jax/optimizers.pyi"])
 def test_stubs_are_fresh(name: str) -> None:
     """`python tools/stubs.py` would write what is there; torch's signatures are those of the version in pyproject."""
-    tool = ROOT / "tools" / "stubs.py"
-    if not tool.exists():
-        pytest.skip("tools/ is in the repository only")
     for module in {"torch": ["torch"], "jax": ["jax"]}.get(name.partition("/")[0], []):
         found = pytest.importorskip(module).__version__.partition("+")[0]
         pinned = re.search(rf'"{module}==([\d.]+)"', (ROOT / "pyproject.toml").read_text())
         if pinned and pinned[1] != found:
             pytest.skip(f"{module} {found}, and the stub is of {pinned[1]}")
-    spec = importlib.util.spec_from_file_location("stubs", tool)
-    assert spec is not None and spec.loader is not None
-    stubs = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(stubs)
+    stubs = script("tools/stubs.py")
     written = pathlib.Path(fs.__file__).parent / name
     assert written.read_text() == stubs.formatted(stubs.STUBS[name]()), "run python tools/stubs.py"
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
-from pathlib import Path
-from types import ModuleType
 
 import pytest
+from repository import script
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "instructions.py"
+SCRIPT = "benchmarks/instructions.py"
 
 BOUNDS = {
     "element, bound": 6.0,
@@ -22,18 +20,9 @@ BOUNDS = {
 """Instructions of an Adam step in AVX2: a quarter above what was counted when the bound was set."""
 
 
-def _script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("instructions", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.skipif(shutil.which("valgrind") is None, reason="counts instructions under valgrind, not installed")
 def test_instructions_beyond_the_elements_stay_bounded() -> None:
-    instructions = _script()
+    instructions = script(SCRIPT)
     counts = instructions.count()
     found = instructions.overheads(counts)
     assert found.keys() == BOUNDS.keys()
@@ -44,7 +33,7 @@ def test_instructions_beyond_the_elements_stay_bounded() -> None:
 
 
 def test_overheads_are_slopes_and_the_rest() -> None:
-    instructions = _script()
+    instructions = script(SCRIPT)
     counts = {
         f"{what} {how}": 500.0 + 30.0 * tensors + 2.0 * elements
         for what, tensors, elements in (

@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import pathlib
 import shutil
 import subprocess
 import sys
-from typing import Any
 
 import pytest
-
-ROOT = pathlib.Path(__file__).parent.parent
-
-
-def tool() -> Any:
-    path = ROOT / "tools" / "sanitize.py"
-    if not path.exists():
-        pytest.skip("the sources are not here")
-    specification = importlib.util.spec_from_file_location("sanitize", path)
-    assert specification is not None and specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+from repository import script
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="g++ with its sanitizers")
@@ -32,7 +18,7 @@ def test_the_core_is_clean(sanitizer: str, tmp_path: pathlib.Path) -> None:
     for name in ("cmake", "ninja", "g++"):
         if shutil.which(name) is None:
             pytest.skip(f"{name} is not installed")
-    sanitize = tool()
+    sanitize = script("tools/sanitize.py")
     options = ["-DFUSEDSTEP_PYTHON=OFF"]
     if sanitizer == "thread":  # one instruction set is enough for the threads, and saves half of the time
         options += ["-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=any"]

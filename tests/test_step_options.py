@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
-import pathlib
-from types import ModuleType
 from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
+from repository import ROOT, script
 
 import fusedstep as fs
 from fusedstep._step_options import GROUP_OPTIONS, GROUP_VALUES, MODEL_OPTIONS, STEP_OPTIONS, STORAGE, StepOption
 
-ROOT = pathlib.Path(__file__).parent.parent
 FACES = ("numpy", "functions", "torch", "jax")
 BY_NAME = {option.name: option for option in STEP_OPTIONS}
-
-
-def tool() -> ModuleType:
-    path = ROOT / "tools" / "stubs.py"
-    if not path.exists():
-        pytest.skip("tools/ is in the repository only")
-    spec = importlib.util.spec_from_file_location("stubs", path)
-    assert spec is not None and spec.loader is not None
-    stubs = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(stubs)
-    return stubs
 
 
 def use(face: str, **options: Any) -> Any:
@@ -57,7 +43,7 @@ def test_the_table() -> None:
 
 def test_sections_are_fresh() -> None:
     """`python tools/stubs.py` would write what is there."""
-    for name, section in tool().SECTIONS.items():
+    for name, section in script("tools/stubs.py").SECTIONS.items():
         _, found, _ = section.find()
         assert found == section.write(), f"{name}: run python tools/stubs.py"
 
@@ -114,8 +100,6 @@ def test_functions_have_the_options() -> None:
 
 @pytest.mark.parametrize(("page", "face"), [("torch", "torch"), ("groups", "")])
 def test_pages_name_the_options(page: str, face: str) -> None:
-    if not (ROOT / "docs").exists():
-        pytest.skip("the pages are in the repository only")
     text = (ROOT / "docs" / f"{page}.md").read_text()
     wanted = [option.name for option in STEP_OPTIONS if option.name in GROUP_OPTIONS | MODEL_OPTIONS]
     missing = [name for name in wanted if (not face or face in BY_NAME[name].faces) and f"`{name}" not in text]
