@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <new>
 #include <optional>
 #include <sstream>
@@ -240,7 +241,8 @@ private:
                           ": got a step beyond 65504, the largest float16, needs a smaller lr, bfloat16 or float32");
         if (grad_norm_.data != nullptr) *static_cast<float*>(grad_norm_.data) = static_cast<float>(result.grad_norm);
         if (!result.taken) {
-            ++*static_cast<std::int32_t*>(skipped_.data);
+            auto& skipped = *static_cast<std::int32_t*>(skipped_.data);
+            if (skipped < std::numeric_limits<std::int32_t>::max()) ++skipped;
             return;
         }
         if (step_.dtype == kS64)

@@ -218,6 +218,16 @@ def test_step_options(rule: str, options: Options) -> None:
         np.testing.assert_allclose(float(state.grad_norm), norm, rtol=1e-6)
 
 
+def test_the_count_of_skipped_steps_ends_at_the_largest_number() -> None:
+    opt, largest = fj.sgd(0.1, skip_nonfinite=True), 2**31 - 1
+    params = {"w": jnp.ones(3, jnp.float32)}
+    state = opt.init(params)._replace(skipped=jnp.asarray(largest - 1, jnp.int32))
+    for _ in range(2):
+        params, state = opt.step(params, {"w": jnp.full(3, jnp.nan, jnp.float32)}, state)
+        assert int(state.skipped) == largest
+    assert np.array_equal(params["w"], np.ones(3, np.float32))
+
+
 def test_rules_that_cannot_be_cautious() -> None:
     with pytest.raises(ValueError, match=r"^cautious: got True, needs False with lamb; rules that can be cautious: "):
         fj.lamb(cautious=True)
