@@ -30,6 +30,7 @@ from cases import (
     running,
     snapshot,
 )
+from isolated import linux, prints
 
 import fusedstep as fs
 from fusedstep._slots import stored_values
@@ -552,3 +553,30 @@ def test_division_by_nothing() -> None:
     assert watch.last["0"] == (0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 3)
     assert watch.last["1"] == (0.0,) * 7
     assert watch.last["2"].ratio == math.inf
+
+
+@linux
+def test_a_forked_process_looks_at_steps_that_a_thread_was_looking_at() -> None:
+    code = """
+import os, signal, threading, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
+opt = fs.Adam([np.ones(3, np.float32)])
+watch = opt.watch()
+opt.step([np.ones(3, np.float32)])
+held, done = threading.Event(), threading.Event()
+def look():
+    with watch._collecting:
+        held.set()
+        done.wait()
+thread = threading.Thread(target=look)
+thread.start()
+held.wait()
+child = os.fork()
+if child == 0:
+    signal.alarm(10)
+    os._exit(0 if watch.last.step == 1 and opt.metrics()["steps_taken"] == 1 else 1)
+done.set()
+thread.join()
+print(os.waitpid(child, 0)[1], watch.last.step)
+"""
+    assert prints(code) == "0 1"

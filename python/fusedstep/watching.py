@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import re
 import threading
+import weakref
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -227,6 +229,7 @@ class Watch:
         self._model: Model | None = None
         self._until = 0
         self._collecting = threading.RLock()  # other threads look on while steps are taken
+        watches.add(self)
         self._attach()
 
     def _attach(self) -> None:
@@ -294,6 +297,19 @@ class Watch:
 
     def __repr__(self) -> str:
         return f"<Watch of every {self.every}th step, {len(self.history)} seen>"
+
+
+watches: weakref.WeakSet[Watch] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    """Open the locks that threads of the parent held."""
+    for watch in watches:
+        watch._collecting = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_forked)
 
 
 def watch(optimizer: Watched, every: int, keep: int) -> Watch:
