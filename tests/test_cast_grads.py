@@ -461,3 +461,36 @@ def test_jax() -> None:
     cast.zero_grads = True
     with pytest.raises(ValueError, match=r"^grads: got a read-only array"):
         cast.step(jnp.asarray(gradients(), jnp.float32))
+
+
+class PlainDescent(fs.NumPyOptimizer):
+    """Gradient descent as a rule of one's own."""
+
+    @staticmethod
+    def update(param: Array, grad: Array, *, step: int, lr: Any = 0.1) -> None:
+        param -= np.float32(lr) * grad
+
+
+@pytest.mark.parametrize("rule", ["sgd", "own"])
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("before", [False, True])
+def test_zero_grads_set_within_a_step_holds_for_all_gradients_alike(before: bool, number: int, rule: str) -> None:
+    made: list[Any] = []
+
+    def lr(_step: int) -> float:
+        for opt in made:
+            opt.zero_grads = not before
+        return 0.1
+
+    cls: Any = fs.SGD if rule == "sgd" else PlainDescent
+    params = [parameter(FLOAT32), parameter(FLOAT32)]
+    opt = cls(params, lr=lr, cast_grads=True, zero_grads=before, accumulate_steps=number)
+    made.append(opt)
+    plain, converted = np.ones(SHAPE, np.float32), np.ones(SHAPE, np.float64)
+    for _ in range(number - 1):  # these are cleared as was asked when they came
+        opt.step([np.ones(SHAPE, np.float32), np.ones(SHAPE, np.float64)])
+    opt.zero_grads = before
+    opt.step([plain, converted])
+    assert np.array_equal(plain, converted)
+    assert plain.any() != before
+    assert_same(params[0], params[1])

@@ -224,9 +224,10 @@ bool Model::step_tree(const Tree& tree, py::object grads, double grad_scale) {
     return taken;
 }
 
-bool Model::step_list(py::list grads, double grad_scale) {
+bool Model::step_list(py::list grads, double grad_scale, std::optional<bool> zero_grads) {
     const Claim::Guard claimed(*claim_, "step()", true);
     begin(grad_scale);
+    if (zero_grads) gradients.begin(now_.zero_grads = *zero_grads);
     gradients.pass(grads.ptr());
     return step_passed();
 }

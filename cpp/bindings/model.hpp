@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -65,7 +66,8 @@ public:
     void prepare(double grad_scale);
     bool step_bound(double grad_scale);
     bool step_tree(const Tree& tree, py::object grads, double grad_scale);
-    bool step_list(py::list grads, double grad_scale);
+    // `zero_grads` holds for this step in place of the option, which the caller has read and acts on.
+    bool step_list(py::list grads, double grad_scale, std::optional<bool> zero_grads);
 
     // For a TorchModel, which gives the engine its gradients and holds the claim meanwhile. begin() runs everything
     // that may run a caller's code (a schedule's), before any pointer is taken from the caller's gradients; run() takes

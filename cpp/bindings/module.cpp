@@ -241,7 +241,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         .def("prepare", &Model::prepare, py::arg("grad_scale"))
         .def("step_bound", &Model::step_bound, py::arg("grad_scale"))
         .def("step_tree", &Model::step_tree, py::arg("tree"), py::arg("grads"), py::arg("grad_scale"))
-        .def("step_list", &Model::step_list, py::arg("grads"), py::arg("grad_scale"))
+        .def("step_list", &Model::step_list, py::arg("grads"), py::arg("grad_scale"),
+             py::arg("zero_grads") = std::nullopt)
         .def("configure", &Model::configure, py::arg("max_grad_norm"), py::arg("skip_nonfinite"), py::arg("zero_grads"),
              py::arg("seed"))
         .def("warn_of_nonfinite", &Model::warn_of_nonfinite)

@@ -117,30 +117,31 @@ class Accumulating(Attributes, Settings):
             with model.exclusive("step()", step=True):  # containers may run code of theirs
                 leaves = self._tree.flatten(given, "grads")
             taken, interrupt = True, None
+            zero = self.zero_grads  # a schedule or another thread may set it meanwhile
 
             def step(flat: list[Any]) -> bool:
                 nonlocal taken, interrupt
                 if self._adder is not None:
-                    taken, interrupt = self._step_summed(self._adder, flat, grad_scale, self._accumulate_steps)
+                    taken, interrupt = self._step_summed(self._adder, flat, grad_scale, self._accumulate_steps, zero)
                     return True  # they are in the sum, whatever becomes of that
-                taken, interrupt = _completed(model, lambda: model.step_list(flat, grad_scale))
+                taken, interrupt = _completed(model, lambda: model.step_list(flat, grad_scale, zero))
                 return taken
 
             if self._casts is None:
                 step(leaves)
             else:
-                self._casts.run(leaves, self.zero_grads, step, model)
+                self._casts.run(leaves, zero, step, model)
             model.warn_of_nonfinite()
         if interrupt is not None:
             raise interrupt
         return taken
 
     def _step_summed(
-        self, adder: Model, flat: Sequence[Any], grad_scale: float, number: int
+        self, adder: Model, flat: Sequence[Any], grad_scale: float, number: int, zero_grads: bool
     ) -> tuple[bool, BaseException | None]:
         """Add gradients to the sums; with the last of `number`, step with the mean. Returns what `_completed` does.
 
-        `number` is `accumulate_steps` as it was at first: a schedule or another thread may set it meanwhile.
+        `number` is `accumulate_steps` and `zero_grads` that option as they were at first.
         """
         model = self._made_model()
         for slot, grad in zip(self._slots, flat, strict=False):
@@ -155,7 +156,7 @@ class Accumulating(Attributes, Settings):
                     f"grads{slot.path}: got SparseRows with accumulate_steps={number}, needs an array; "
                     "or join the rows of several gradients, with values divided by their number, into one"
                 )
-        if self.zero_grads:
+        if zero_grads:
             check_cleared(self._slots, flat)
         summed = self._summed
         if summed.unclear:
@@ -170,10 +171,10 @@ class Accumulating(Attributes, Settings):
             model.prepare(float(number))
             if any(slot.param.dtype == np.float16 for slot in self._slots):
                 arrays = [slot.grad_sum for slot in self._slots]
-                arrays += [grad for grad in flat if self.zero_grads and isinstance(grad, np.ndarray)]
+                arrays += [grad for grad in flat if zero_grads and isinstance(grad, np.ndarray)]
                 kept = [(array, cast(Any, array).copy()) for array in arrays]
         both = received | {i for i, grad in enumerate(flat) if grad is not None}
-        _, interrupt = _completed(adder, lambda: adder.step_list(list(flat), grad_scale))
+        _, interrupt = _completed(adder, lambda: adder.step_list(list(flat), grad_scale, zero_grads))
         summed.count, summed.received = count + 1, both
         if not last:
             return True, interrupt

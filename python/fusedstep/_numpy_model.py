@@ -79,6 +79,7 @@ class NumPyModel:
     def configure(self, max_grad_norm: float, skip_nonfinite: bool, zero_grads: bool, seed: int) -> None:
         self._max_grad_norm, self._skip_nonfinite = max_grad_norm or None, skip_nonfinite
         self._zero_grads, self._seed = zero_grads, seed
+        self._zeroing = zero_grads
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -121,8 +122,8 @@ class NumPyModel:
         self.warn_of_nonfinite()
         return taken
 
-    def step_list(self, grads: Sequence[Any], grad_scale: float) -> bool:
-        return self._step(lambda: list(grads), grad_scale)
+    def step_list(self, grads: Sequence[Any], grad_scale: float, zero_grads: bool | None = None) -> bool:
+        return self._step(lambda: list(grads), grad_scale, zero_grads)
 
     def watch_steps(self, every: int, until: int, states: Sequence[int], records: list[Record], keep: int) -> None:
         self._every, self.until_watched, self._records, self._keep = every, until, records, keep
@@ -138,9 +139,10 @@ class NumPyModel:
 
     # ---- a step ----
 
-    def _step(self, gradients: Callable[[], list[Any]], grad_scale: float) -> bool:
+    def _step(self, gradients: Callable[[], list[Any]], grad_scale: float, zero_grads: bool | None = None) -> bool:
         with self.exclusive("step()", step=True):
             hypers = self._hypers()
+            self._zeroing = self._zero_grads if zero_grads is None else zero_grads
             flat = gradients()
             tensors = self._tensors(flat)
             with default_floats():
@@ -183,8 +185,8 @@ class NumPyModel:
                     (f"{name} ema", check_array(slot.ema, f"{name} ema", (param.kind,), slot.param.shape), True)
                 )
             if grad is not None:
-                given = check_gradient(grad, "grads" + slot.path, param, self._zero_grads)
-                memory.append(("grads" + slot.path, given, self._zero_grads))
+                given = check_gradient(grad, "grads" + slot.path, param, self._zeroing)
+                memory.append(("grads" + slot.path, given, self._zeroing))
                 kept: list[Stored | None] = [*states]
                 found.append((i, Tensor(param, given, kept, [], slot.ema, step, given, None)))
         check_overlap(memory)
@@ -243,7 +245,7 @@ class NumPyModel:
             self._record(found, values, grad_scale, True)
         self.until_watched = self._every - 1 if watched else self.until_watched - 1
         for _, tensor in found:
-            if self._zero_grads:
+            if self._zeroing:
                 tensor.given[...] = 0
             for state in tensor.states:
                 if state is not None and state.format.startswith("8bit") and state.extra is not None:

@@ -236,10 +236,10 @@ class Sharded(Growing):
                 )
             with whole._model.exclusive("step()", step=True):
                 leaves = whole._tree.flatten(given, "grads")
+            zero = self._part.zero_grads  # a schedule or another thread may set it meanwhile
             if whole._casts is not None:
-                zero = self._part.zero_grads
-                return whole._casts.run(leaves, zero, lambda flat: self._step(flat, grad_scale), whole._model)
-            return self._step(leaves, grad_scale)
+                return whole._casts.run(leaves, zero, lambda flat: self._step(flat, grad_scale, zero), whole._model)
+            return self._step(leaves, grad_scale, zero)
         except BaseException as error:
             if not self._agreed and self._ranks.lost is None:
                 self._ranks.agree(error, [])
@@ -252,14 +252,14 @@ class Sharded(Growing):
             "Sharded: got a call that copies or pickles it, needs save() and load(), as its states are on several ranks"
         )
 
-    def _step(self, leaves: list[Array | None], grad_scale: float) -> bool:
+    def _step(self, leaves: list[Array | None], grad_scale: float, zero_grads: bool) -> bool:
         whole, part = self._whole, self._part
         self._summing = part.accumulate_steps > 1
         none: list[None] = [None] * len(leaves)
         every: list[Any] = list(leaves)
         rows = {i: grad for i, grad in enumerate(every) if isinstance(grad, SparseRows)}
         self._dense = [None if i in rows else grad for i, grad in enumerate(leaves)]
-        whole._settings["zero_grads"] = part.zero_grads
+        whole._settings["zero_grads"] = zero_grads
         whole._configure()
         try:
             whole._model.bind(self._flat, self._dense)  # checks the gradients
@@ -291,7 +291,7 @@ class Sharded(Growing):
             self._rows.forget()
             if self._agreed and self._ranks.lost is None:
                 self._traffic.finish()
-        if (taken or self._summing) and part.zero_grads:
+        if (taken or self._summing) and zero_grads:
             for grad_ in every:
                 if grad_ is not None:
                     (grad_.values if isinstance(grad_, SparseRows) else grad_)[...] = 0
