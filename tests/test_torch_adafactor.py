@@ -9,12 +9,12 @@ import subprocess
 import sys
 from typing import Any
 
-import ml_dtypes
-import numpy as np
 import pytest
 from cases import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Array, assert_same, numbers
 
 torch: Any = pytest.importorskip("torch")
+from torch_training import array, tensor  # noqa: E402
+
 import fusedstep as fs  # noqa: E402
 from fusedstep.reference import RULES  # noqa: E402
 
@@ -27,19 +27,6 @@ OPTIONS: tuple[dict[str, Any], ...] = (
     {"weight_decay": 0.1, "lr": 0.05, "beta2_decay": -0.5, "d": 2.0},
     {"eps": (1e-3, 0.1), "maximize": True},
 )
-
-
-def tensor(array: Array) -> Any:
-    if array.dtype == BFLOAT16:
-        return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
-    return torch.from_numpy(array.copy())
-
-
-def array(tensor: Any) -> Array:
-    tensor = tensor.detach().contiguous()
-    if tensor.dtype == torch.bfloat16:
-        return np.asarray(tensor.view(torch.int16).numpy()).view(ml_dtypes.bfloat16)
-    return np.asarray(tensor.numpy())
 
 
 def parameters(dtype: Any = FLOAT32, shapes: Any = SHAPES) -> list[Any]:

@@ -6,12 +6,13 @@ import copy
 import inspect
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pytest
 from cases import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Array, assert_same, numbers, running
 
 torch: Any = pytest.importorskip("torch")
+from torch_training import array, tensor  # noqa: E402
+
 import fusedstep as fs  # noqa: E402
 from fusedstep.reference import RULES  # noqa: E402
 from fusedstep.reference._newton_schulz import newton_schulz  # noqa: E402
@@ -25,19 +26,6 @@ SHAPES = ((96, 130), (130, 96), (96, 130), (5, 20, 12), (8, 3, 2, 2), (0, 4), (1
 
 def arrays(dtype: Any, seed: int, shapes: Any = SHAPES) -> list[Array]:
     return [numbers(shape, dtype, seed + i, scale=0.1) for i, shape in enumerate(shapes)]
-
-
-def tensor(array: Array) -> Any:
-    if array.dtype == BFLOAT16:
-        return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
-    return torch.from_numpy(array.copy())
-
-
-def array(tensor: Any) -> Array:
-    tensor = tensor.detach().contiguous()
-    if tensor.dtype == torch.bfloat16:
-        return np.asarray(tensor.view(torch.int16).numpy()).view(ml_dtypes.bfloat16)
-    return np.asarray(tensor.numpy())
 
 
 def parameters(dtype: Any, seed: int = 0, shapes: Any = SHAPES) -> list[Any]:

@@ -1,10 +1,27 @@
-"""A small network for torch and its training, which several test files use."""
+"""Tensors of arrays, and small networks for torch with their training, which several test files use."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+from cases import BFLOAT16, Array
+
+
+def tensor(array: Array) -> Any:
+    """A copy."""
+    if array.dtype == BFLOAT16:
+        return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
+    return torch.from_numpy(array.copy())
+
+
+def array(tensor: Any) -> Array:
+    """Its values, in its own memory where that is contiguous."""
+    tensor = tensor.detach().contiguous()
+    if tensor.dtype == torch.bfloat16:
+        return np.asarray(tensor.view(torch.int16).numpy()).view(BFLOAT16)
+    return np.asarray(tensor.numpy())
 
 
 def network(dtype: Any = torch.float32) -> Any:
