@@ -109,7 +109,7 @@ def sum_in_order(values: Array) -> float:
     >>> sum_in_order(np.array([3.0, 4.0], dtype=np.float32))
     7.0
     """
-    return _sum(_padded(values))
+    return float(_sums(values.reshape(-1), squared=False))
 
 
 def sum_of_squares(values: Array) -> float:
@@ -125,45 +125,33 @@ def sum_of_squares(values: Array) -> float:
     >>> sum_of_squares(np.array([3.0, 4.0], dtype=np.float32))
     25.0
     """
-    padded = _padded(values)
-    return _sum(padded * padded)
+    return float(squares_of_rows(values.reshape(-1)))
 
 
-def _padded(values: Array) -> Array:
-    """Whole blocks of doubles, with zeros at the end, which change no sum."""
-    padded = np.zeros(-(-values.size // BLOCK) * BLOCK)
-    padded[: values.size] = values.reshape(-1)
-    return padded
+def squares_of_rows(values: Array) -> Array:
+    """Sums of squares over the last axis, each as that of `sum_of_squares`."""
+    return _sums(values, squared=True)
 
 
-def _sum(padded: Array) -> float:
-    terms = padded.reshape(-1, BLOCK // LANES, LANES)
-    lanes = np.zeros((len(terms), LANES))
-    for row in range(BLOCK // LANES):
-        lanes += terms[:, row]
-    while lanes.shape[1] > 1:
-        half = lanes.shape[1] // 2
-        lanes = lanes[:, :half] + lanes[:, half:]
-    total = 0.0
-    for block in lanes[:, 0].tolist():  # the built-in sum() compensates for rounding from Python 3.12 on
-        total += block
-    return total
-
-
-def squares_of_rows(matrices: Array) -> Array:
-    """Sums of squares over the last axis, in double: in the order of `sum_of_squares` for every row."""
-    count, rows, columns = matrices.shape
-    total = np.zeros((count, rows))
-    for begin in range(0, columns, BLOCK):
-        piece = matrices[:, :, begin : begin + BLOCK].astype(np.float64)
-        lanes = np.zeros((count, rows, LANES))
-        for first in range(0, piece.shape[2], LANES):
-            part = piece[:, :, first : first + LANES]
-            lanes[:, :, : part.shape[2]] += part * part
-        while lanes.shape[2] > 1:
-            half = lanes.shape[2] // 2
-            lanes = lanes[:, :, :half] + lanes[:, :, half:]
-        total += lanes[:, :, 0]
+def _sums(values: Array, squared: bool) -> Array:
+    """Sums over the last axis, in the order of `sum_in_order`."""
+    *others, size = values.shape
+    blocks = -(-size // BLOCK)
+    length = BLOCK if blocks > 1 else -(-size // LANES) * LANES  # of a block, filled up: zeros change no sum
+    padded = np.zeros((*others, blocks * length))
+    padded[..., :size] = values
+    if squared:
+        padded *= padded
+    rows = padded.reshape(*others, blocks, length // LANES, LANES)
+    lanes = np.zeros((*others, blocks, LANES))
+    for row in range(length // LANES):
+        lanes += rows[..., row, :]
+    while lanes.shape[-1] > 1:
+        half = lanes.shape[-1] // 2
+        lanes = lanes[..., :half] + lanes[..., half:]
+    total = np.zeros(others)
+    for block in range(blocks):
+        total += lanes[..., block, 0]
     return total
 
 
