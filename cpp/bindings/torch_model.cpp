@@ -97,7 +97,13 @@ unsigned TorchModel::states_in_use(const Group& group) {
 }
 
 // Whether it has all states that its group's options call for. States may be cleared while the model is made.
-bool TorchModel::has_states(const Tensor& x) const { return x.has_states(used_[static_cast<std::size_t>(x.group)]); }
+bool TorchModel::has_states(const Tensor& x) const {
+    if (x.size == 0 || x.factors.any()) return true;  // states are its factors
+    const unsigned used = used_[static_cast<std::size_t>(x.group)];
+    for (std::size_t s = 0; s < x.states.size(); ++s)
+        if ((used >> s & 1u) && x.states[s].data == nullptr) return false;
+    return true;
+}
 
 bool TorchModel::same_groups(py::list groups) const {
     if (groups.size() != watched_.size() || model_.groups.size() != watched_.size()) return false;
@@ -189,12 +195,6 @@ StepAnswer TorchModel::step(py::list groups, double grad_scale, py::dict substit
     if (only >= static_cast<std::ptrdiff_t>(items_.size())) return {StepAnswer::stale};
     const std::size_t first = only < 0 ? 0 : static_cast<std::size_t>(only);
     const std::size_t last = only < 0 ? items_.size() : first + 1;
-    if (only >= 0) {  // a group may have come later than apply_in_backward()
-        const RuleEntry& rule = model_.groups.rule(model_.engine.tensors[first].group);
-        if (rule.whole)
-            throw py::value_error(std::string(rule.name) +
-                                  ": needs all gradients at once, of which each is used and freed as it arrives");
-    }
     struct Release {  // gradients are the caller's again, however the step ends
         std::vector<Item>& items;
         std::size_t first, last;

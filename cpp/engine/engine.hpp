@@ -60,14 +60,6 @@ struct Tensor {
     // before it.
     std::size_t before = 0, after = 0;
 
-    // Whether it has these states of a rule, or those in factors in their place.
-    bool has_states(unsigned used) const {
-        if (size == 0 || factors.any()) return true;
-        for (std::size_t s = 0; s < states.size(); ++s)
-            if ((used >> s & 1u) && states[s].data == nullptr) return false;
-        return true;
-    }
-
     // Elements that a step goes over.
     std::size_t steps_over() const { return rows == nullptr ? size : row_count * row_size; }
     // Blocks of the tensor that this is a piece of.

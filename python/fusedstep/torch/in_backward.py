@@ -68,9 +68,10 @@ def apply_in_backward(
             raise ValueError(f"{name}: needs all gradients at once, of which each is used and freed as it arrives")
     given = params.parameters() if isinstance(params, torch.nn.Module) else params
     optimizer = optimizer_class(given, **options)
-    for rule in {group.get("rule", optimizer.rule) for group in optimizer.param_groups}:
-        if RULES[rule].whole:
-            raise ValueError(f"{rule}: needs all gradients at once, of which each is used and freed as it arrives")
+    if RULES[optimizer.rule].whole:  # no other optimizer has a group of such a rule
+        raise ValueError(
+            f"{optimizer.rule}: needs all gradients at once, of which each is used and freed as it arrives"
+        )
     optimizer.eager = True  # or every first gradient would have the native model made anew
     for group in optimizer.param_groups:
         optimizer._hook(group["params"])
