@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -190,3 +191,25 @@ def test_wrong_pieces_are_refused(pieces: list[tuple[int, int]], buckets: list[t
         opt._model.share_tensors(pieces, buckets, *[lambda *_: None] * 4)
     assert isinstance(opt._model, _core.Model)
     assert opt.step([np.ones(3, np.float32)])
+
+
+@pytest.mark.parametrize("how", ["freed", "retyped", "read-only"])
+def test_a_gradient_that_changes_while_others_are_waited_for(how: str) -> None:
+    param, grad = np.ones(300_000, np.float32), np.ones(300_000, np.float32)
+    opt = fs.SGD([param], lr=1.0, zero_grads=True)
+
+    def begin() -> None:
+        if how == "freed":
+            grad.resize(0, refcheck=False)
+        elif how == "retyped":
+            setattr(grad, "dtype", np.int32)  # noqa: B010  (a type checker refuses it)
+        else:
+            grad.flags.writeable = False
+
+    opt._model.share_tensors([(0, 0)], [(1, 0)], begin, lambda bucket: None, lambda *_: None, lambda bucket: None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # a later NumPy than this one may end it
+        with pytest.raises(ValueError, match=r"^grads\[0\]: was changed in place"):
+            opt.step([grad])
+    assert (param == 1).all() and opt.steps_taken == 0
+    assert how == "freed" or grad.any()

@@ -91,10 +91,15 @@ void Gradients::check_overlap() {
     fusedstep::check_overlap(std::move(grads));
 }
 
+bool Gradients::lies_there(const Tensor& x, PyObject* grad) const {
+    return Seen(grad).is(x.grad.data, x.size) && known_format(grad) == x.grad.format &&
+           (!zero_ || py::reinterpret_borrow<py::array>(grad).writeable());
+}
+
 void Gradients::check_still_there(const std::vector<py::object>& grads) const {
     for (std::size_t i = 0; i < grads.size(); ++i) {
         const Tensor& x = engine_.tensors[i];
-        if (is_dense(x) && py::isinstance<py::array>(grads[i]) && !Seen(grads[i].ptr()).is(x.grad.data, x.size))
+        if (is_dense(x) && py::isinstance<py::array>(grads[i]) && !lies_there(x, grads[i].ptr()))
             throw py::value_error(names_.grad(i) + ": was changed in place while the gradients were looked at");
     }
     rows.check_still_there();

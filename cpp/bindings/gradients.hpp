@@ -57,6 +57,7 @@ private:
     void check_count() const;
     void note_bound();
     bool is_dense(const Tensor& x) const { return x.grad.data != nullptr && x.rows == nullptr && x.size != 0; }
+    bool lies_there(const Tensor& x, PyObject* grad) const;
     void check_still_there(const std::vector<py::object>& grads) const;
 
     Engine& engine_;

@@ -132,6 +132,7 @@ bool Model::run(const std::function<void()>& check_others, std::ptrdiff_t only) 
     if (peers_ != nullptr) {
         peers_->begin();
         memory.check_still_there();  // other threads ran meanwhile
+        gradients.check_still_there();
         if (check_others) check_others();
     }
     const auto released = [this](auto&& work) {
