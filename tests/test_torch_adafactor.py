@@ -207,7 +207,11 @@ CHANGES: tuple[tuple[Any, type[Exception], str], ...] = (
     (lambda opt, p: opt.state[p]["col_var"].untyped_storage().resize_(0), ValueError, "col_var: its memory was freed"),
     (shared, ValueError, "row_var and .* col_var overlap in memory"),
     (lambda opt, p: shape_of(p, torch.ones(30, 70)), ValueError, r"row_var has shape \(70, 1\).*needs shape \(30, 1\)"),
-    (lambda opt, p: shape_of(p, torch.ones(2100)), ValueError, "row_var: got one for another shape, needs none for"),
+    (
+        lambda opt, p: shape_of(p, torch.ones(2100)),
+        ValueError,
+        "row_var: got a state for another shape",
+    ),
     (lambda opt, p: p.grad.resize_(3), ValueError, r"has shape \(3,\), needs \(70, 30\)"),
     (freed, ValueError, "was freed or resized"),
     (lambda opt, p: setattr(p, "grad", p.grad.to_sparse()), TypeError, "adafactor does not support sparse gradients"),

@@ -249,3 +249,20 @@ def test_storage_resized_under_a_gradient_with_gaps(size: int) -> None:
     with pytest.raises(ValueError, match="freed or resized"):
         optimizer.step()
     assert torch.equal(param.detach(), before)
+
+
+@pytest.mark.parametrize("options", [{}, {"ema_decay": 0.9, "master": "float32"}])
+def test_data_of_another_shape_says_both_shapes_and_what_to_do(options: dict[str, Any]) -> None:
+    param = torch.nn.Parameter(torch.ones(4, dtype=torch.bfloat16 if options else torch.float32))
+    optimizer = ft.Adam([("weight", param)], lr=0.1, **options)
+    param.grad = torch.ones_like(param)
+    optimizer.step()
+    param.data = torch.ones(3, dtype=param.dtype)
+    param.grad = torch.ones_like(param)
+    with pytest.raises(ValueError) as caught:
+        optimizer.step()
+    for part in ('params["weight"]: got shape (3,) now', "has shape (4,) from before", "del optimizer.state[param]"):
+        assert part in str(caught.value)
+    del optimizer.state[param]
+    optimizer.step()
+    assert (param < 1).all() and optimizer.state[param]["exp_avg"].shape == (3,)

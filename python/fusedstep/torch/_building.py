@@ -87,7 +87,7 @@ def build(
         begun = all(isinstance(state.get(name), Tensor) for name in kept)
         if begun and step == 0 and kept and all(name in untouched for name in kept):
             begun = any(untouched[name]() is not state[name] for name in kept)
-        complete(optimizer, state, slot.like, group)
+        complete(optimizer, state, slot.like, group, slot.name)
         if state and param not in states:
             states[param] = state
         if kept:
@@ -161,8 +161,14 @@ def _is_number(value: Any) -> bool:
     )
 
 
-def complete(optimizer: Making, state: dict[str, Any], like: Tensor, group: dict[str, Any]) -> None:
-    """Give a parameter's state what is missing, and the format of the group what has another one."""
+def complete(optimizer: Making, state: dict[str, Any], like: Tensor, group: dict[str, Any], name: str) -> None:
+    """Give a parameter's state what is missing, and the format of the group what has another one.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A state that does not fit the parameter, which messages call `name`.
+    """
     rule = RULES[optimizer._rule_of(group)]
     state_format, small = group["state_format"], is_small(like, group)
     counted = optimizer._has_count(group) or group["rounding"] == "stochastic"
@@ -174,7 +180,7 @@ def complete(optimizer: Making, state: dict[str, Any], like: Tensor, group: dict
     param, shape = like, tuple(like.shape)
     for kept in rule.states:
         if kept.shape(shape) is None and state.get(kept.name) is not None:
-            raise ValueError(f"the state {kept.name}: got one for another shape, needs none for shape {shape}")
+            raise ValueError(f"{name} {kept.name}: got a state for another shape, needs none for shape {shape}")
     for kept in rule.used({name: plain(group[name]) for name in rule.hypers}, shape):
         like = state_like(kept, param)
         value, scales = state.get(kept.name), state.get(f"{kept.name}_scales")
@@ -186,10 +192,12 @@ def complete(optimizer: Making, state: dict[str, Any], like: Tensor, group: dict
                 made = convert(like, plane, None, kept.kind, state_format, small)
         elif is_stored_as(like, value, kept.kind, state_format, small):
             continue
-        elif value.shape != like.shape or (value.dtype == torch.uint8) != (scales is not None):
+        elif value.shape != like.shape:
+            raise _other_shape(name, kept.name, param, value, like)
+        elif (value.dtype == torch.uint8) != (scales is not None):
             raise ValueError(
-                f"the state {kept.name} has shape {tuple(value.shape)} and dtype {value.dtype}, needs shape "
-                f"{tuple(like.shape)} and a float dtype, or 8-bit codes with their scales"
+                f"{name} {kept.name}: got {value.dtype} with{'' if scales is not None else 'out'} scales, needs a "
+                "float dtype, or 8-bit codes with their scales"
             )
         else:
             made = convert(like, value, scales, kept.kind, state_format, small)
@@ -198,11 +206,20 @@ def complete(optimizer: Making, state: dict[str, Any], like: Tensor, group: dict
             state[kept.name], state[f"{kept.name}_scales"] = made
         else:
             state[kept.name] = made
-    for name, number in zip(rule.scalars, optimizer._initial_scalars(group), strict=True):
-        value = state.get(name)
+    for scalar, number in zip(rule.scalars, optimizer._initial_scalars(group), strict=True):
+        value = state.get(scalar)
         if not _is_number(value):
-            state[name] = new_step().to(optimizer.scalar_dtype).fill_(number if value is None else float(value))
-    _complete_copies(state, param, group)
+            state[scalar] = new_step().to(optimizer.scalar_dtype).fill_(number if value is None else float(value))
+    _complete_copies(state, param, group, name)
+
+
+def _other_shape(name: str, state: str, param: Tensor, value: Tensor, like: Tensor) -> ValueError:
+    """The error for a state that was made for a parameter of another shape."""
+    return ValueError(
+        f"{name}: got shape {tuple(param.shape)} now, and its state {state} has shape {tuple(value.shape)} from "
+        f"before, needs shape {tuple(like.shape)}; set .data to a tensor of the shape before, or "
+        "del optimizer.state[param] to begin its states anew"
+    )
 
 
 def _filled(like: Tensor, number: float) -> Tensor:
@@ -211,12 +228,12 @@ def _filled(like: Tensor, number: float) -> Tensor:
     return torch.full_like(like.detach(), filling, dtype=compute_dtype(like), memory_format=torch.preserve_format)
 
 
-def _complete_copies(state: dict[str, Any], like: Tensor, group: dict[str, Any]) -> None:
+def _complete_copies(state: dict[str, Any], like: Tensor, group: dict[str, Any], where: str) -> None:
     """The master and the average, which begin as the parameter."""
     brief = like.dtype in (torch.float16, torch.bfloat16)
     master = group["master"] if brief else None
     if master == "split" and like.dtype != torch.bfloat16:
-        raise TypeError(f"master: got 'split' for a parameter of {like.dtype}, needs torch.bfloat16")
+        raise TypeError(f"{where}: got {like.dtype} with master='split', needs torch.bfloat16")
     wanted = {}
     if master == "float32":
         wanted["master"] = torch.float32
@@ -228,9 +245,9 @@ def _complete_copies(state: dict[str, Any], like: Tensor, group: dict[str, Any])
         value = state.get(name)
         if isinstance(value, Tensor):
             if value.shape != like.shape:
-                raise ValueError(f"the state {name} has shape {tuple(value.shape)}, needs {tuple(like.shape)}")
+                raise _other_shape(where, name, like, value, like)
             if name == "remainder" and value.dtype != dtype:
-                raise TypeError(f"the state {name} has dtype {value.dtype}, needs {dtype}")
+                raise TypeError(f"{where} {name}: got {value.dtype}, needs {dtype}")
             lies = local(value).stride() == local(like).stride()
             if value.dtype == dtype and lies and holds_values(local(value)):
                 continue

@@ -114,7 +114,7 @@ def converted(optimizer: Making, param: Tensor, group: dict[str, Any], saved: An
                 raise
             return state  # of a parameter that was frozen and turned into something else
         _change_master(state, param, group)
-        complete(optimizer, state, like, group)
+        complete(optimizer, state, like, group, where)
     return state
 
 

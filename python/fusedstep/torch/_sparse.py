@@ -88,7 +88,7 @@ def _check_places(name: str, grad: Tensor) -> None:
 def _step(optimizer: Making, slot: Slot, group: dict[str, Any], grad: Tensor) -> None:
     rule = RULES[optimizer.rule]
     state = optimizer._all_states().get(slot.param, {})
-    complete(optimizer, state, slot.like, group)
+    complete(optimizer, state, slot.like, group, slot.name)
     if state and slot.param not in optimizer._all_states():
         optimizer._all_states()[slot.param] = state
     whole = {kept.name: state[kept.name] for kept in rule.states if kept.name in state}

@@ -68,7 +68,7 @@ class ScheduleFree(OwnOptimizer):
                     if param.requires_grad:
                         raise
                     continue  # frozen and turned into something else
-                complete(self, state, slot.like, group)
+                complete(self, state, slot.like, group, slot.name)
                 slots.append(slot)
                 weights.append(_weights(slot, state, beta, group["master"]))
         switch(weights, to_average)
