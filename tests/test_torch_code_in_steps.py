@@ -190,3 +190,32 @@ def test_states_taken_out_while_they_are_looked_up(options: dict[str, Any], take
         param.call = lambda: None
         optimizer.step()
         assert bool(((param < 1) & (param > 0)).all())
+
+
+class Clearing(torch.utils._python_dispatch.TorchDispatchMode):  # type: ignore[misc,name-defined]
+    """Sets `zero_grads` in the first operation after the native step."""
+
+    def __init__(self, optimizer: Any, param: Any, value: bool) -> None:
+        super().__init__()
+        self.optimizer, self.param, self.value = optimizer, param, value
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        with torch._C._DisableTorchDispatch():
+            stepped = self.param.detach().numpy()[0] != 1
+        if stepped:
+            self.optimizer.zero_grads = self.value
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_zero_grads_set_within_a_step_holds_for_all_gradients_alike(before: bool) -> None:
+    plain, table, gaps = parameter(4), parameter(4), parameter(4)
+    table.grad = torch.ones(4).to_sparse()
+    gaps.grad = torch.ones(8)[::2]
+    optimizer = ft.SGD([plain, table, gaps], lr=0.5, zero_grads=before)
+    with Clearing(optimizer, plain, not before):
+        optimizer.step()
+    assert optimizer.zero_grads != before  # it was set
+    cleared = [not grad.to_dense().any() for grad in (plain.grad, table.grad, gaps.grad)]
+    assert cleared == [before] * 3
+    assert all((param == 0.5).all() for param in (plain, table, gaps))

@@ -81,6 +81,9 @@ public:
                      std::size_t keep);
     std::uint64_t until_watched() const { return records_.until(); }
 
+    // Whether the last step, or the one that is taken, sets gradients to zero: what else does so must go by it.
+    bool zeroes() const { return now_.zero_grads; }
+
     void configure(double max_grad_norm, bool skip_nonfinite, bool zero_grads, std::uint64_t seed);
 
     StepOptions options;

@@ -292,6 +292,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
             },
             py::arg("groups"), py::arg("grad_scale"), py::arg("substitutes"), py::arg("only") = -1)
         .def("stepped", &TorchModel::stepped)
+        .def_property_readonly("zeroes", &TorchModel::zeroes)
         .def_readwrite("changed", &TorchModel::changed)
         .def_property("states_exposed", &TorchModel::states_exposed, &TorchModel::expose_states);
 }

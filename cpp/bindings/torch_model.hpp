@@ -55,6 +55,7 @@ public:
 
     // Numbers of the parameters that the last step changed.
     std::vector<std::size_t> stepped() const;
+    bool zeroes() const { return model_.zeroes(); }
 
     // For Python's garbage collector.
     int traverse(visitproc visit, void* arg) const;

@@ -26,8 +26,8 @@ ABLE = ("sgd", "adagrad", "sparse_adam")
 PLAIN = (torch.float32, torch.float64)
 
 
-def prepare(optimizer: Making, slot: Slot, group: dict[str, Any]) -> Callable[[], None]:
-    """Check a parameter's sparse gradient; return the function that takes its step.
+def prepare(optimizer: Making, slot: Slot, group: dict[str, Any]) -> Callable[[bool], None]:
+    """Check a parameter's sparse gradient; return the function that takes its step, told whether to set it to zero.
 
     Raises
     ------
@@ -65,9 +65,9 @@ def prepare(optimizer: Making, slot: Slot, group: dict[str, Any]) -> Callable[[]
         )
     _check_places(slot.name, grad)
 
-    def take() -> None:
+    def take(zero: bool) -> None:
         with torch.no_grad():
-            _step(optimizer, slot, group, grad)
+            _step(optimizer, slot, group, grad, zero)
 
     return take
 
@@ -85,7 +85,7 @@ def _check_places(name: str, grad: Tensor) -> None:
             )
 
 
-def _step(optimizer: Making, slot: Slot, group: dict[str, Any], grad: Tensor) -> None:
+def _step(optimizer: Making, slot: Slot, group: dict[str, Any], grad: Tensor, zero: bool) -> None:
     rule = RULES[optimizer.rule]
     state = optimizer._all_states().get(slot.param, {})
     complete(optimizer, state, slot.like, group, slot.name)
@@ -102,7 +102,7 @@ def _step(optimizer: Making, slot: Slot, group: dict[str, Any], grad: Tensor) ->
         state["step"] += 1
     elif rule.name == "sparse_adam":
         state["step"] = step + 1
-    if optimizer.zero_grads:
+    if zero:
         assert slot.param.grad is not None
         slot.param.grad.zero_()
 

@@ -116,7 +116,7 @@ class Stepping(Making):
 
     def _settle(self, answer: _core.StepAnswer, only: Tensor | None) -> None:
         """Take a step that does not pass at once; `answer` is that of the native step."""
-        sparse: dict[int, Callable[[], None]] = {}
+        sparse: dict[int, Callable[[bool], None]] = {}
         substitutes: dict[int, Tensor | None] = {}
         tensors, attempts = self._tensors, 0
         while answer is not TAKEN and answer is not SKIPPED:
@@ -145,7 +145,8 @@ class Stepping(Making):
         if sparse:
             self._expose(True)  # step counts are changed here
         for take in sparse.values():
-            take()
+            assert tensors is not None
+            take(tensors.zeroes)
         self._finish(tensors, answer is TAKEN, substitutes)
 
     def _finish(self, tensors: _core.TorchModel | None, taken: bool, substitutes: dict[int, Tensor | None]) -> None:
@@ -158,7 +159,8 @@ class Stepping(Making):
             for i in tensors.stepped() if any(slot.work is not None for slot in self._slots) else ():
                 if (work := self._slots[i].work) is not None:
                     self._slots[i].param.copy_(work, non_blocking=True)
-            for i, copy in substitutes.items() if self.zero_grads else ():
+            # As the native step read the option: a hook or another thread may have set it since.
+            for i, copy in substitutes.items() if tensors.zeroes else ():
                 if copy is not None and (grad := self._slots[i].param.grad) is not None:
                     grad.zero_()
 
