@@ -11,6 +11,10 @@ inline std::size_t width(Format format) { return kFormatSizes[static_cast<int>(f
 
 inline Format native(Compute compute) { return compute == kFloat ? Format::float32 : Format::float64; }
 
+inline bool is_half(Format format) {
+    return format == Format::float16 || format == Format::float16_stochastic || format == Format::float16_master;
+}
+
 template <class Pointer>
 Pointer* advanced(Pointer* data, std::size_t bytes) {
     return reinterpret_cast<Pointer*>(reinterpret_cast<std::uintptr_t>(data) + bytes);

@@ -1,0 +1,312 @@
+// What a thread does with its run of a tensor's elements: the passes that only read, and the one that writes.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "../dispatch.hpp"
+#include "engine.hpp"
+#include "noise.hpp"
+#include "staging.hpp"
+
+namespace fusedstep {
+namespace {
+
+constexpr std::uint32_t kLargestHalf = 0x477FE000;  // the bits of 65504
+
+// The kernel for a tensor whose moments are all narrow in one way, and null for others.
+NarrowFn narrow_kernel(const RuleEntry& rule, unsigned variant, const Tensor& x, const Group& group,
+                       const StepOptions& options) {
+    if (x.compute != kFloat || x.rows != nullptr || group.cautious || x.factors.any()) return nullptr;
+    const unsigned used = rule.used_states(variant);
+    const auto moments_are = [&](Format is_signed, Format is_unsigned) {
+        bool all = true;
+        for (std::size_t s = 0; s < static_cast<std::size_t>(rule.n_states); ++s) {
+            const StateKind kind = rule.states[s].kind;
+            if ((used >> s & 1u) && kind != kExact)
+                all = all && x.states[s].format == (kind == kSigned ? is_signed : is_unsigned);
+        }
+        return all;
+    };
+    const Format param = x.param.format;
+    const bool halves = x.grad.format == Format::bfloat16 && x.ema == nullptr && !options.zero_grads &&
+                        !std::isfinite(group.clip_value) &&
+                        (param == Format::bfloat16 || param == Format::bfloat16_stochastic || param == Format::split);
+    // Beside float32 states a float32 parameter is stepped where it is: there is too little to decode.
+    const bool plain_states = moments_are(Format::float32, Format::float32);
+    if (plain_states && param == Format::float32) return nullptr;
+    const Format moments = plain_states                                          ? Format::float32
+                           : moments_are(Format::q8_signed, Format::q8_unsigned) ? Format::q8_signed
+                           : moments_are(Format::bfloat16, Format::bfloat16)     ? Format::bfloat16
+                                                                                 : Format::float64;
+    if (moments == Format::float64) return nullptr;
+    return rule.narrow(variant, moments, halves ? param : Format::float32);
+}
+
+// The whole blocks of `size` elements from `element` on.
+NarrowRun narrow_run(const Tensor& x, const Group& group, unsigned used, std::size_t element, std::size_t size,
+                     const StepOptions& options, Noise noise) {
+    const auto from = [&](const Stream& stream) {
+        return Stream{at(stream, element), extra_at(stream, element), stream.format};
+    };
+    NarrowRun run{};
+    run.param = from(x.param);
+    run.grad = from(x.grad);
+    for (std::size_t s = 0; s < x.states.size(); ++s)
+        if (used >> s & 1u) run.states[s] = from(x.states[s]);
+    run.ema = x.ema == nullptr ? nullptr : static_cast<float*>(x.ema) + element;
+    run.ema_decay = group.ema_decay;
+    run.clip_value = group.clip_value;
+    run.zero_grads = options.zero_grads;
+    run.noise = {noise.key, noise.first + element};
+    run.n = size / kQuantBlock * kQuantBlock;
+    return run;
+}
+
+// Whether all that a step reads and writes of a tensor is of the compute type, and nothing is done but the rule's
+// maths.
+bool is_plain(const Tensor& x, const Group& group, unsigned used, const StepOptions& options) {
+    const Format format = native(x.compute);
+    bool plain = x.param.format == format && x.grad.format == format && x.ema == nullptr && !options.zero_grads &&
+                 !std::isfinite(group.clip_value) && !group.cautious && !x.factors.any();
+    for (std::size_t s = 0; s < x.states.size(); ++s)
+        plain = plain && !((used >> s & 1u) && x.states[s].format != format);
+    return plain && (x.direction.data == nullptr || x.direction.format == format);
+}
+
+// A run of a tensor of which that is so: from `element` of the parameter and `grad_element` of the gradient on.
+Run run_in_place(const Tensor& x, const RuleEntry& rule, unsigned used, std::size_t element, std::size_t grad_element,
+                 std::size_t n) {
+    Run run{at(x.param, element), at(x.grad, grad_element), {}, n};
+    for (int s = 0; s < rule.n_states; ++s)
+        if (used >> s & 1u) run.states[s] = at(x.states[static_cast<std::size_t>(s)], element);
+    if (rule.product) run.direction = at(x.direction, element);
+    return run;
+}
+
+// Of a cautious rule: the run's gradient as the rule takes it, and in the place of the parameters the steps from them,
+// which are what the rule makes of zeros. `param`: the parameters.
+template <std::size_t kLength, class Constants>
+void load_steps(Staging<kLength>& staging, const KernelTable& kernels, const Tensor& x, const Group& group,
+                const Constants& c, std::size_t element, const void* param, Run& run) {
+    constexpr int kSteps = 2 + kMaxStates;
+    static_assert((kSteps + 1) * kLength * sizeof(double) <= Scratch::kBytes);
+    run.grad = staging.load(x.grad, element, run.n, 1);
+    if (c.multiplier != 1 || std::isfinite(group.clip_value) || c.decay.l2 != 0) {
+        void* const grad = staging.scratch(1);
+        kernels.prepare[x.compute](run.grad, c.multiplier, group.clip_value, grad, run.n);
+        if (c.decay.l2 != 0) kernels.add_decay[x.compute](c.decay.l2, param, grad, run.n);
+        run.grad = grad;
+    }
+    run.param = std::memset(staging.scratch(kSteps), 0, run.n * width(native(x.compute)));
+    kernels.rules[group.rule].update[x.compute][c.variant](c.bytes, 1, run);
+}
+
+// A cautious step of the run's parameters.
+template <std::size_t kLength, class Constants>
+void step_cautiously(Staging<kLength>& staging, const KernelTable& kernels, const Tensor& x, const Group& group,
+                     const Constants& c, std::size_t element, Run& run) {
+    void* const param = run.param;
+    load_steps(staging, kernels, x, group, c, element, param, run);
+    kernels.descend[x.compute](c.decay, c.scale, run.param, run.grad, param, run.n);
+    run.param = param;
+}
+
+}  // namespace
+
+void Engine::sum_gradients(std::size_t t, std::size_t begin, std::size_t end) {
+    const Tensor& x = tensors[t];
+    Staging<kBlock> staging(*kernels_, x.compute);
+    for (std::size_t i = begin; i < end; i += kBlock) {
+        const std::size_t n = std::min(kBlock, end - i);
+        grad_sums_[first_block_[t] + (x.before + i) / kBlock] =
+            kernels_->sum_squares[x.compute](staging.load(x.grad, i, n, 0), n);
+    }
+}
+
+// Whether the step would make a finite float16 parameter infinite: the step itself, on copies.
+bool Engine::overflows(std::size_t t, std::size_t begin, std::size_t end, const StepOptions& options) {
+    const Tensor& x = tensors[t];
+    if (!is_half(x.param.format)) return false;
+    const Format rounded = x.param.format == Format::float16_master ? Format::float16 : x.param.format;
+    const Group& group = groups[static_cast<std::size_t>(x.group)];
+    const RuleEntry& rule = kernels_->rules[group.rule];
+    const Constants& c = constants_[constants_of_[t]];
+    const unsigned used = rule.used_states(c.variant);
+    const auto encode = kernels_->encode[static_cast<int>(rounded)][x.compute];
+    const NarrowFn narrow = narrow_kernel(rule, c.variant, x, group, options);
+    if (narrow != nullptr) {
+        std::uint32_t largest = 0;
+        NarrowRun run = narrow_run(x, group, used, begin, end - begin, options, {});
+        run.largest = &largest;
+        narrow(c.bytes, c.multiplier, run);
+        if (largest <= kLargestHalf) begin += run.n;  // else it depends on the rounding: see below
+    }
+    Staging<kPiece> staging(*kernels_, x.compute);
+    for (std::size_t g = begin; g < end;) {
+        // Rows lie apart; everything else is one piece after another.
+        const std::size_t row = x.rows == nullptr ? 0 : g / x.row_size;
+        const std::size_t left = x.rows == nullptr ? end - g : std::min(end, (row + 1) * x.row_size) - g;
+        const std::size_t n = std::min(kPiece, left);
+        const std::size_t i =
+            x.rows == nullptr ? g : static_cast<std::size_t>(x.rows[row]) * x.row_size + g % x.row_size;
+        Run run{staging.load_copy(x.param, i, n, 0), nullptr, {}, n};
+        copy_states(staging, *kernels_, x, used, i, run);
+        if (rule.product) run.direction = staging.load(x.direction, i, n, 2 + rule.n_states);
+        if (group.cautious) {
+            step_cautiously(staging, *kernels_, x, group, c, g, run);
+        } else {
+            const double multiplier = load_gradient(staging, *kernels_, x, group, c.multiplier, g, n, run);
+            rule.update[x.compute][c.variant](c.bytes, multiplier, run);
+        }
+        g += n;
+        // Up to the largest number of float16 nothing becomes infinite, whatever the rounding.
+        if (kernels_->largest(static_cast<const float*>(run.param), n) <= kLargestHalf) continue;
+        std::uint16_t half[kPiece];
+        encode(run.param, half, nullptr, n, {noise_key(options.seed, x.index, x.step), x.before + i});
+        const float* wide = static_cast<const float*>(run.param);
+        for (std::size_t k = 0; k < n; ++k)
+            if ((half[k] & 0x7FFFu) == 0x7C00u && std::isfinite(wide[k])) return true;
+    }
+    return false;
+}
+
+// First pass of a rule with a trust ratio: two sums of squares per block, nothing written.
+void Engine::sum_directions(std::size_t t, std::size_t begin, std::size_t end) {
+    const Tensor& x = tensors[t];
+    const Group& group = groups[static_cast<std::size_t>(x.group)];
+    const RuleEntry& rule = kernels_->rules[group.rule];
+    if (!rule.norms) return;
+    const Constants& c = constants_[constants_of_[t]];
+    const unsigned used = rule.used_states(c.variant) & rule.norm_states;
+    Staging<kBlock> staging(*kernels_, x.compute);
+    for (std::size_t i = begin; i < end; i += kBlock) {
+        const std::size_t n = std::min(kBlock, end - i);
+        Run run{staging.load(x.param, i, n, 0), nullptr, {}, n};
+        const double multiplier = load_gradient(staging, *kernels_, x, group, c.multiplier, i, n, run);
+        load_states(staging, *kernels_, x, used, i, run);
+        pair_sums_[first_block_[t] + (x.before + i) / kBlock] =
+            rule.direction[x.compute][c.variant](c.bytes, multiplier, run);
+    }
+}
+
+// First pass of cautious steps, which are taken where they go against the gradient: counts these elements, and writes
+// nothing. Liang et al., "Cautious optimizers: improving training with one line of code", 2024, algorithm 1, with the
+// scale of the authors' code for AdamW.
+void Engine::count_descents(std::size_t t, std::size_t begin, std::size_t end) {
+    Tensor& x = tensors[t];
+    const Group& group = groups[static_cast<std::size_t>(x.group)];
+    if (!group.cautious) return;
+    const Constants& c = constants_[constants_of_[t]];
+    const unsigned used = kernels_->rules[group.rule].used_states(c.variant);
+    Staging<kPiece> staging(*kernels_, x.compute);
+    std::uint64_t count = 0;
+    for (std::size_t i = begin; i < end; i += kPiece) {
+        Run run{nullptr, nullptr, {}, std::min(kPiece, end - i)};
+        const void* const param = c.decay.l2 != 0 ? staging.load(x.param, i, run.n, 0) : nullptr;
+        copy_states(staging, *kernels_, x, used, i, run);
+        load_steps(staging, *kernels_, x, group, c, i, param, run);
+        count += kernels_->count_descents[x.compute](run.param, run.grad, run.n);
+    }
+    x.descents += count;
+}
+
+// Second pass of a rule with a product: the directions, and nothing else is written.
+void Engine::aim(std::size_t t, std::size_t begin, std::size_t end) {
+    const Tensor& x = tensors[t];
+    const Group& group = groups[static_cast<std::size_t>(x.group)];
+    const RuleEntry& rule = kernels_->rules[group.rule];
+    if (!rule.product) return;
+    const Constants& c = constants_[constants_of_[t]];
+    const unsigned used = rule.used_states(c.variant);
+    Staging<kPiece> staging(*kernels_, x.compute);
+    for (std::size_t i = begin; i < end; i += kPiece) {
+        const std::size_t n = std::min(kPiece, end - i);
+        Run run{nullptr, nullptr, {}, n};
+        const double multiplier = load_gradient(staging, *kernels_, x, group, c.multiplier, i, n, run);
+        load_states(staging, *kernels_, x, used, i, run);
+        const bool staged = staging.staged(x.direction);
+        run.direction = staged ? staging.scratch(2 + rule.n_states) : at(x.direction, i);
+        rule.aim[x.compute][c.variant](c.bytes, multiplier, run);
+        if (staged) staging.store(x.direction, i, n, run.direction, {});
+    }
+}
+
+// The one pass over memory. A gradient of rows is a run of elements too, whose parameters lie in several places.
+std::uint64_t Engine::update(std::size_t t, std::size_t begin, std::size_t end, const StepOptions& options) {
+    const Tensor& x = tensors[t];
+    if (x.rows == nullptr) return update_span(t, begin, begin, end - begin, options);
+    const Group& group = groups[static_cast<std::size_t>(x.group)];
+    const RuleEntry& rule = kernels_->rules[group.rule];
+    const Constants& c = constants_[constants_of_[t]];
+    const unsigned used = rule.used_states(c.variant);
+    const UpdateFn kernel = rule.update[x.compute][c.variant];
+    const bool plain = is_plain(x, group, used, options);
+    const auto row = [&](std::size_t r) { return static_cast<std::size_t>(x.rows[r]); };
+    const std::size_t last = (end - 1) / x.row_size;
+    std::uint64_t nonfinite = 0;
+    for (std::size_t r = begin / x.row_size; begin < end;) {
+        const std::size_t element = row(r) * x.row_size + begin % x.row_size;
+        while (r < last && row(r + 1) == row(r) + 1) ++r;  // neighbours in the table too
+        const std::size_t n = std::min(end, ++r * x.row_size) - begin;
+        if (plain)  // the fewer instructions a row, the more of their cache misses overlap
+            kernel(c.bytes, c.multiplier, run_in_place(x, rule, used, element, begin, n));
+        else
+            nonfinite += update_span(t, element, begin, n, options);
+        begin += n;
+    }
+    return nonfinite;
+}
+
+// `size` elements from `element` of the parameter on, and from `grad_element` of the gradient.
+std::uint64_t Engine::update_span(std::size_t t, std::size_t element, std::size_t grad_element, std::size_t size,
+                                  const StepOptions& options) {
+    const Tensor& x = tensors[t];
+    const Group& group = groups[static_cast<std::size_t>(x.group)];
+    const RuleEntry& rule = kernels_->rules[group.rule];
+    const Constants& c = constants_[constants_of_[t]];
+    const unsigned used = rule.used_states(c.variant);
+    const UpdateFn kernel = rule.update[x.compute][c.variant];
+    if (is_plain(x, group, used, options)) {
+        kernel(c.bytes, c.multiplier, run_in_place(x, rule, used, element, grad_element, size));
+        return 0;
+    }
+    Staging<kPiece> staging(*kernels_, x.compute);
+    const Noise noise{noise_key(options.seed, x.index, x.step), x.before};
+    std::uint64_t nonfinite = 0;
+    std::size_t done = 0;
+    const NarrowFn narrow = narrow_kernel(rule, c.variant, x, group, options);
+    if (narrow != nullptr) {
+        const NarrowRun run = narrow_run(x, group, used, element, size, options, noise);
+        nonfinite += narrow(c.bytes, c.multiplier, run);
+        done = run.n;
+    }
+    for (; done < size; done += kPiece) {
+        const std::size_t i = element + done, n = std::min(kPiece, size - done);
+        Run run{staging.load(x.param, i, n, 0), nullptr, {}, n};
+        load_states(staging, *kernels_, x, used, i, run);
+        if (rule.product) run.direction = staging.load(x.direction, i, n, 2 + rule.n_states);
+
+        if (group.cautious) {
+            step_cautiously(staging, *kernels_, x, group, c, grad_element + done, run);
+        } else {
+            const double multiplier =
+                load_gradient(staging, *kernels_, x, group, c.multiplier, grad_element + done, n, run);
+            kernel(c.bytes, multiplier, run);
+        }
+
+        for (int s = 0; s < rule.n_states; ++s) {
+            const Stream& state = x.states[static_cast<std::size_t>(s)];
+            if ((used >> s & 1u) && state.data != nullptr && staging.staged(state))
+                nonfinite += staging.store(state, i, n, run.states[s], noise);
+        }
+        if (staging.staged(x.param)) staging.store(x.param, i, n, run.param, noise);
+        if (x.ema != nullptr) {
+            void* ema = advanced(x.ema, i * width(native(x.compute)));
+            kernels_->average[x.compute](group.ema_decay, run.param, ema, n);
+        }
+        if (options.zero_grads) std::memset(at(x.grad, grad_element + done), 0, n * width(x.grad.format));
+    }
+    return nonfinite;
+}
+
+}  // namespace fusedstep
