@@ -735,7 +735,7 @@ def test_what_else_is_refused() -> None:
         optimizer.average(params, state)
     with pytest.raises(ValueError, match="unpacked: got 'mu', needs any of exp_avg, exp_avg_sq"):
         optimizer.pack(params, {"mu": params})
-    with pytest.raises(ValueError, match=r'unpacked\["exp_avg"\]\["W"\]: got 2 elements, needs 6'):
+    with pytest.raises(ValueError, match=r'unpacked\["exp_avg"\]\["W"\]: got shape \(2,\), needs \(2, 3\)'):
         optimizer.pack(params, {"exp_avg": {"W": jnp.ones(2), "b": jnp.ones(3)}})
     with pytest.raises(ValueError, match=r'unpacked\["exp_avg"\]: got another structure than params'):
         optimizer.pack(params, {"exp_avg": {"W": jnp.ones(2)}})
@@ -744,6 +744,75 @@ def test_what_else_is_refused() -> None:
         quantized.pack(params, {"exp_avg": params})
     with pytest.raises(TypeError, match=r"lr: got a traced array, needs a number"):
         jax.jit(lambda lr: fj.asgd(lr=lr).init(params))(0.1)
+
+
+@pytest.mark.parametrize("wrong", [None, 3, "text", (1, 2), [], np.ones(3)], ids=repr)
+def test_arguments_of_a_wrong_kind(wrong: Any) -> None:
+    """In every function: a documented error that begins with the argument's name, as no attribute is looked for."""
+    optimizer, params = fj.schedule_free_adamw(), one()
+    state = optimizer.init(params)
+    grads, unpacked, optax_face = one(), optimizer.unpack(params, state), optimizer.as_optax()
+    calls: dict[str, list[Any]] = {
+        "params": [
+            lambda: optimizer.step(wrong, grads, state),
+            lambda: optimizer.unpack(wrong, state),
+            lambda: optimizer.pack(wrong, unpacked),
+            lambda: optimizer.average(wrong, state),
+            lambda: optax_face.update(grads, state, wrong),
+        ],
+        "grads": [lambda: optimizer.step(params, wrong, state), lambda: optax_face.update(wrong, state, params)],
+        "state": [
+            lambda: optimizer.step(params, grads, wrong),
+            lambda: optimizer.unpack(params, wrong),
+            lambda: optimizer.scalars(wrong),
+            lambda: optimizer.average(params, wrong),
+            lambda: optax_face.update(grads, wrong, params),
+        ],
+        "unpacked": [lambda: optimizer.pack(params, wrong), lambda: optimizer.pack(params, {"z": wrong})],
+    }
+    if wrong is not None:
+        calls["state"].append(lambda: optimizer.pack(params, unpacked, wrong))
+    for name, every in calls.items():
+        for call in every:
+            # JAX names what is no array at all itself; other structures of parameters show at what belongs to them.
+            with pytest.raises((TypeError, ValueError), match=None if name == "params" else name):
+                call()
+
+
+def test_scalars_of_another_form() -> None:
+    optimizer = fj.nadam()
+    state = optimizer.init(one())
+    for wrong in (None, [], np.zeros((1, 2)), np.zeros(2, np.uint32), np.zeros((1, 3), np.uint32)):
+        with pytest.raises(ValueError, match=r"^state\.scalars: got .*, needs uint32 of shape \(n, 2\)"):
+            optimizer.scalars(state._replace(scalars=wrong))
+    with pytest.raises(TypeError, match="state: got a traced one"):
+        jax.jit(lambda traced: optimizer.scalars(traced)["mu_product"])(state)
+
+
+def test_packed_states_of_another_form() -> None:
+    """A transposed state has as many elements, and codes are no numbers: neither is taken."""
+    params = {"W": jnp.ones((2, 3), jnp.bfloat16)}
+    split = fj.adam(master="split", state_format="8bit", min_quantized_size=0)
+    wrong: list[tuple[Any, dict[str, Any], str]] = [
+        (fj.adam(), {"exp_avg": {"W": jnp.ones((3, 2))}}, r"got shape \(3, 2\), needs \(2, 3\)"),
+        (fj.adam(), {"exp_avg": {"W": jnp.ones((2, 3), jnp.int32)}}, "got int32, needs an array of a float dtype"),
+        (split, {"master": {"W": jnp.ones((2, 3))}}, "got float32, needs an array of int16"),
+        (split, {"exp_avg": {"W": (jnp.ones((2, 3)), jnp.ones(1))}}, "got float32, needs an array of uint8"),
+        (split, {"exp_avg": {"W": (jnp.ones((2, 3), jnp.uint8), jnp.ones((1, 1)))}}, r"got shape \(1, 1\), needs"),
+    ]
+    for optimizer, entries, message in wrong:
+        with pytest.raises((TypeError, ValueError), match=message):
+            optimizer.pack(params, entries)
+
+
+def test_parameters_of_numpy_in_float64() -> None:
+    """JAX makes float32 of them here, and so do the functions that read states."""
+    optimizer, params = fj.adam(), {"W": np.ones((2, 3))}
+    state = optimizer.init(params)
+    unpacked = optimizer.unpack(params, state)
+    packed = optimizer.pack(params, unpacked)
+    assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(packed), jax.tree.leaves(state), strict=True))
+    assert unpacked["exp_avg"]["W"].dtype == np.float32
 
 
 def test_without_jax_the_message_says_what_to_install() -> None:

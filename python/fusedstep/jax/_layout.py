@@ -193,8 +193,19 @@ class Layout:
                     needs = "an array" if stream.scales is None else "a pair of codes and scales"
                     got = getattr(given, "dtype", type(given).__name__)
                     raise ValueError(f"{where}: got {got}, needs {needs}")
-                for piece, value in zip(stream.pieces, values, strict=True):
-                    if np.size(value) != piece.size:
-                        raise ValueError(f"{where}: got {np.size(value)} elements, needs {piece.size}")
+                shapes = (leaf.shape, (stream.pieces[-1].size,))
+                for piece, value, shape in zip(stream.pieces, values, shapes, strict=False):
+                    dtype = self.dtypes[piece.key]
+                    got = getattr(value, "dtype", None)
+                    if got is None or not _fits(got, dtype):
+                        needs = "a float dtype" if jnp.issubdtype(dtype, jnp.floating) else dtype
+                        raise TypeError(f"{where}: got {got or type(value).__name__}, needs an array of {needs}")
+                    if np.shape(value) != shape:
+                        raise ValueError(f"{where}: got shape {np.shape(value)}, needs {shape}")
                     parts.append((piece, jnp.asarray(value).reshape(-1)))
         return self._joined(parts)
+
+
+def _fits(given: Any, dtype: np.dtype[Any]) -> bool:
+    """Whether numbers of a dtype may be rounded to another; codes and remainders may not."""
+    return bool(given == dtype or (jnp.issubdtype(given, jnp.floating) and jnp.issubdtype(dtype, jnp.floating)))

@@ -217,11 +217,19 @@ class Optimizer:
             Any of the entries that `unpack` returns.
         state
             What has the rest; `init` of the parameters if it is left out.
+
+        Raises
+        ------
+        TypeError, ValueError
+            `unpacked` is no mapping, or has an entry that there is not or that does not fit; a state of other
+            parameters.
         """
+        if not isinstance(unpacked, Mapping):
+            raise TypeError(f"unpacked: got {type(unpacked).__name__}, needs a dict such as unpack() returns")
         tree, layout = self._look(params)
         state = self.init(params) if state is None else state
         entries = {**self.unpack(params, state)}
-        unknown = sorted(unpacked.keys() - entries.keys())
+        unknown = sorted(unpacked.keys() - entries.keys(), key=str)
         if unknown:
             raise ValueError(f"unpacked: got {unknown[0]!r}, needs any of {', '.join(sorted(entries))}")
         flat = {
@@ -234,11 +242,24 @@ class Optimizer:
 
         A list of them, in the order of the parameters that are stepped, where each has its own:
         ``{"exp_avg_sq": [0.5, 2.0]}``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            `state` is traced, or of another rule.
         """
-        about = RULES[self.rule]
+        _check_kind(state)
+        about, bits = RULES[self.rule], state.scalars
         if not about.scalars:
             return {}
-        values = np.asarray(state.scalars).view(np.float64).reshape(-1, len(about.scalars))
+        if isinstance(bits, jax.core.Tracer):
+            raise TypeError("state: got a traced one, needs one outside of jax.jit")
+        width, got = 2 * len(about.scalars), getattr(bits, "dtype", type(bits).__name__)
+        if got != np.uint32 or np.ndim(bits) != 2 or np.shape(bits)[1] != 2 or np.size(bits) % width:
+            raise ValueError(
+                f"state.scalars: got {got} of shape {np.shape(bits)}, needs uint32 of shape (n, 2), as init() makes it"
+            )
+        values = np.ascontiguousarray(bits).view(np.float64).reshape(-1, len(about.scalars))
         columns = values.T.tolist()
         return dict(zip(about.scalars, columns if about.scalars_differ else [c[0] for c in columns], strict=True))
 
@@ -252,10 +273,10 @@ class Optimizer:
         """
         if not self.rule.startswith("schedule_free"):
             raise TypeError(f"average: got {self.rule}, needs schedule_free_sgd or schedule_free_adamw")
+        self._check_state(params, state)
         sgd = self.rule == "schedule_free_sgd"
         beta = self._values.at("momentum", state.step) if sgd else self._values.at("betas", state.step)[0]
         tree, layout = self._look(params)
-        self._check_state(params, state)
         kept = {name: layout.unpack(name, state.arrays) for name in layout.names if name in ("z", "master")}
         masters = kept.get("master", [None] * len(tree.leaves))
         moved = [average(*each, beta) for each in zip(tree.trained(params), kept.get("z", []), masters, strict=True)]
@@ -332,8 +353,7 @@ class Optimizer:
 
     def _check_state(self, params: Any, state: Any) -> None:
         """Check that a state is one of these parameters and options."""
-        if not isinstance(state, State):
-            raise TypeError(f"state: got {type(state).__name__}, needs the State that init() or the last step returned")
+        _check_kind(state)
         needed, structure = jax.tree_util.tree_flatten_with_path(jax.eval_shape(self._init, params))
         given: Any
         found, given = jax.tree_util.tree_flatten_with_path(state)
@@ -351,3 +371,8 @@ class Optimizer:
                     f"state{path_text(keys)}: got {got} of shape {np.shape(array)}, needs {like.dtype} of shape "
                     f"{like.shape}, as init() makes it for these parameters"
                 )
+
+
+def _check_kind(state: Any) -> None:
+    if not isinstance(state, State):
+        raise TypeError(f"state: got {type(state).__name__}, needs the State that init() or the last step returned")

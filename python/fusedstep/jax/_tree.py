@@ -59,7 +59,9 @@ class Tree:
                     f"params{path}: got {dtype or type(param).__name__}, needs an array of float32, float64, float16 "
                     "or bfloat16; trainable=... leaves parameters alone"
                 )
-            self.leaves.append(Leaf(path, tuple(param.shape), np.dtype(dtype), 0 if decays else 1))
+            # What JAX makes of it: without jax_enable_x64, float32 of NumPy's float64.
+            known = np.dtype(jax.dtypes.canonicalize_dtype(dtype))
+            self.leaves.append(Leaf(path, tuple(param.shape), known, 0 if decays else 1))
 
     def trained(self, params: Any) -> list[Any]:
         """The parameters that are stepped."""
