@@ -41,6 +41,13 @@ class Summed:
     def __init__(self, count: int = 0, received: frozenset[int] = NOTHING) -> None:
         self.count, self.received, self.unclear = count, received, False
 
+    def checked(self, params: int) -> Summed:
+        """A copy of one that was pickled, of an optimizer with so many parameters."""
+        numbers = (whole("_summed.received", number, high=params - 1) for number in self.received)
+        made = Summed(whole("_summed.count", self.count), frozenset(numbers))
+        made.unclear = bool(self.unclear)
+        return made
+
 
 def check_accumulate_steps(value: Any) -> int:
     return whole("accumulate_steps", value, low=1)

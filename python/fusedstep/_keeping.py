@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import _loading, _saving
-from ._accumulating import NOTHING, Summed
-from ._groups import Group, Groups
+from ._accumulating import NOTHING, Summed, check_accumulate_steps
+from ._arguments import whole
+from ._group_options import check_group
+from ._groups import Group, Groups, same_memory
 from ._hyper import check_hyper
 from ._reporting import Reporting
+from ._restoring import restoring
+from ._settings import check_settings
 from ._slots import Progress, gather, progress
 from ._step_options import GROUP_OPTIONS
+from ._structures import tree
 
 if TYPE_CHECKING:
     import os
@@ -25,8 +31,18 @@ if TYPE_CHECKING:
 __all__ = ["Keeping"]
 
 
+# What an optimizer makes of the rest, and what pickles cannot have.
+MADE_AGAIN = frozenset(("_model", "_memory", "_tree", "_casts", "_adder", "_taken", "_progress", "_groups", "_watch"))
+
+
 class Keeping(Reporting):
     """What an optimizer is made of again."""
+
+    _pickled: ClassVar[tuple[str, ...]] = (
+        *("_progress", "param_groups", "_slots", "_settings", "_grouped", "_grads", "_next_number", "defaults"),
+        "skipped_steps",
+    )
+    """Entries of the pickles of all versions."""
 
     def state_dict(self, *, state_format: str | None = None) -> dict[str, Any]:
         """Everything a resumed run needs, with the keys and layout of ``torch.optim``.
@@ -119,28 +135,52 @@ class Keeping(Reporting):
 
     def __getstate__(self) -> dict[str, Any]:
         with self._model.exclusive("pickle"):
-            left_out = ("_model", "_memory", "_tree", "_casts", "_adder", "_taken", "_progress", "_groups", "_watch")
-            kept = {k: v for k, v in self.__dict__.items() if k not in left_out}
+            kept = {k: v for k, v in self.__dict__.items() if k not in MADE_AGAIN}
             return kept | {"_progress": progress(self._model), "param_groups": [dict(g) for g in self._groups]}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        there = getattr(self, "_model", None)  # of an optimizer that is made another one
+        with contextlib.nullcontext() if there is None else there.exclusive("__setstate__()"):
+            strange = [name for name in state if not self._may_have(name)] if isinstance(state, dict) else []
+            with restoring(self, state, self._pickled, strange):
+                self._restore(state)
+
+    def _may_have(self, name: Any) -> bool:
+        """Whether a state may have an entry of this name: attributes that this class or a subclass has."""
+        if not isinstance(name, str) or name in MADE_AGAIN - {"_progress"}:
+            return False
+        return name.startswith("_") or name in self._attributes or hasattr(type(self), name)
+
+    def _restore(self, state: dict[str, Any]) -> None:
         steps, scalars, taken = state["_progress"]
         object.__setattr__(self, "_memory", getattr(self, "_memory", None))  # unpickled: ordinary memory
         for name, value in state.items():
             if name not in ("_progress", "param_groups"):
                 object.__setattr__(self, name, value)
+        self._settings = check_settings(state["_settings"])
+        self.skipped_steps = whole("skipped_steps", state["skipped_steps"])
+        self._next_number = whole("_next_number", state["_next_number"])
+        self._accumulate_steps = check_accumulate_steps(self._accumulate_steps)
+        self._grouped, self._cast_grads = bool(state["_grouped"]), check_hyper("cast_grads", self._cast_grads)
         # What an older version has not: options that came later, and what it kept otherwise.
         self.defaults = GROUP_OPTIONS | self.defaults
+        check_group(self.rule, self.defaults, 'defaults["{}"]')
         groups = [group | {n: v for n, v in GROUP_OPTIONS.items() if n not in group} for group in state["param_groups"]]
+        for i, group in enumerate(groups):
+            check_group(self._rule_of(group), group, f'param_groups[{i}]["{{}}"]')
         self._groups = Groups([Group(group, i) for i, group in enumerate(groups)], self)
-        if "_structures" not in state:
-            self._structures = [group["params"] for group in self._groups]
+        self._structures = list(state.get("_structures", [group["params"] for group in self._groups]))
         if "_summed" not in state:
             self._summed = Summed(state.get("_accumulated", 0), state.get("_received", NOTHING))
+        self._summed = self._summed.checked(len(state["_slots"]))
+        self._slots = [replace(slot, states=dict(slot.states)) for slot in state["_slots"]]
         self._progress = Progress()
         self._starting = taken
         gather(self._slots, self._memory)
         self._build(steps, scalars, taken)
+        leaves = [leaf for structure in self._structures for leaf in tree(structure, "params").leaves]
+        if not all(map(same_memory, leaves, (slot.param for slot in self._slots))) or len(leaves) != len(self._slots):
+            raise ValueError("_structures: got other arrays than the parameters, needs the same")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         with self._model.exclusive("copy.deepcopy()"):

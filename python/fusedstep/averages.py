@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ._arguments import flag, real
+from ._arguments import flag, number, real, whole
 from ._floats import default_floats
+from ._restoring import restoring
 from .formats import is_bfloat16
 
 __all__ = ["ExponentialAverage"]
@@ -119,6 +120,16 @@ class ExponentialAverage:
         self._weight = self.beta * self._weight + (1.0 - self.beta)
         self.count += 1
         return self.value
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        with restoring(self, state, ("beta", "bias_correction", "count", "_weight", "_average")):
+            made = ExponentialAverage(state["beta"], state["bias_correction"])
+            count = whole("count", state["count"])
+            weight = real("_weight", state["_weight"], low=0.0, above=0.0 if count else -1.0)
+            average = state["_average"]
+            if not isinstance(average, np.ndarray) or average.dtype not in (np.float32, np.float64):
+                average = number("_average", average)
+            vars(self).update({**state, **vars(made), "count": count, "_weight": weight, "_average": average})
 
     def __repr__(self) -> str:
         correction = "" if self.bias_correction else ", bias_correction=False"

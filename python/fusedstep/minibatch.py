@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._arguments import whole
+from ._restoring import restoring
 
 __all__ = ["minibatches", "random_state", "set_random_state"]
 
@@ -178,6 +179,19 @@ class minibatches:
         set_random_state(self._rng, state["rng"], 'state["rng"]')
         self._begun, self._given = (state["begun"], given) if given else (None, 0)
         self._rest = (order, given) if given else None
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        names = ("batch_size", "shuffle", "drop_last")
+        with restoring(self, state, (*names, "arrays", "axes", "_rng", "_begun", "_given", "_rest")):
+            options = {name: state[name] for name in names}
+            made = minibatches(*state["arrays"], axis=state["axes"], rng=state["_rng"], **options)
+            vars(self).update({**state, **vars(made)})
+            self._begun, self._given = state["_begun"], whole("_given", state["_given"], high=len(self))
+            if state["_rest"] is not None:
+                order, given = state["_rest"]
+                if order is not None and not np.array_equal(np.sort(order), np.arange(self.examples)):
+                    raise ValueError("_rest: got other numbers than those of the examples, needs each once")
+                self._rest = order, whole("_rest", given, high=len(self))
 
     def __repr__(self) -> str:
         return f"<minibatches: {len(self)} of {self.batch_size} out of {self.examples} examples>"

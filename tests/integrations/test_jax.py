@@ -782,7 +782,8 @@ def test_arguments_of_a_wrong_kind(wrong: Any) -> None:
 def test_scalars_of_another_form() -> None:
     optimizer = fj.nadam()
     state = optimizer.init(one())
-    for wrong in (None, [], np.zeros((1, 2)), np.zeros(2, np.uint32), np.zeros((1, 3), np.uint32)):
+    every: list[Any] = [None, [], np.zeros((1, 2)), np.zeros(2, np.uint32), np.zeros((1, 3), np.uint32)]
+    for wrong in every:
         with pytest.raises(ValueError, match=r"^state\.scalars: got .*, needs uint32 of shape \(n, 2\)"):
             optimizer.scalars(state._replace(scalars=wrong))
     with pytest.raises(TypeError, match="state: got a traced one"):

@@ -198,7 +198,7 @@ class Layout:
                     dtype = self.dtypes[piece.key]
                     got = getattr(value, "dtype", None)
                     if got is None or not _fits(got, dtype):
-                        needs = "a float dtype" if jnp.issubdtype(dtype, jnp.floating) else dtype
+                        needs = "a float dtype" if jnp.issubdtype(dtype, jnp.floating) else dtype.name
                         raise TypeError(f"{where}: got {got or type(value).__name__}, needs an array of {needs}")
                     if np.shape(value) != shape:
                         raise ValueError(f"{where}: got shape {np.shape(value)}, needs {shape}")

@@ -146,6 +146,13 @@ class Muon(Optimizer):
         shared = {name: self.defaults[name] for name in GROUP_OPTIONS}
         return complete_rest(shared, {"rule": rule}, f"param_groups[{number}]", ("muon",))
 
+    _pickled = (*Optimizer._pickled, "_rest", "_reshape")
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        super()._restore(state)
+        self._rest = complete_rest(GROUP_OPTIONS, state["_rest"], "_rest")
+        self._reshape = check_hyper("reshape", state["_reshape"])
+
     def add_param_group(self, group: Mapping[str, Any]) -> None:
         """Add parameters with options of their own (see `Optimizer.add_param_group`): matrices, or others.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, SupportsIndex, runtime_checkable
 
 from .._arguments import flag, whole
+from .._restoring import restoring
 
 __all__ = ["Schedule", "Stateful"]
 
@@ -44,6 +45,22 @@ class Schedule(ABC):
             if item.init and item.kw_only is only and not (only and getattr(self, item.name) == item.default)
         ]
         return f"{type(self).__name__}({', '.join(shown)})"
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # A subclass of others may have a constructor that must not run twice.
+        if not type(self).__module__.startswith(f"{__package__}."):
+            vars(self).update(state)
+            return
+        named = {item.name: item.init for item in fields(self)}  # type: ignore[arg-type]
+        given = [name for name, init in named.items() if init]
+        with restoring(self, state, given, set(state) - named.keys() if isinstance(state, dict) else ()):
+            made = type(self)(**{name: state[name] for name in given})
+            vars(self).update(vars(made))
+            # What updates change; what none has changed yet may be the class's alone.
+            later = {name: getattr(made, name) for name in named.keys() - set(given)}
+            if later:
+                own = {name: state[name] for name in later if name in state or name in vars(made)}
+                self.load_state_dict(later | own)  # type: ignore[attr-defined]
 
     def _set(self, **values: object) -> None:
         # how a frozen dataclass stores its checked arguments

@@ -19,6 +19,7 @@ from ._parts import check_placements
 from ._reading import memory, quiet, reader
 from ._slots import Slot
 from ._states import (
+    check_tensor,
     compute_dtype,
     convert,
     fresh,
@@ -28,7 +29,9 @@ from ._states import (
     is_stored_as,
     local,
     new_step,
+    one_number,
     state_like,
+    whole_number,
 )
 
 __all__ = ["build", "complete"]
@@ -176,7 +179,7 @@ def complete(optimizer: Making, state: dict[str, Any], like: Tensor, group: dict
     if counted and not _is_number(step):
         state["step"] = new_step()
         if step is not None:
-            state["step"].fill_(float(step))
+            state["step"].fill_(whole_number(step, f"{name} step"))
     param, shape = like, tuple(like.shape)
     for kept in rule.states:
         if kept.shape(shape) is None and state.get(kept.name) is not None:
@@ -184,6 +187,8 @@ def complete(optimizer: Making, state: dict[str, Any], like: Tensor, group: dict
     for kept in rule.used({name: plain(group[name]) for name in rule.hypers}, shape):
         like = state_like(kept, param)
         value, scales = state.get(kept.name), state.get(f"{kept.name}_scales")
+        if value is not None:
+            check_tensor(value, f"{name} {kept.name}")
         if value is None:
             made = fresh(like, kept.kind, state_format, small)
             first = optimizer._initial_state(kept.name, param, group)
@@ -206,10 +211,11 @@ def complete(optimizer: Making, state: dict[str, Any], like: Tensor, group: dict
             state[kept.name], state[f"{kept.name}_scales"] = made
         else:
             state[kept.name] = made
-    for scalar, number in zip(rule.scalars, optimizer._initial_scalars(group), strict=True):
+    for scalar, start in zip(rule.scalars, optimizer._initial_scalars(group), strict=True):
         value = state.get(scalar)
         if not _is_number(value):
-            state[scalar] = new_step().to(optimizer.scalar_dtype).fill_(number if value is None else float(value))
+            first_one = start if value is None else one_number(value, f"{name} {scalar}")
+            state[scalar] = new_step().to(optimizer.scalar_dtype).fill_(first_one)
     _complete_copies(state, param, group, name)
 
 
@@ -243,7 +249,8 @@ def _complete_copies(state: dict[str, Any], like: Tensor, group: dict[str, Any],
         wanted["ema"] = compute_dtype(like)
     for name, dtype in wanted.items():
         value = state.get(name)
-        if isinstance(value, Tensor):
+        if value is not None:
+            check_tensor(value, f"{where} {name}")
             if value.shape != like.shape:
                 raise _other_shape(where, name, like, value, like)
             if name == "remainder" and value.dtype != dtype:
@@ -252,9 +259,9 @@ def _complete_copies(state: dict[str, Any], like: Tensor, group: dict[str, Any],
             if value.dtype == dtype and lies and holds_values(local(value)):
                 continue
         made = torch.zeros_like(like.detach(), dtype=dtype, memory_format=torch.preserve_format)
-        if isinstance(value, Tensor) or name != "remainder":
+        if value is not None or name != "remainder":
             with torch.no_grad():
-                made.copy_(value if isinstance(value, Tensor) else like)
+                made.copy_(like if value is None else value)
         state[name] = made
 
 

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from torch import Tensor
+
+from .._arguments import flag
 from .._hyper import check_hyper
+from .._names import needs
+from .._restoring import restoring
+from .._settings import check_settings
 from .._step_options import GROUP_OPTIONS
+from ..reference import RULES
 from ._loading import load
+from ._options import check_group
 from ._reporting import Reporting
 from ._saved import packed, without
+from ._states import whole_number
 
 if TYPE_CHECKING:
     import os
@@ -23,6 +33,12 @@ __all__ = ["Keeping"]
 
 class Keeping(Reporting):
     """What an optimizer is made of again."""
+
+    _pickled: ClassVar[tuple[str, ...]] = (
+        *("defaults", "state", "param_groups"),
+        *("_own", "_settings", "skipped_steps", "eager"),
+    )
+    """Entries of the pickles of all versions."""
 
     def state_dict(self, *, state_format: str | None = None) -> dict[str, Any]:
         """Everything a resumed run needs.
@@ -43,7 +59,12 @@ class Keeping(Reporting):
         if state_format is not None:
             check_hyper("state_format", state_format)
         with self._claim.exclusive("state_dict()"):
-            saved = super().state_dict()
+            try:
+                saved = super().state_dict()
+            except KeyError:
+                raise ValueError(
+                    "state: got one of a parameter that is in no group, needs none; del optimizer.state[param] drops it"
+                ) from None
             states, untouched = saved["state"], self._untouched()
             for group, numbers in zip(self.param_groups, saved["param_groups"], strict=True):
                 for param, number in zip(group["params"], numbers["params"], strict=True):
@@ -127,18 +148,38 @@ class Keeping(Reporting):
         return copied
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        whole = "_settings" in state  # a copy of an optimizer; else what load_state_dict() has
-        if whole:
+        loaded = isinstance(state, dict) and state.keys() == {"state", "param_groups"}  # by load_state_dict()
+        with restoring(self, state, () if loaded else self._pickled):
+            self._restore(state, loaded)
+
+    def _restore(self, state: dict[str, Any], loaded: bool) -> None:
+        if not loaded:
+            for name in ("defaults", "_own"):
+                needs(state[name], dict, name, "a dict")
             # One of an older version lacks options that came later.
             added = {name: value for name, value in GROUP_OPTIONS.items() if name not in state["defaults"]}
             state = state | {name: added | state[name] for name in ("defaults", "_own")}
-            self._prepare(state["_own"], state["_settings"], state["skipped_steps"])
+            first = {**state["defaults"], "params": []}
+            self._with_torchs_defaults([first])
+            if missing := RULES[self.rule].hypers.keys() - first.keys():
+                raise ValueError(f"defaults: got none of {min(missing)!r}, needs one for every hyper-parameter")
+            state["defaults"] = {name: value for name, value in first.items() if name != "params"}
+            skipped = whole_number(state["skipped_steps"], "skipped_steps")
+            self._prepare(state["_own"], check_settings(state["_settings"]), skipped)
+            state = {**state, "_settings": self._settings, "eager": flag("eager", state["eager"])}
+        needs(state["state"], Mapping, "state", "a dict of states")
+        for param, values in state["state"].items():
+            if isinstance(param, Tensor):
+                needs(values, dict, "state", "a dict of dicts")
+        needs(state["param_groups"], list, "param_groups", "a list of dicts")
         super().__setstate__(state)
         self.state = self._all_states()
         for number, group in enumerate(self.param_groups):
-            self._fill_in(group, f"param_groups[{number}]")
-            if whole:
-                self._hook(group["params"])
+            where = f"param_groups[{number}]"
+            self._fill_in(group, where)
+            check_group(self._rule_of(group), group, where + '["{}"]')
+        for group in () if loaded else self.param_groups:
+            self._hook(group["params"])
 
     def _untouched(self) -> dict[int, set[str]]:
         """States of zeros that no step has changed, where torch has none, by the identity of their parameter."""

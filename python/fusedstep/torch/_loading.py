@@ -13,8 +13,8 @@ from .._settings import check_settings
 from ..reference import RULES
 from ._making import Making
 from ._options import check_group
-from ._saved import converted, whole_number
-from ._states import States
+from ._saved import converted
+from ._states import States, whole_number
 
 __all__ = ["load"]
 

@@ -17,9 +17,9 @@ from .._stored import Stored
 from ..reference import RULES, Rule
 from ._building import complete
 from ._making import Making
-from ._states import convert, is_small, local, new_step, state_like
+from ._states import convert, is_small, local, new_step, one_number, state_like, whole_number
 
-__all__ = ["converted", "packed", "whole_number", "without"]
+__all__ = ["converted", "packed", "without"]
 
 COUNT = "steps_taken"  # the name of "step" beside 8-bit codes, for which torch's classes look in vain
 
@@ -99,7 +99,7 @@ def converted(optimizer: Making, param: Tensor, group: dict[str, Any], saved: An
             count = whole_number(value, place)
             state["step"] = _tensor(value, place).clone() if isinstance(value, Tensor) else new_step().fill_(count)
         elif name in rule.scalars:
-            state[name] = _number(value, place)
+            state[name] = one_number(value, place)
         elif name in ("master", "ema"):
             state[name] = _values(param, value, place)
         elif name == "remainder":
@@ -125,24 +125,6 @@ def _beside(rule: Rule, name: str, param: Tensor, where: str) -> Tensor:
         needed = ", ".join(kept.name for kept in rule.used(rule.hypers, tuple(param.shape)))
         raise ValueError(f"{where}: got a state for another shape, needs {needed} for shape {tuple(param.shape)}")
     return state_like(state, param)
-
-
-def _number(value: Any, where: str) -> float:
-    try:
-        elements = value.numel() if isinstance(value, Tensor) else np.size(value)
-        if elements == 1 and not isinstance(value, (bool, str)):
-            return float(value.item() if hasattr(value, "item") else value)
-    except (TypeError, ValueError, RuntimeError):  # complex numbers, ragged lists, tensors without memory
-        pass
-    raise TypeError(f"{where}: got {type(value).__name__}, needs a number")
-
-
-def whole_number(value: Any, where: str) -> int:
-    """A count, from a number, array or tensor of one element."""
-    count = _number(value, where)
-    if not 0 <= count < 2**63 or count != int(count):
-        raise ValueError(f"{where}: got {count:g}, needs a whole number of at least 0")
-    return int(value) if isinstance(value, int) else int(count)
 
 
 def _tensor(value: Any, where: str) -> Tensor:

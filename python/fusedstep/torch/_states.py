@@ -17,6 +17,7 @@ from ..reference import State
 
 __all__ = [
     "States",
+    "check_tensor",
     "compute_dtype",
     "convert",
     "fresh",
@@ -25,7 +26,9 @@ __all__ = [
     "is_small",
     "local",
     "new_step",
+    "one_number",
     "state_like",
+    "whole_number",
 ]
 
 PARAMETERS = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64, torch.complex128)
@@ -254,3 +257,32 @@ increment_versions: Callable[[Any], None] = increment_version if _takes_several(
 def total_bytes(tensors: Iterable[Tensor]) -> int:
     """Bytes that tensors of this process hold."""
     return sum(local(tensor).numel() * local(tensor).element_size() for tensor in tensors)
+
+
+def one_number(value: Any, where: str) -> float:
+    """One number, from a number, array or tensor of one element."""
+    try:
+        elements = value.numel() if isinstance(value, Tensor) else np.size(value)
+        if elements == 1 and not isinstance(value, (bool, str)):
+            return float(value.item() if hasattr(value, "item") else value)
+    except (TypeError, ValueError, RuntimeError):  # complex numbers, ragged lists, tensors without memory
+        pass
+    raise TypeError(f"{where}: got {type(value).__name__}, needs a number")
+
+
+def whole_number(value: Any, where: str) -> int:
+    """A count, from a number, array or tensor of one element."""
+    count = one_number(value, where)
+    if not 0 <= count < 2**63 or count != int(count):
+        raise ValueError(f"{where}: got {count:g}, needs a whole number of at least 0")
+    return int(value) if isinstance(value, int) else int(count)
+
+
+def check_tensor(value: Any, where: str) -> None:
+    """Check what stands for a state: others may put anything there."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{where}: got {type(value).__name__}, needs a tensor")
+    if local(value).layout is not torch.strided:
+        raise TypeError(f"{where}: got a tensor of {local(value).layout}, needs a dense one")
+    if value.is_meta:
+        raise ValueError(f"{where}: got a tensor on the meta device, needs one with memory")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .._hyper import check_hyper
 from .._step_options import GROUP_OPTIONS
 from ..optimizers.muon import complete_rest
 from ..reference import RULES
@@ -86,6 +87,7 @@ class Muon(FusedOptimizer, Base):
     kept_options = (*FusedOptimizer.kept_options, "rule", "reshape")
     _rest: dict[str, Any]
     _ns_dtype: torch.dtype | None
+    _pickled = (*FusedOptimizer._pickled, "_rest", "_ns_dtype")
 
     def __init__(
         self,
@@ -117,8 +119,7 @@ class Muon(FusedOptimizer, Base):
         }
         if rest is not None and not isinstance(rest, Mapping):
             raise TypeError(f"rest: got {type(rest).__name__}, needs a dict of options")
-        if ns_dtype not in NS_DTYPES:
-            raise ValueError(f"ns_dtype: got {ns_dtype!r}, needs one of {', '.join(map(str, NS_DTYPES))}")
+        _check_ns_dtype(ns_dtype)
         shared = {name: options.get(name, value) for name, value in GROUP_OPTIONS.items()}
         self.__dict__["_rest"] = _with_rest(shared, rest or {}, "rest")
         self.__dict__["_ns_dtype"] = ns_dtype
@@ -241,11 +242,25 @@ class Muon(FusedOptimizer, Base):
     def _directions(self, slots: Sequence[Slot]) -> TensorDirections:
         return make_directions(self.param_groups, slots, self._ns_dtype)
 
+    def _restore(self, state: dict[str, Any], loaded: bool) -> None:
+        if not loaded:
+            rest = _with_rest(GROUP_OPTIONS, state["_rest"], "_rest")
+            _check_ns_dtype(state["_ns_dtype"])
+            check_hyper("reshape", state["_own"]["reshape"])
+            state = {**state, "_rest": rest}
+            self.__dict__["_rest"] = rest  # which says what the groups lack
+        super()._restore(state, loaded)
+
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_rest": self._rest, "_ns_dtype": self._ns_dtype}
 
 
 OTHER_STATES = frozenset(state.name for rule in RULES.values() for state in rule.states)
+
+
+def _check_ns_dtype(dtype: Any) -> None:
+    if dtype not in NS_DTYPES:
+        raise ValueError(f"ns_dtype: got {dtype!r}, needs one of {', '.join(map(str, NS_DTYPES))}")
 
 
 def _with_rest(

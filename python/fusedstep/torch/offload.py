@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import _core
+from .._arguments import flag
 from ._base import FusedOptimizer
 from ._gradients import check_gradient
 from ._slots import Slot, check_memory, check_places
@@ -100,10 +101,10 @@ class CPUOffload(FusedOptimizer):
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"free_gradients": self.free_gradients}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def _restore(self, state: dict[str, Any], loaded: bool) -> None:
         if "free_gradients" in state:
-            self.__dict__["free_gradients"] = state["free_gradients"]
-        super().__setstate__(state)
+            self.__dict__["free_gradients"] = flag("free_gradients", state["free_gradients"])
+        super()._restore(state, loaded)
 
     # ---- gradients that do not wait for the step ----
 

@@ -84,6 +84,11 @@ class ScheduleFree(OwnOptimizer):
         check_training(self.param_groups)
         super()._step(only)
 
+    def _restore(self, state: dict[str, Any], loaded: bool) -> None:
+        super()._restore(state, loaded)
+        for number, group in enumerate(self.param_groups):
+            check_hyper(TRAIN_MODE, group.get(TRAIN_MODE, True), f'param_groups[{number}]["{TRAIN_MODE}"]')
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters (see `FusedOptimizer.add_param_group`), in `eval` as well: new ones are the same at both
         points.
