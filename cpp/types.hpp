@@ -82,10 +82,20 @@ struct PairSum {
     double first, second;
 };
 
-// What a watched step gathers from the gradients of one block.
-struct GradientSums {
-    double squares;
-    std::uint32_t zeros, nonfinite;  // elements
+constexpr std::size_t kLanes = 16;  // sums over a block are of as many numbers, each of every 16th element
+
+// What a watched step has gathered of a block so far: sums of squares of the gradient, of the parameters after the step
+// and of what it added to them; and elements of the gradient.
+struct alignas(64) WatchedLanes {
+    double grad[kLanes], param[kLanes], update[kLanes];
+    std::uint32_t zeros[kLanes];
+    std::uint32_t nonfinite;
+};
+
+// The same of a whole block, and of a whole tensor. Zeros where there was no gradient.
+struct WatchedSums {
+    double grad, param, update;
+    std::uint64_t zeros, nonfinite;
 };
 
 // Two arrays whose elements, of these widths, are needed next.
@@ -195,9 +205,11 @@ struct KernelTable {
     void (*multiply[kComputes])(double factor, const void* x, void* out, std::size_t n);
     // The bits of the largest magnitude; those of an infinity or NaN are larger than any number's.
     std::uint32_t (*largest)(const float* x, std::size_t n);
-    // Of a watched step; n <= kBlock.
-    GradientSums (*sum_gradient[kComputes])(const void* grad, std::size_t n, const Ahead& ahead);
-    PairSum (*sum_update[kComputes])(const void* before, const void* after, std::size_t n, const Ahead& ahead);
+    // Of a watched step: elements from a multiple of kLanes in a block on.
+    void (*add_gradient[kComputes])(const void* grad, std::size_t n, const Ahead& ahead, WatchedLanes& lanes);
+    void (*add_update[kComputes])(const void* before, const void* after, std::size_t n, const Ahead& ahead,
+                                  WatchedLanes& lanes);
+    WatchedSums (*combine)(WatchedLanes& lanes);
     void (*count_exponents[kComputes])(const void* x, std::size_t n, std::uint32_t* counts);  // kExponents counts
     // The memory traffic of a step without its arithmetic: the yardstick of the benchmarks.
     void (*add_one)(float* x, std::size_t n);

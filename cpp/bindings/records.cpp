@@ -23,7 +23,7 @@ void StepRecords::record(const Engine& engine, const StepOptions& options, const
         for (std::size_t i = 0; i < engine.tensors.size(); ++i) {
             const Tensor& x = engine.tensors[i];
             if (x.grad.data == nullptr) continue;
-            const TensorSums& its = engine.sums()[i];
+            const WatchedSums& its = engine.sums()[i];
             const double step = static_cast<double>(x.step) + (result.taken ? 0 : 1);
             const double values[] = {static_cast<double>(i),
                                      static_cast<double>(x.group),

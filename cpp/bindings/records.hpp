@@ -15,7 +15,7 @@ public:
     // Watches the next step but `until`, and every `every`th after it (0: none). Puts a tuple at the end of `records`,
     // which holds those of `keep` steps at most: whether it was taken; whether it was of one tensor alone; the scale of
     // the gradients; bytes of nine doubles for every tensor with a gradient (its number, its group's, the step's,
-    // elements, and TensorSums), of three uint32 for every exponent that occurs (number of the tensor, exponent,
+    // elements, and WatchedSums), of three uint32 for every exponent that occurs (number of the tensor, exponent,
     // count), and of kMaxHypers doubles for every group.
     void start(std::uint64_t every, std::uint64_t until, py::list records, std::size_t keep);
     std::uint64_t until() const { return until_; }

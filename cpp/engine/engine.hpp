@@ -78,13 +78,6 @@ struct StepOptions {
     bool watch = false;           // sum up what the step does; after Engine::watch(true)
 };
 
-// What a watched step has summed up of one tensor: squares of its gradient as it came, of its parameters after the step
-// and of what the step added to them, and elements of its gradient. Zeros where there was no gradient.
-struct TensorSums {
-    double grad = 0, param = 0, update = 0;
-    std::uint64_t zeros = 0, nonfinite = 0;
-};
-
 // The other processes that step one model together, each a piece of every tensor. Called on the thread that called
 // step(); false ends the step.
 class Peers {
@@ -141,7 +134,7 @@ public:
     // Makes or frees memory for what watched steps sum up.
     void watch(bool watches);
     // Of the last watched step: of each tensor, and its counts of exponents (kExponents).
-    const std::vector<TensorSums>& sums() const { return sums_; }
+    const std::vector<WatchedSums>& sums() const { return sums_; }
     const std::vector<std::atomic<std::uint32_t>>& exponents() const { return exponents_; }
 
     // Whether some tensor is computed in float32.
@@ -203,19 +196,27 @@ private:
     void count_descents(std::size_t t, std::size_t begin, std::size_t end);
     bool caution();
     void aim(std::size_t t, std::size_t begin, std::size_t end);
-    std::uint64_t update(std::size_t t, std::size_t begin, std::size_t end, const StepOptions& options);
-    std::uint64_t update_span(std::size_t t, std::size_t element, std::size_t grad_element, std::size_t size,
-                              const StepOptions& options);
-
+    struct Written {
+        const Tensor& x;
+        const Group& group;
+        const RuleEntry& rule;
+        const Constants& c;
+        unsigned used;  // of the states
+        UpdateFn kernel;
+        bool plain;
+        NarrowFn narrow;
+        Noise noise;
+    };
+    Written written(std::size_t t, const StepOptions& options) const;
+    std::uint64_t update(std::size_t t, std::size_t begin, std::size_t end, const StepOptions& options) const;
+    std::uint64_t update(const Written& to, std::size_t begin, std::size_t end, const StepOptions& options) const;
+    std::uint64_t update_span(const Written& to, std::size_t element, std::size_t grad_element, std::size_t size,
+                              const StepOptions& options) const;
     std::uint64_t update_watched(std::size_t t, std::size_t begin, std::size_t end, const StepOptions& options,
                                  bool steps);
     void begin_watched();
     void add_up();
 
-    struct BlockSums {
-        GradientSums grad;
-        PairSum param;  // after the step, and the update
-    };
     const KernelTable* kernels_ = nullptr;
     std::size_t elements_ = 0;
     bool single_ = false;    // some tensor is computed in float32
@@ -239,8 +240,8 @@ private:
     std::vector<std::uint32_t> constants_of_;  // per tensor
     std::vector<double> factor_memory_;        // of what comes next in factors
     bool watches_ = false;
-    std::vector<BlockSums> block_sums_;  // per block, only while steps are watched, as the next two
-    std::vector<TensorSums> sums_;
+    std::vector<WatchedSums> block_sums_;  // per block, only while steps are watched, as the next two
+    std::vector<WatchedSums> sums_;
     std::vector<std::atomic<std::uint32_t>> exponents_;
 };
 

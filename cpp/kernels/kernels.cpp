@@ -141,7 +141,6 @@ void aim(const void* constants, double multiplier, const Run& run) {
 
 // Sums of squares in sixteen double lanes: lane j takes elements j, j + 16, ...; then the lanes are added by halves.
 // The order never depends on the vector width, so the sum is the same on every instruction set.
-constexpr std::size_t kLanes = 16;
 
 inline double combined(double* lane) {
     for (std::size_t half = kLanes / 2; half > 0; half /= 2)
@@ -536,8 +535,9 @@ const KernelTable table = {
     {add_squares<float>, add_squares<double>},
     {multiply<float>, multiply<double>},
     largest,
-    {sum_gradient<float>, sum_gradient<double>},
-    {sum_update<float>, sum_update<double>},
+    {add_gradient<float>, add_gradient<double>},
+    {add_update<float>, add_update<double>},
+    combine,
     {count_exponents<float>, count_exponents<double>},
     add_one,
     sum,

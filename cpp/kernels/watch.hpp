@@ -1,17 +1,19 @@
-// What a watched step sums up of one block beside the update. The lanes are those of sum_squares, so a sum is the same
-// on every instruction set.
+// What a watched step sums up of a piece of a block beside the update. The lanes are those of sum_squares, so a sum is
+// the same on every instruction set.
 #pragma once
 
-// Asks for elements of the next block: while sums are computed, memory would be idle.
+// Asks for elements of the next piece: while sums are computed, memory would be idle.
 inline void fetch(const Ahead& ahead, std::size_t i) {
-    for (int k = 0; k < 2; ++k) __builtin_prefetch(static_cast<const char*>(ahead.data[k]) + i * ahead.width[k], 0, 2);
+    for (int k = 0; k < 2; ++k) __builtin_prefetch(static_cast<const char*>(ahead.data[k]) + i * ahead.width[k], 0, 3);
 }
 
 template <class T>
-GradientSums sum_gradient(const void* data, std::size_t n, const Ahead& ahead) {
+void add_gradient(const void* data, std::size_t n, const Ahead& ahead, WatchedLanes& lanes) {
     const T* const x = static_cast<const T*>(data);
-    double lane[kLanes] = {};
-    std::uint32_t zero[kLanes] = {};
+    double lane[kLanes];
+    std::uint32_t zero[kLanes];
+    std::memcpy(lane, lanes.grad, sizeof lane);
+    std::memcpy(zero, lanes.zeros, sizeof zero);
     const auto add = [&](std::size_t i, std::size_t j) {
         const double v = static_cast<double>(x[i]);
         lane[j] += v * v;
@@ -24,19 +26,22 @@ GradientSums sum_gradient(const void* data, std::size_t n, const Ahead& ahead) {
         for (std::size_t j = 0; j < kLanes; ++j) add(i + j, j);
     }
     for (std::size_t j = 0; j < n - whole; ++j) add(whole + j, j);
-    GradientSums sums{combined(lane), 0, 0};
-    for (const std::uint32_t count : zero) sums.zeros += count;
+    std::memcpy(lanes.grad, lane, sizeof lane);
+    std::memcpy(lanes.zeros, zero, sizeof zero);
     // A sum of squares is not finite if any of them is not, or if it overflows.
-    for (std::size_t i = 0; sums.squares - sums.squares != 0.0 && i < n; ++i) sums.nonfinite += x[i] - x[i] != T(0);
-    return sums;
+    bool finite = true;
+#pragma omp simd reduction(&& : finite)
+    for (std::size_t j = 0; j < kLanes; ++j) finite = finite && lane[j] - lane[j] == 0.0;
+    for (std::size_t i = 0; !finite && i < n; ++i) lanes.nonfinite += x[i] - x[i] != T(0);
 }
 
-// Sums of squares of the parameters, and of what the step added to them.
 template <class T>
-PairSum sum_update(const void* before, const void* after, std::size_t n, const Ahead& ahead) {
+void add_update(const void* before, const void* after, std::size_t n, const Ahead& ahead, WatchedLanes& lanes) {
     const T* const from = static_cast<const T*>(before);
     const T* const to = static_cast<const T*>(after);
-    double first[kLanes] = {}, second[kLanes] = {};
+    double first[kLanes], second[kLanes];
+    std::memcpy(first, lanes.param, sizeof first);
+    std::memcpy(second, lanes.update, sizeof second);
     const auto add = [&](std::size_t i, std::size_t j) {
         const double p = static_cast<double>(to[i]), u = static_cast<double>(T(to[i] - from[i]));
         first[j] += p * p;
@@ -49,7 +54,14 @@ PairSum sum_update(const void* before, const void* after, std::size_t n, const A
         for (std::size_t j = 0; j < kLanes; ++j) add(i + j, j);
     }
     for (std::size_t j = 0; j < n - whole; ++j) add(whole + j, j);
-    return {combined(first), combined(second)};
+    std::memcpy(lanes.param, first, sizeof first);
+    std::memcpy(lanes.update, second, sizeof second);
+}
+
+inline WatchedSums combine(WatchedLanes& lanes) {
+    WatchedSums sums{combined(lanes.grad), combined(lanes.param), combined(lanes.update), 0, lanes.nonfinite};
+    for (const std::uint32_t count : lanes.zeros) sums.zeros += count;
+    return sums;
 }
 
 // Adds to the counts of float32's exponents: 0 for what is below its smallest normal number, 255 for infinity and NaN.
