@@ -109,6 +109,7 @@ def spoiled(state: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # NumPy's, of ragged lists and the like
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # steps with the rate 2**70
 @pytest.mark.parametrize("case", CASES)
 def test_entries_of_a_pickle_that_are_missing_or_wrong(case: str) -> None:
     """One error that begins with the class's name, and nothing has changed; or an object that works."""

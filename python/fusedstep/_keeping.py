@@ -174,6 +174,9 @@ class Keeping(Reporting):
             self._summed = Summed(state.get("_accumulated", 0), state.get("_received", NOTHING))
         self._summed = self._summed.checked(len(state["_slots"]))
         self._slots = [replace(slot, states=dict(slot.states)) for slot in state["_slots"]]
+        without = [slot.path for slot in self._slots if slot.grad_sum is None]
+        if len(without) not in (0, len(self._slots)) or (without and self._accumulate_steps > 1):
+            raise ValueError(f"params{without[0]}: got no sum of gradients, needs one")
         self._progress = Progress()
         self._starting = taken
         gather(self._slots, self._memory)

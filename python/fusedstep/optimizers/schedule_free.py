@@ -104,6 +104,14 @@ class ScheduleFree(Optimizer):
         self._unstepped = [i for i in self._unstepped if self._model.get_step(i) == 0]
         return taken
 
+    def _restore(self, state: dict[str, Any]) -> None:
+        first = {TRAIN_MODE: True}
+        groups = [first | group for group in state["param_groups"]]
+        for number, group in enumerate(groups):
+            check_hyper(TRAIN_MODE, group[TRAIN_MODE], f'param_groups[{number}]["{TRAIN_MODE}"]')
+        super()._restore({**state, "defaults": first | state["defaults"], "param_groups": groups})
+        self._unstepped = None  # counted again
+
     def add_param_group(self, group: Mapping[str, Any]) -> None:
         """Add parameters (see `Optimizer.add_param_group`), in `eval` as well: new ones are the same at both points."""
         training = self.training
