@@ -599,3 +599,58 @@ def test_optimizers_wrapped_by_a_subclass_that_forwards() -> None:
     assert wrapped.state_dict()["param_groups"][0]["train_mode"] is False
     wrapped.train()
     assert optimizer.training
+
+
+@pytest.mark.parametrize("how", ["load", "fusedstep.load", "load_state_dict"])
+def test_parameters_without_a_step_before_loading(how: str, tmp_path: Any) -> None:
+    """What is loaded has a step of all: their z must not begin anew."""
+    path = tmp_path / "run.safetensors"
+    kept, other = ([np.arange(1, 5, dtype=np.float32), np.ones(3, np.float32)] for _ in range(2))
+    grads = [np.ones(4, np.float32), np.ones(3, np.float32)]
+    saved, loaded = fs.ScheduleFreeSGD(kept, lr=0.1), fs.ScheduleFreeSGD(other, lr=0.1)
+    for _ in range(2):
+        saved.step(grads)
+    loaded.step([grads[0], None])
+    fs.save(path, kept, saved)
+    for here, there in zip(other, kept, strict=True):
+        here[...] = there
+    if how == "load":
+        saved.save(path)
+        loaded.load(path)
+    elif how == "fusedstep.load":
+        fs.load(path, other, loaded)
+    else:
+        loaded.load_state_dict(saved.state_dict())
+    saved.step(grads)
+    loaded.step(grads)
+    for here, there in zip(other, kept, strict=True):
+        np.testing.assert_array_equal(here, there)
+
+
+@pytest.mark.parametrize("face", ["numpy", "torch"])
+@pytest.mark.parametrize("mode", [None, "eval", 2, np.ones(2)], ids=repr)
+def test_a_mode_that_is_no_bool(mode: Any, face: str) -> None:
+    """Taken for true, it would have neither eval() nor train() do anything."""
+    if face == "numpy":
+        optimizer: Any = fs.ScheduleFreeSGD([np.ones(3, np.float32)], lr=0.1)
+    else:
+        torch = pytest.importorskip("torch")
+        ft = pytest.importorskip("fusedstep.torch")
+        optimizer = ft.ScheduleFreeSGD([torch.nn.Parameter(torch.ones(3))], lr=0.1)
+    optimizer.param_groups[0]["train_mode"] = mode
+    step = (lambda: optimizer.step([np.ones(3, np.float32)])) if face == "numpy" else optimizer.step
+    for call in (step, optimizer.eval, optimizer.train, lambda: optimizer.training):
+        with pytest.raises(TypeError, match=r'^param_groups\[0\]\["train_mode"\]: got .*, needs True or False'):
+            call()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_parameter_retyped_before_eval() -> None:
+    param = np.ones(4, np.float32)
+    optimizer = fs.ScheduleFreeSGD([param], lr=0.1)
+    optimizer.step([np.ones(4, np.float32)])
+    before = param.tobytes()
+    setattr(param, "dtype", np.int32)  # noqa: B010  (a type checker refuses it)
+    with pytest.raises(ValueError, match=r"^params\[0\]: got dtype int32, needs float32"):
+        optimizer.eval()
+    assert param.tobytes() == before

@@ -104,6 +104,7 @@ def load(optimizer: Making, state_dict: Mapping[str, Any], first: Callable[[], N
         model.set_index(i, entry.slot.number)
         model.set_step(i, entry.step)
         model.set_scalars(i, entry.scalars)
+    optimizer._loaded()
 
 
 def _parts(stored: Any) -> tuple[Array, ...]:

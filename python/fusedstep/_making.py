@@ -111,6 +111,9 @@ class Making(Accumulating):
         """The update rule of a group."""
         return self.rule
 
+    def _loaded(self) -> None:
+        """Called when a state dict, from memory or a file, was taken in."""
+
     def _directions(
         self, groups: Sequence[Mapping[str, Any]], slots: Sequence[Slot], first: int
     ) -> NumPyDirections | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from . import formats
 from ._floats import default_floats
+from ._hyper import check_hyper
 from ._pieces import pieces
 from .reference import schedule_free_average, schedule_free_interpolation
 
-__all__ = ["TRAIN_MODE", "Weights", "check_training", "switch"]
+__all__ = ["TRAIN_MODE", "Weights", "check_training", "is_training", "switch"]
 
 Array = NDArray[Any]
 
@@ -119,6 +120,18 @@ def switch(weights: Sequence[Weights], to_average: bool) -> None:
             one.write(part, values)
 
 
+def is_training(group: Mapping[str, Any], number: int) -> bool:
+    """Whether a group's parameters are where gradients are taken.
+
+    Raises
+    ------
+    TypeError
+        The entry is neither True nor False: neither `eval` nor `train` would know what to do.
+    """
+    mode = group.get(TRAIN_MODE, True)
+    return mode if type(mode) is bool else check_hyper(TRAIN_MODE, mode, f'param_groups[{number}]["{TRAIN_MODE}"]')
+
+
 def check_training(groups: Sequence[dict[str, Any]]) -> None:
     """Check that parameters are where gradients are taken.
 
@@ -127,6 +140,6 @@ def check_training(groups: Sequence[dict[str, Any]]) -> None:
     RuntimeError
         They are not.
     """
-    for group in groups:
-        if not group.get(TRAIN_MODE, True):
+    for number, group in enumerate(groups):
+        if not is_training(group, number):
             raise RuntimeError("step: got the weights of eval(), needs those of train(); call train() first")

@@ -9,8 +9,9 @@ import numpy as np
 
 from .._base import Optimizer, Options, Structure
 from .._hyper import check_hyper
-from .._schedule_free import TRAIN_MODE, Weights, check_training, switch
+from .._schedule_free import TRAIN_MODE, Weights, check_training, is_training, switch
 from .._slots import Slot
+from ..formats import HALF
 
 __all__ = ["ScheduleFreeAdamW", "ScheduleFreeSGD"]
 
@@ -29,7 +30,7 @@ class ScheduleFree(Optimizer):
     @property
     def training(self) -> bool:
         """Whether the parameters are those that gradients are taken at."""
-        return all(group.get(TRAIN_MODE, True) for group in self.param_groups)
+        return all(is_training(group, i) for i, group in enumerate(self.param_groups))
 
     def eval(self) -> None:
         """Switch the parameters to the average, where the model is evaluated and saved; nothing if they are there.
@@ -58,7 +59,7 @@ class ScheduleFree(Optimizer):
 
     def _switch(self, to_average: bool) -> None:
         with self._model.exclusive("eval()" if to_average else "train()"):
-            groups = {i: g for i, g in enumerate(self.param_groups) if g.get(TRAIN_MODE, True) == to_average}
+            groups = {i: g for i, g in enumerate(self.param_groups) if is_training(g, i) == to_average}
             betas = {i: self._beta(i) for i in groups}
             weights = [
                 _weights(slot, betas[slot.group])
@@ -105,12 +106,14 @@ class ScheduleFree(Optimizer):
         return taken
 
     def _restore(self, state: dict[str, Any]) -> None:
-        first = {TRAIN_MODE: True}
-        groups = [first | group for group in state["param_groups"]]
+        def with_mode(options: dict[str, Any]) -> dict[str, Any]:
+            return options if TRAIN_MODE in options else options | {TRAIN_MODE: True}
+
+        groups = [with_mode(group) for group in state["param_groups"]]
         for number, group in enumerate(groups):
-            check_hyper(TRAIN_MODE, group[TRAIN_MODE], f'param_groups[{number}]["{TRAIN_MODE}"]')
-        super()._restore({**state, "defaults": first | state["defaults"], "param_groups": groups})
-        self._unstepped = None  # counted again
+            is_training(group, number)  # checks it
+        super()._restore({**state, "defaults": with_mode(state["defaults"]), "param_groups": groups})
+        self._loaded()
 
     def add_param_group(self, group: Mapping[str, Any]) -> None:
         """Add parameters (see `Optimizer.add_param_group`), in `eval` as well: new ones are the same at both points."""
@@ -127,8 +130,11 @@ class ScheduleFree(Optimizer):
         """
         super().load_state_dict(state_dict)
         for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
-            group[TRAIN_MODE] = bool(saved.get(TRAIN_MODE, True))
-        self._unstepped = None
+            if TRAIN_MODE not in saved:
+                group[TRAIN_MODE] = True
+
+    def _loaded(self) -> None:
+        self._unstepped = None  # counted again
 
 
 def _weights(slot: Slot, beta: float) -> Weights:
@@ -136,7 +142,9 @@ def _weights(slot: Slot, beta: float) -> Weights:
     name = "params" + slot.path
     if not slot.param.flags.c_contiguous:
         raise ValueError(f"{name}: got an array with gaps, needs a C-contiguous one")
-    half = slot.param.dtype.itemsize == 2
+    half = slot.param.dtype.name in HALF
+    if not half and slot.param.dtype != slot.states["z"].dtype:
+        raise ValueError(f"{name}: got dtype {slot.param.dtype}, needs {slot.states['z'].dtype}, as the state z has")
     return Weights(
         name,
         slot.param.reshape(-1).view(np.uint16) if half else slot.param.reshape(-1),

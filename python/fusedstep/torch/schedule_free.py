@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from .._hyper import check_hyper
-from .._schedule_free import TRAIN_MODE, Weights, check_training, switch
+from .._schedule_free import TRAIN_MODE, Weights, check_training, is_training, switch
 from ._building import complete
 from ._options import Options, plain
 from ._slots import Slot
@@ -39,7 +39,7 @@ class ScheduleFree(OwnOptimizer):
     @property
     def training(self) -> bool:
         """Whether the parameters are those that gradients are taken at."""
-        return all(group.get(TRAIN_MODE, True) for group in self.param_groups)
+        return all(is_training(group, i) for i, group in enumerate(self.param_groups))
 
     def eval(self) -> None:
         """Switch the parameters to the average (see `fusedstep.ScheduleFreeSGD.eval`); nothing if they are there."""
@@ -51,7 +51,7 @@ class ScheduleFree(OwnOptimizer):
 
     @torch.no_grad()
     def _switch(self, to_average: bool) -> None:
-        groups = [(i, g) for i, g in enumerate(self.param_groups) if g.get(TRAIN_MODE, True) == to_average]
+        groups = [(i, g) for i, g in enumerate(self.param_groups) if is_training(g, i) == to_average]
         states = self._all_states()
         slots, weights = [], []
         for number, group in groups:
@@ -87,7 +87,7 @@ class ScheduleFree(OwnOptimizer):
     def _restore(self, state: dict[str, Any], loaded: bool) -> None:
         super()._restore(state, loaded)
         for number, group in enumerate(self.param_groups):
-            check_hyper(TRAIN_MODE, group.get(TRAIN_MODE, True), f'param_groups[{number}]["{TRAIN_MODE}"]')
+            is_training(group, number)  # checks it
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters (see `FusedOptimizer.add_param_group`), in `eval` as well: new ones are the same at both
