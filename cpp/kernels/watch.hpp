@@ -4,7 +4,7 @@
 
 // Asks for elements of the next piece: while sums are computed, memory would be idle.
 inline void fetch(const Ahead& ahead, std::size_t i) {
-    for (int k = 0; k < 2; ++k) __builtin_prefetch(static_cast<const char*>(ahead.data[k]) + i * ahead.width[k], 0, 3);
+    for (int k = 0; k < 2; ++k) prefetch(static_cast<const char*>(ahead.data[k]) + i * ahead.width[k]);
 }
 
 template <class T>
