@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 import os
 import shutil
 import signal
@@ -526,6 +527,37 @@ def resume(folder: str) -> None:
     other = Sharded(fs.AdamW, alone, timeout=60, **OPTIONS)
     other.load_state_dict(single.state_dict())
     assert_same(other.state_dict()["state"], single.state_dict()["state"], "of one process")
+
+
+def edited(folder: str) -> None:
+    """Entries of the index that are missing or of another kind are an error that names the file, on all ranks."""
+    params = model(7, BFLOAT16)
+    opt = Sharded(fs.AdamW, params, timeout=60, **OPTIONS)
+    before = {k: p.copy() for k, p in params.items()}
+    path = os.path.join(folder, _files.INDEX)
+    with open(path) as file:
+        whole = json.load(file)
+    MPI.COMM_WORLD.Barrier()
+    places: list[tuple[Any, ...]] = [(name,) for name in whole]
+    places += [("params", 0, name) for name in whole["params"][0] if name != "path"]  # for readers alone
+    places += [("files", 0, name) for name in ("name", "bytes", "pieces")] + [("files", 0, "pieces", 0, 1)]
+    for *above, last in places:
+        for value in ("left out", None, "text", [1.5]):
+            index = json.loads(json.dumps(whole))
+            inner = index
+            for name in above:
+                inner = inner[name]
+            if value == "left out":
+                del inner[last]
+            else:
+                inner[last] = value
+            if RANK == 0:
+                with open(path, "w") as file:
+                    json.dump(index, file)
+            MPI.COMM_WORLD.Barrier()
+            refused((ValueError, TypeError, OSError, RankError), "", lambda: opt.load(folder))
+            assert_same(params, before, "parameters")
+            MPI.COMM_WORLD.Barrier()
 
 
 def damaged(folder: str) -> None:

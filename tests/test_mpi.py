@@ -77,6 +77,11 @@ def test_damaged_checkpoints_are_refused(how: str, tmp_path: pathlib.Path) -> No
     succeeds(2, "damaged", tmp_path)
 
 
+def test_an_index_that_was_edited_is_refused(tmp_path: pathlib.Path) -> None:
+    succeeds(2, "save", tmp_path)
+    succeeds(2, "edited", tmp_path)
+
+
 @pytest.mark.parametrize("moment", ["step", "save", "stop"])
 def test_a_lost_rank_ends_the_others_and_the_checkpoint_is_whole(moment: str, tmp_path: pathlib.Path) -> None:
     done = run(3, "die", tmp_path, moment, timeout=60)

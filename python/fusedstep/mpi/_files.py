@@ -30,6 +30,7 @@ INDEX: Final = "index.json"
 FORMAT: Final = "fusedstep.mpi checkpoint"
 VERSION: Final = 1
 PARAM: Final = "param"
+KINDS: Final = {"number": int, "files": list, "params": list, "param_groups": list, "fusedstep": dict}
 
 
 def write(
@@ -149,7 +150,17 @@ def _read_index(folder: str) -> dict[str, Any]:
             raise ValueError(f"{path}: is damaged ({error}), needs the file that save() wrote") from error
     if not isinstance(index, dict) or index.get("format") != FORMAT or index.get("version") != VERSION:
         raise ValueError(f"{path}: got another format, needs a checkpoint of fusedstep.mpi, version {VERSION}")
+    for name, kind in KINDS.items():
+        if type(index.get(name)) is not kind:
+            raise ValueError(f"{path}: is damaged ({name}), needs the file that save() wrote")
     return index
+
+
+def _check_pieces(places: Any) -> None:
+    """Check where an index says that a file's pieces begin and end."""
+    for place in places:
+        if type(place) is not list or [type(n) for n in place] != [int] * 3 or not 0 <= place[1] <= place[2]:
+            raise TypeError(f"got a piece {place!r}")
 
 
 def read_part(
@@ -157,9 +168,22 @@ def read_part(
 ) -> tuple[dict[str, Any], list[Array]]:
     """This rank's share of a checkpoint: a state dict, and the values of its pieces of the parameters."""
     index = _read_index(folder)
+    try:
+        return _read_indexed(part, pieces, params, folder, index)
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError) as error:
+        raise ValueError(
+            f"{os.path.join(folder, INDEX)}: is damaged ({type(error).__name__}: {error}), needs the file that save() "
+            "wrote"
+        ) from error
+
+
+def _read_indexed(
+    part: Part, pieces: Sequence[Piece], params: Sequence[Array], folder: str, index: dict[str, Any]
+) -> tuple[dict[str, Any], list[Array]]:
     saved = {entry["number"]: (tensor, entry) for tensor, entry in enumerate(index["params"])}
     where_saved: dict[int, list[tuple[int, int, int]]] = {}
     for rank, file in enumerate(index["files"]):
+        _check_pieces(file["pieces"])
         for tensor, begin, end in file["pieces"]:
             where_saved.setdefault(tensor, []).append((rank, begin, end))
     numbers = match(part._slots, part._names(), index["param_groups"], True)

@@ -383,7 +383,9 @@ class Sharded(Growing):
         return held and any(name in names for names in known)
 
     def __getattr__(self, name: str) -> Any:
-        if not name.startswith("_") and self._is_shared(name):
+        if name.startswith("_"):  # also of one that is not made yet
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        if self._is_shared(name):
             return getattr(self._part, name)
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{did_you_mean(name, dir(self))}")
 
