@@ -171,7 +171,8 @@ void Model::change_directions(const std::function<void()>& check_others) {
         py::list active;
         for (std::size_t i = 0; i < engine.tensors.size(); ++i) {
             const Tensor& x = engine.tensors[i];
-            if (x.grad.data != nullptr && x.size != 0 && groups.rule(x.group).product)
+            const bool some = x.size != 0 || engine.sums_of_tensors;  // others may have elements of it
+            if (x.grad.data != nullptr && some && groups.rule(x.group).product)
                 active.append(py::make_tuple(i, x.direction_norm));
         }
         if (!active.empty()) product_(active);

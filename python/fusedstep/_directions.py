@@ -35,6 +35,10 @@ class Matrices:
         Of its direction.
     turned
         Whether it is the transpose that lies in memory row by row: `rows` are the parameter's columns.
+    shared
+        Whether several processes have parts of it, so that it has no memory for the whole.
+    total
+        How many matrices the parameter is, where these are some of them.
     """
 
     index: int
@@ -44,6 +48,18 @@ class Matrices:
     columns: int
     dtype: Any
     turned: bool = False
+    shared: bool = False
+    total: int = 0
+
+    @property
+    def stacked(self) -> bool:
+        """Whether the parameter is several matrices, of which each is divided by a norm of its own."""
+        return max(self.count, self.total) > 1
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """Those of one kind are worked on together."""
+        return self.group, self.rows, self.columns, self.dtype, self.stacked, self.turned, self.shared
 
     @staticmethod
     def of(index: int, group: int, param: NDArray[Any], reshape: str | None, where: str) -> Matrices:
@@ -100,22 +116,25 @@ class Directions(Generic[A]):
         self._where = where
         members: dict[tuple[Any, ...], list[Matrices]] = defaultdict(list)
         for one in matrices:
-            members[one.group, one.rows, one.columns, one.dtype, one.count > 1, one.turned].append(one)
+            members[one.kind].append(one)
+        self._groups = sorted({group for group, *_ in members})
         self._blocks: list[Block[A]] = []
         self._memory: dict[int, A] = {}
         sizes: dict[Any, list[int]] = defaultdict(lambda: [0, 0])
         for (_, rows, columns, dtype, *_), found in members.items():
             count = sum(one.count for one in found)
+            together, small = min(count, self._together(rows, columns)), min(rows, columns)
+            size = sizes[dtype]
+            size[:] = max(size[0], together * rows * columns), max(size[1], together * small * small)
+            if found[0].shared:
+                continue
             block = Block(self._empty((count, rows, columns), dtype), found)
             self._blocks.append(block)
             start = 0
             for one in found:
                 self._memory[one.index] = block.memory[start : start + one.count]  # type: ignore[index]
                 start += one.count
-            together, small = min(count, self._together(rows, columns)), min(rows, columns)
-            size = sizes[dtype]
-            size[:] = max(size[0], together * rows * columns), max(size[1], together * small * small)
-        self._work = {
+        self._work: dict[Any, tuple[A, ...]] = {
             dtype: (self._empty((wide,), dtype), self._empty((2, narrow), dtype))
             for dtype, (wide, narrow) in sizes.items()
         }
@@ -159,17 +178,20 @@ class Directions(Generic[A]):
         active
             Numbers of the parameters that take part in the step, and the norms their directions had.
         """
-        norms = dict(active)
-        checked = {
+        norms, checked = dict(active), self._checked()
+        for block in self._blocks:
+            for start, run in block.runs(norms):
+                self._orthogonalize(block.memory, start, run, norms, checked[run[0].group])
+
+    def _checked(self) -> dict[int, dict[str, Any]]:
+        """The options of every group, checked."""
+        return {
             group: {
                 name: check_hyper(name, value, self._where.format(group, name), rule="muon")
                 for name, value in self._options(group).items()
             }
-            for group in {block.members[0].group for block in self._blocks}
+            for group in self._groups
         }
-        for block in self._blocks:
-            for start, run in block.runs(norms):
-                self._orthogonalize(block.memory, start, run, norms, checked[run[0].group])
 
     def _orthogonalize(
         self, memory: Any, start: int, run: list[Matrices], norms: Mapping[int, float], options: Mapping[str, Any]
@@ -177,10 +199,10 @@ class Directions(Generic[A]):
         rows, columns, eps = run[0].rows, run[0].columns, options["eps"]
         together, small = self._together(rows, columns), min(rows, columns)
         count, lowest = sum(one.count for one in run), None
-        if run[0].count > 1:
+        if run[0].stacked:
             each = [eps / max(norms[one.index], eps) for one in run]
             lowest = np.repeat(each, [one.count for one in run])
-        wide, narrow = self._work[run[0].dtype]
+        wide, narrow, *_ = self._work[run[0].dtype]
         for first in range(0, count, together):
             n = min(together, count - first)
             other: Any = wide[: n * rows * columns]  # type: ignore[index]

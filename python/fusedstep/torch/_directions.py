@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any
 
@@ -16,11 +16,13 @@ from torch import Tensor
 from .._directions import Directions, Matrices
 from ..reference import RULES
 from ..reference._newton_schulz import check_matrices
+from ._cuts import Cut, cut_of, has_whole_matrices
 from ._options import plain
 from ._slots import Slot
-from ._states import is_dense
+from ._states import is_dense, local
+from ._wholes import Batch, Wholes
 
-__all__ = ["TensorDirections", "check_matrix", "make_directions", "multiplies_bfloat16"]
+__all__ = ["TensorDirections", "check_matrix", "make_directions", "multiplies_bfloat16", "product_dtype"]
 
 
 @cache
@@ -34,7 +36,7 @@ def multiplies_bfloat16() -> bool:
     return any(getattr(torch.cpu, name, bool)() for name in asked)
 
 
-def _product_dtype(param: torch.dtype, ns_dtype: torch.dtype | None) -> torch.dtype:
+def product_dtype(param: torch.dtype, ns_dtype: torch.dtype | None) -> torch.dtype:
     """The dtype of a parameter's direction: bfloat16, or the compute type."""
     if ns_dtype is torch.bfloat16 or (ns_dtype is None and param != torch.float64 and multiplies_bfloat16()):
         return torch.bfloat16
@@ -70,20 +72,39 @@ def check_matrix(param: Tensor, reshape: str | None, where: str) -> tuple[int, i
 
 
 def make_directions(
-    groups: list[dict[str, Any]], slots: Iterable[Slot], ns_dtype: torch.dtype | None
+    groups: list[dict[str, Any]],
+    slots: Iterable[Slot],
+    ns_dtype: torch.dtype | None,
+    agree: Callable[[BaseException | None], None],
 ) -> TensorDirections:
-    """Memory for the directions of all parameters whose group has the rule ``"muon"``."""
-    matrices = []
+    """Memory for the directions of all parameters whose group has the rule ``"muon"``.
+
+    Raises
+    ------
+    ValueError
+        A parameter that is no matrix, or a distributed one whose parts cannot be put together.
+    """
+    matrices, cuts = [], dict[Matrices, Cut]()
     for i, slot in enumerate(slots):
         group = groups[slot.group]
         if group["rule"] == "muon" and slot.used:
-            found = check_matrix(slot.like, group["reshape"], slot.name)
-            matrices.append(Matrices(i, slot.group, *found[:3], _product_dtype(slot.like.dtype, ns_dtype), found[3]))
+            count, rows, columns, turned = check_matrix(slot.like, group["reshape"], slot.name)
+            cut, total, mine = None, 0, local(slot.like)
+            if mine is not slot.like:
+                cut = cut_of(slot.like, slot.name)
+                if has_whole_matrices(cut, group["reshape"]):
+                    cut, total = None, count
+                    count, rows, columns, turned = check_matrix(mine, group["reshape"], slot.name)
+            dtype = product_dtype(slot.like.dtype, ns_dtype)
+            one = Matrices(i, slot.group, count, rows, columns, dtype, turned, cut is not None, total)
+            matrices.append(one)
+            if cut is not None:
+                cuts[one] = cut
 
     def options(number: int) -> dict[str, Any]:
         return {name: plain(groups[number][name]) for name in ("eps", *RULES["muon"].outside)}
 
-    return TensorDirections(matrices, options, 'param_groups[{}]["{}"]')
+    return TensorDirections(matrices, options, 'param_groups[{}]["{}"]', cuts, agree)
 
 
 class TensorDirections(Directions[Tensor]):
@@ -91,17 +112,67 @@ class TensorDirections(Directions[Tensor]):
 
     together = 1 << 20  # 2 MiB in bfloat16: what the second-level cache holds
 
+    def __init__(
+        self,
+        matrices: Iterable[Matrices],
+        options: Callable[[int], Mapping[str, Any]],
+        where: str,
+        cuts: dict[Matrices, Cut],
+        agree: Callable[[BaseException | None], None],
+    ) -> None:
+        super().__init__(matrices, options, where)
+        self._wholes, self._agree = Wholes(cuts, self._together, self._empty), agree
+        for dtype in {one.dtype for one in cuts}:  # the parts are put together in the last of these
+            wide, narrow = self._work[dtype]
+            self._work[dtype] = wide, narrow, self._empty(wide.shape, dtype)
+
+    @property
+    def arrays(self) -> list[Tensor]:
+        """All memory that is held."""
+        return super().arrays + self._wholes.parts
+
     def like(self, index: int, param: Tensor) -> Tensor | None:
         """The memory of a parameter's direction, with its shape and strides; None if it is no matrix."""
+        param = local(param)
+        if index in self._wholes:
+            return self._wholes.like(index, param)
         found = self.of(index, (-1,))
         return None if found is None else found.as_strided(param.shape, param.stride())
 
     def __call__(self, active: list[tuple[int, float]]) -> None:
         # Code that ran in a product of a step before may have freed what it worked on.
-        for dtype, (wide, narrow) in self._work.items():
-            if not all(tensor.untyped_storage().nbytes() >= tensor.nbytes for tensor in (wide, narrow)):
-                self._work[dtype] = self._empty(wide.shape, dtype), self._empty(narrow.shape, dtype)
-        super().__call__(active)
+        for dtype, work in self._work.items():
+            if not all(tensor.untyped_storage().nbytes() >= tensor.nbytes for tensor in work):
+                self._work[dtype] = tuple(self._empty(tensor.shape, dtype) for tensor in work)
+        shared = tuple(index for index, _ in active if index in self._wholes)
+        if not shared:
+            super().__call__(active)
+            return
+        # The others wait for this process: an error is raised when all have come to the end, and then in all.
+        failure = _error_of(lambda: super(TensorDirections, self).__call__(active))
+        with torch.no_grad():
+            for batches in self._wholes.rounds(shared):
+                failure = self._round(batches, dict(active), failure)
+        self._agree(failure)
+        if failure is not None:
+            raise failure
+
+    def _round(
+        self, batches: list[Batch], norms: Mapping[int, float], failure: BaseException | None
+    ) -> BaseException | None:
+        """Make some distributed matrices orthogonal, of which this process works on one batch at most."""
+        mine = next((batch for batch in batches if batch.owner == self._wholes.rank), None)
+        whole = None if mine is None else self._work[mine.units[0].matrices.dtype][2]
+        self._wholes.carry(batches, whole, back=False)
+        if mine is not None and whole is not None and failure is None:
+            run = [unit.matrices for unit in mine.units]
+            count, rows, columns = sum(one.count for one in run), run[0].rows, run[0].columns
+            memory = whole[: count * rows * columns].view(count, rows, columns)
+            failure = _error_of(
+                lambda: self._orthogonalize(memory, 0, run, norms, self._checked()[run[0].group]),
+            )
+        self._wholes.carry(batches, whole, back=True)
+        return failure
 
     def _empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         with torch.inference_mode(False):
@@ -136,6 +207,15 @@ class TensorDirections(Directions[Tensor]):
             source, target = target, source
         if source is not matrices:
             matrices.copy_(source)
+
+
+def _error_of(work: Callable[[], None]) -> BaseException | None:
+    """What a call raises."""
+    try:
+        work()
+    except BaseException as error:
+        return error
+    return None
 
 
 def _reciprocal_norms(gram: Tensor, lowest: NDArray[np.float64]) -> Tensor:

@@ -202,6 +202,10 @@ class Making(Settings, torch.optim.Optimizer):
         """Memory for the directions of matrices; None for rules that have none."""
         return None
 
+    def _facts(self) -> list[tuple[str, str]]:
+        """What else must be the same in all processes that have parts of the parameters."""
+        return []
+
     def _hook(self, params: list[Tensor]) -> None:
         """Have parameters stepped as their gradients arrive, if this optimizer does that."""
         this = self._itself  # a parameter keeps its hooks: they must not keep the optimizer in turn

@@ -12,6 +12,7 @@ from torch import Tensor
 from .._agreement import agree
 from .._step_options import GROUP_OPTIONS
 from ..reference import RULES
+from ._cuts import check_cuts, on_host
 from ._making import Making
 from ._options import plain
 from ._states import local
@@ -54,9 +55,10 @@ def check_placements(rule: str, param: Tensor, name: str) -> None:
     Raises
     ------
     ValueError
-        It holds partial sums or is on other processes only, or the rule needs whole matrices.
+        It holds partial sums or is on other processes only, or the rule needs whole matrices that cannot be
+        put together.
     """
-    if RULES[rule].needs_shape:
+    if RULES[rule].factored:
         raise ValueError(f"{name}: got a distributed tensor, needs whole matrices in this process for {rule}")
     placements: Sequence[Any] = param.placements  # type: ignore[attr-defined]
     if any(placement.is_partial() for placement in placements):
@@ -66,6 +68,8 @@ def check_placements(rule: str, param: Tensor, name: str) -> None:
         )
     if param.device_mesh.get_coordinate() is None:  # type: ignore[attr-defined]
         raise ValueError(f"{name}: got a distributed tensor of other processes, needs this one in its device mesh")
+    if RULES[rule].matrices:
+        check_cuts(param, name)
 
 
 def _meshes(params: Sequence[Tensor]) -> list[_Mesh]:
@@ -81,18 +85,12 @@ def _meshes(params: Sequence[Tensor]) -> list[_Mesh]:
         for dim in range(mesh.ndim):
             if mesh.size(dim) > 1:
                 group = mesh.get_group(dim)
-                sharded = [params[i].placements[dim].is_shard() for i in members]  # type: ignore[attr-defined]
-                axes.append(_Axis(group, _device(group, mesh.device_type), torch.tensor(sharded).unsqueeze(1)))
+                cuts = [params[i].placements[dim] for i in members]  # type: ignore[attr-defined]
+                sharded = [placement.is_shard() for placement in cuts]
+                device = torch.device("cpu" if on_host(group) else mesh.device_type)
+                axes.append(_Axis(group, device, torch.tensor(sharded).unsqueeze(1)))
         found.append(_Mesh(members, axes))
     return found
-
-
-def _device(group: Any, device_type: str) -> torch.device:
-    try:
-        group._get_backend(torch.device("cpu"))
-    except RuntimeError:
-        return torch.device(device_type)
-    return torch.device("cpu")
 
 
 def _gathered(values: Tensor, axis: _Axis) -> Tensor:
@@ -166,7 +164,8 @@ class Parts:
             for name in (*RULES[optimizer._rule_of(group)].hypers, "maximize", *GROUP_OPTIONS)
         ]
         stepped = ("distributed parameters with a gradient", str([i for i in self._stepped() if i in self._numbers]))
-        return [stepped, *options, *((name, repr(value)) for name, value in optimizer._settings.items())]
+        settings = [(name, repr(value)) for name, value in optimizer._settings.items()]
+        return [stepped, *options, *settings, *optimizer._facts()]
 
     def _axes(self) -> list[_Axis]:
         return [axis for mesh in self._meshes for axis in mesh.axes]

@@ -15,7 +15,7 @@ from ..optimizers.muon import complete_rest
 from ..reference import RULES
 from ..reference._newton_schulz import as_matrices
 from ._base import FusedOptimizer
-from ._directions import TensorDirections, check_matrix, make_directions
+from ._directions import TensorDirections, check_matrix, make_directions, product_dtype
 from ._options import Options, plain
 from ._parts import check_placements
 from ._slots import Slot
@@ -67,6 +67,8 @@ class Muon(FusedOptimizer, Base):
     The matrix products are torch's. Their bits depend on the machine and its libraries; all else is exact.
 
     Between steps, a direction per matrix element is kept in memory, in the dtype of the products.
+
+    A distributed matrix (``DTensor``) is made orthogonal whole, by one of the processes that have parts of it.
 
     Complex parameters belong to the rest.
 
@@ -240,7 +242,16 @@ class Muon(FusedOptimizer, Base):
         return self._ns_dtype
 
     def _directions(self, slots: Sequence[Slot]) -> TensorDirections:
-        return make_directions(self.param_groups, slots, self._ns_dtype)
+        this = self._itself
+
+        def agree(error: BaseException | None) -> None:
+            this()._parts.agree(error, [])
+
+        return make_directions(self.param_groups, slots, self._ns_dtype, agree)
+
+    def _facts(self) -> list[tuple[str, str]]:
+        products = product_dtype(torch.float32, self._ns_dtype)  # of None, the processor's choice
+        return [*super()._facts(), ("ns_dtype", f"{self._ns_dtype} (products in {products})")]
 
     def _restore(self, state: dict[str, Any], loaded: bool) -> None:
         if not loaded:
