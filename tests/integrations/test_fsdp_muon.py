@@ -1,4 +1,4 @@
-"""Muon under FSDP2: losses of torch.optim.Muon, and those of one process."""
+"""Muon under FSDP2, hybrid sharding and tensor parallelism: losses of torch.optim.Muon, and those of one process."""
 
 from __future__ import annotations
 
@@ -105,3 +105,35 @@ def test_fully_shard(two_processes: Callable[..., Any], tolerance: float, offloa
     assert sum(found["ours in bfloat16"][1] for found in ranks) == 4 * weights
     assert sum(found["ours"][1] for found in ranks) == 4 * weights + 8 * (elements - weights)
     assert all(found["ours in 8 bits"][1] < found["ours"][1] * 0.35 for found in ranks)
+
+
+def on_four(rank: int) -> Any:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+    import fusedstep.torch as ours
+
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "tp"))
+    parallel = parallelize_module(network(), mesh["tp"], {"0": ColwiseParallel(), "2": RowwiseParallel()})
+    models = [(sharded(network(), mesh), rank), (sharded(parallel, mesh["dp"]), rank // 2)]
+    found = []
+    for model, data in models:
+        for cls, options in ((ours.Muon, {"ns_dtype": torch.float32}), (ours.LAMB, {})):
+            optimizer = cls(model.parameters(), max_grad_norm=0.1, **OPTIONS, **options)
+            found.append((trained(model, optimizer, [data]), optimizer.grad_norm))
+    return found
+
+
+def test_hybrid_sharding_and_tensor_parallelism(processes: Callable[..., Any], tolerance: float) -> None:
+    """Rows that both tensor parallelism and FSDP cut are strided shards: norms count them, and matrices are whole."""
+    results = processes(4, on_four)
+    expected = []
+    for ranks in ([0, 1, 2, 3], [0, 1]):
+        model = network()
+        for cls, options in ((ft.Muon, {"ns_dtype": torch.float32}), (ft.LAMB, {})):
+            optimizer = cls(model.parameters(), max_grad_norm=0.1, **OPTIONS, **options)
+            expected.append((trained(model, optimizer, ranks), optimizer.grad_norm))
+    for (losses, norm), (alone, its) in zip(results[0], expected, strict=True):
+        assert losses == pytest.approx(alone, rel=tolerance)
+        assert norm == pytest.approx(its, rel=tolerance)
+    assert all([norm for _, norm in found[:2]] == [norm for _, norm in results[0][:2]] for found in results)

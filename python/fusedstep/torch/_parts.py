@@ -86,7 +86,7 @@ def _meshes(params: Sequence[Tensor]) -> list[_Mesh]:
             if mesh.size(dim) > 1:
                 group = mesh.get_group(dim)
                 cuts = [params[i].placements[dim] for i in members]  # type: ignore[attr-defined]
-                sharded = [placement.is_shard() for placement in cuts]
+                sharded = [not placement.is_replicate() for placement in cuts]  # strided shards deny being shards
                 device = torch.device("cpu" if on_host(group) else mesh.device_type)
                 axes.append(_Axis(group, device, torch.tensor(sharded).unsqueeze(1)))
         found.append(_Mesh(members, axes))
