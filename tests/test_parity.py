@@ -437,7 +437,7 @@ def test_norm_that_overflows_or_is_nan() -> None:
             )
 
 
-LARGE: tuple[tuple[str, Options], ...] = (
+FROM_MEMORY: tuple[tuple[str, Options], ...] = (
     ("SGD", {}),
     ("Momentum", {}),
     ("Adam", {"amsgrad": True}),
@@ -446,7 +446,7 @@ LARGE: tuple[tuple[str, Options], ...] = (
 )
 
 
-@pytest.mark.parametrize(("name", "options"), LARGE, ids=[name for name, _ in LARGE])
+@pytest.mark.parametrize(("name", "options"), FROM_MEMORY, ids=[name for name, _ in FROM_MEMORY])
 @pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64])
 def test_a_model_larger_than_caches_is_stepped_as_its_parts(name: str, options: Options, dtype: Any) -> None:
     size = 35_000_001 // (2 * np.dtype(dtype).itemsize)  # above 32 MiB with its gradient
