@@ -209,11 +209,12 @@ std::uint64_t run(int rule, const Storage& storage, const Mode& mode, const std:
         for (int s = 0; s < entry.n_states; ++s)
             if (used >> s & 1u)
                 x.states[static_cast<std::size_t>(s)] = arrays[t][static_cast<std::size_t>(3 + s)].stream();
-        if (entry.factors[kFloat] != nullptr) {  // the flattest matrix of so many elements; vectors for one in three
+        if (entry.factor_states.rows >= 0) {  // the flattest matrix of so many elements; vectors for one in three
             std::size_t rows = 1;
             for (std::size_t r = 2; r * r <= x.size && t % 3 != 2; ++r)
                 if (x.size % r == 0) rows = r;
-            if (rows > 1) {
+            if (rows > 1 || entry.factor_states.columns < 0) {
+                x.factors.states = entry.factor_states;
                 x.factors.batches = 1, x.factors.rows = rows, x.factors.columns = x.size / rows;
                 for (const std::size_t s : {0u, 1u}) x.states[s] = arrays[t][3 + s].stream();
             }

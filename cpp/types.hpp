@@ -122,7 +122,13 @@ struct Decay {
 struct FactorWeights {
     double keep, take, inside, least;
 };
-constexpr unsigned kFactored = 1;  // bit of the variant of such a rule: for matrices, whose second moment is in factors
+// Which states a second moment in factors is: the means of rows and those of columns, and the one in whose place the
+// rule finds its elements. Where there are no means of columns, -1, every element of a row is the row's mean.
+struct FactorStates {
+    int rows = -1, columns = -1, elements = -1;
+};
+constexpr unsigned kFactored =
+    1;  // bit of the variant of a rule with columns: for matrices, whose second moment is in factors
 
 using UpdateFn = void (*)(const void* constants, double multiplier, const Run& run);
 using DirectionFn = PairSum (*)(const void* constants, double multiplier, const Run& run);
@@ -175,9 +181,9 @@ struct RuleEntry {
                              double first, double second);
     // Null: the rule's steps cannot be cautious.
     Decay (*decay[kComputes])(const void* constants, unsigned variant);
-    // Null for rules without factors. With them, states 0 and 1 are those of rows and of columns, state 2 that of
-    // tensors that are no matrices; the update of a matrix finds the elements of the product in state 2.
+    // Null for rules without factors.
     FactorWeights (*factors[kComputes])(const double* h, std::uint64_t step);
+    FactorStates factor_states;
     const UpdateFn* update[kComputes];        // by variant
     const DirectionFn* direction[kComputes];  // by variant; null without norms
     const UpdateFn* aim[kComputes];           // by variant; null without a product: writes the run's direction alone

@@ -48,6 +48,7 @@ def rising(lr: float, steps: int) -> Any:
 ENTRIES = {
     "Adadelta": Entry(1.0),
     "Adafactor": Entry(1e-2),
+    "AdamMini": Entry(1e-3),
     "Adagrad": Entry(1e-2),
     "ASGD": Entry(1e-2),
     "LAMB": Entry(2e-3),

@@ -106,7 +106,7 @@ ROWS: dict[str, Row] = {
 }
 
 MATRIX_RULES = tuple(rule for rule, about in RULES.items() if about.needs_shape)
-"""Rules whose step depends on shapes: tests/test_muon.py and tests/test_adafactor.py have theirs."""
+"""Rules whose step depends on shapes: test_muon.py, test_adafactor.py and test_adam_mini.py have theirs."""
 
 CLASSES: dict[str, Any] = {
     kind.rule: kind

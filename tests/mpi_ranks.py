@@ -448,7 +448,8 @@ def errors() -> None:
             param -= lr * grad
 
     refused((TypeError, RankError), "needs a class with a native one", lambda: Sharded(Own, params))
-    refused((TypeError, RankError), "means over whole matrices", lambda: Sharded(fs.Adafactor, params))
+    for kind in (fs.Adafactor, fs.AdamMini):
+        refused((TypeError, RankError), "means over whole matrices", functools.partial(Sharded, kind, params))
     assert_same(params, before, "parameters")
     assert_same(opt.state_dict()["state"], states["state"], "states")
 

@@ -41,7 +41,7 @@ def states(params: list[Array], fill: float = 0.0) -> dict[str, Any]:
     """The arguments of the functions."""
     compute = FLOAT64 if params[0].dtype == FLOAT64 else FLOAT32
     return {
-        state.name: [None if (s := state.shape(p.shape)) is None else np.full(s, fill, compute) for p in params]
+        state.name: [None if (s := state.shape(p.shape, {})) is None else np.full(s, fill, compute) for p in params]
         for state in RULES["adafactor"].states
     }
 

@@ -131,8 +131,8 @@ void GroupReader::check_together(std::size_t group) {
             throw py::value_error(where + "[\"ema_decay\"]: got " + (x.ema != nullptr ? "None" : "a number") +
                                   ", but this optimizer was made with" + (x.ema != nullptr ? "" : "out") +
                                   " averages of the parameters; make a new one");
-        for (int s = 0; needs_states && !x.factors.any() && s < entry.n_states; ++s)
-            if ((used >> s & 1u) && x.states[static_cast<std::size_t>(s)].data == nullptr)
+        for (int s = 0; needs_states && s < entry.n_states; ++s)
+            if ((used >> s & 1u) && x.lacks_state(s))
                 throw py::value_error(where + ": its options now call for the state \"" + entry.states[s].name +
                                       "\", which this optimizer was made without; make a new one with them");
     }

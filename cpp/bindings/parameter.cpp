@@ -100,9 +100,19 @@ struct Beside {
 };
 
 // The matrices that a tensor of this size is, by the numbers of all their rows and columns; the caller has checked
-// shapes.
-Factors factors_of(std::size_t size, const std::size_t (&sizes)[2], const std::string& name) {
-    Factors f;
+// shapes. Without columns, one matrix.
+Factors factors_of(const FactorStates& states, std::size_t size, const std::size_t (&sizes)[2],
+                   const std::string& name) {
+    Factors f{states};
+    if (states.columns < 0 && size != 0) {
+        f.batches = 1;
+        f.rows = sizes[0];
+        f.columns = f.rows == 0 ? 0 : size / f.rows;
+        if (f.rows * f.columns != size)
+            throw py::value_error(name + ": got second moments of " + std::to_string(f.rows) +
+                                  " blocks, needs a divisor of its " + std::to_string(size) + " elements");
+        return f;
+    }
     if (size == 0 || sizes[0] == 0 || sizes[1] == 0) return f;
     f.columns = size / sizes[0];
     f.rows = size / sizes[1];
@@ -137,16 +147,18 @@ Tensor tensor_of(const Parameter& given, const RuleEntry& rule, const Names& nam
         if (x.param.format == Format::bfloat16) x.param.format = Format::bfloat16_stochastic;
         if (x.param.format == Format::float16) x.param.format = Format::float16_stochastic;
     }
-    const bool factored = rule.factors[kFloat] != nullptr;
+    const FactorStates& factors = rule.factor_states;
     for (int s = 0; s < rule.n_states; ++s) {
         const py::object state = sequence_item(given.states.ptr(), static_cast<std::size_t>(s));
         if (!state) throw py::value_error("states: was changed while it was looked at");
         if (state.is_none()) continue;
         x.states[static_cast<std::size_t>(s)] =
-            factored && s < 2 ? arrays.factor(state.ptr(), beside(rule.states[s].name), sizes[s])
-                              : arrays.state(state.ptr(), rule.states[s], beside(rule.states[s].name));
+            s == factors.rows || s == factors.columns
+                ? arrays.factor(state.ptr(), beside(rule.states[s].name), sizes[s == factors.rows ? 0 : 1])
+                : arrays.state(state.ptr(), rule.states[s], beside(rule.states[s].name));
     }
-    if (factored) x.factors = factors_of(x.size, sizes, name);
+    if (factors.rows >= 0 && x.state(factors.rows).data != nullptr)
+        x.factors = factors_of(factors, x.size, sizes, name);
     if (rule.product)
         x.direction = arrays.state(given.direction.ptr(), State{"direction", kSigned}, beside("direction"));
     if (!given.ema.is_none()) x.ema = arrays.average(given.ema.ptr(), beside("ema"));

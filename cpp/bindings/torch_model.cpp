@@ -52,7 +52,8 @@ void TorchModel::watch(py::object param, py::object local, py::object inner, py:
         if (!reader.view(entry.local.ptr(), its)) throw py::type_error(name + " " + key + ": needs a dense tensor");
         entry.place = places_.add(its);
         const std::size_t size = elements(its);
-        if (size == x.size && size > 2 && !places_.same_layout(item.param.place, its))
+        // A state with a number for each block of elements has one axis, and may have as many numbers as elements.
+        if (size == x.size && size > 2 && its.ndim == view.ndim && !places_.same_layout(item.param.place, its))
             throw py::value_error(name + " " + key +
                                   ": lies otherwise in memory than its parameter, needs the same strides");
         item.entries.push_back(std::move(entry));
@@ -98,10 +99,10 @@ unsigned TorchModel::states_in_use(const Group& group) {
 
 // Whether it has all states that its group's options call for. States may be cleared while the model is made.
 bool TorchModel::has_states(const Tensor& x) const {
-    if (x.size == 0 || x.factors.any()) return true;  // states are its factors
+    if (x.size == 0) return true;
     const unsigned used = used_[static_cast<std::size_t>(x.group)];
-    for (std::size_t s = 0; s < x.states.size(); ++s)
-        if ((used >> s & 1u) && x.states[s].data == nullptr) return false;
+    for (int s = 0; s < kMaxStates; ++s)
+        if ((used >> s & 1u) && x.lacks_state(s)) return false;
     return true;
 }
 

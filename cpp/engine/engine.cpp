@@ -179,7 +179,8 @@ void Engine::derive(const StepOptions& options, double coefficient) {
             rule.derive[x.compute](group.hypers.data(), x.step, scalars.data(), c.bytes);
             std::copy_n(scalars.begin(), n_scalars, x.scalars.begin());
             c.multiplier = group.maximize ? -scale : scale;
-            c.variant = rule.variant(group.hypers.data(), x.step) | (x.factors.any() ? kFactored : 0u);
+            c.variant = rule.variant(group.hypers.data(), x.step) |
+                        (x.factors.any() && x.factors.states.columns >= 0 ? kFactored : 0u);
         }
         constants_of_[t] = used - 1;
         before = &x;

@@ -27,10 +27,12 @@ struct Group {
 // Of a tensor whose second moment is in factors: `batches` matrices, one after the other, and memory for what comes
 // next (Engine::place_factors()).
 struct Factors {
+    FactorStates states;
     std::size_t batches = 0, rows = 0, columns = 0;
     void *next_rows = nullptr, *next_columns = nullptr;  // in the compute type, as the states
     double* means = nullptr;  // of the rows of every matrix, and no less than the rule's least
-    double* sums = nullptr;   // by columns of chunks of rows, where there are several
+    double* sums =
+        nullptr;  // by columns of chunks of rows, or without columns by blocks of rows, where there are several
 
     bool any() const { return batches != 0; }
 };
@@ -60,6 +62,11 @@ struct Tensor {
     // before it.
     std::size_t before = 0, after = 0;
 
+    // Whether a state that a step uses is missing; one in factors is made of others.
+    bool lacks_state(int s) const {
+        return state(s).data == nullptr && !(factors.any() && s == factors.states.elements);
+    }
+    const Stream& state(int s) const { return states[static_cast<std::size_t>(s)]; }
     // Elements that a step goes over.
     std::size_t steps_over() const { return rows == nullptr ? size : row_count * row_size; }
     // Blocks of the tensor that this is a piece of.
@@ -189,6 +196,7 @@ private:
     bool overflows(std::size_t t, std::size_t begin, std::size_t end, const StepOptions& options);
     void place_factors();
     void sum_factors(std::size_t t, std::size_t begin, std::size_t end);
+    void sum_rows(std::size_t t, std::size_t begin, std::size_t end);
     void advance_factors();
     void store_factors();
     void sum_directions(std::size_t t, std::size_t begin, std::size_t end);

@@ -4,6 +4,8 @@
 //
 // The order of every sum depends on the shape alone. A row is summed as a tensor is: blocks of kBlock elements, lanes
 // within a block. A column is summed in chunks of rows, row after row, and then chunk after chunk.
+//
+// A rule without means of columns has one second moment for each row: Zhang et al., "Adam-mini", 2024.
 #include "factors.hpp"
 
 #include <algorithm>
@@ -22,6 +24,20 @@ constexpr std::size_t kLeastRows = 64, kMostRows = 4096;
 
 std::size_t rows_of_chunk(const Factors& f) { return std::clamp(kMostRows / f.columns, kLeastRows, kMostRows); }
 std::size_t chunks_of(const Factors& f) { return (f.rows + rows_of_chunk(f) - 1) / rows_of_chunk(f); }
+std::size_t blocks_of_row(const Factors& f) { return (f.columns + kBlock - 1) / kBlock; }
+bool rows_alone(const Factors& f) { return f.states.columns < 0; }
+
+// The gradient of a run as the rule takes it.
+template <std::size_t kLength>
+const void* scaled_gradient(Staging<kLength>& staging, const KernelTable& kernels, const Tensor& x, const Group& group,
+                            double scale, std::size_t element, std::size_t n) {
+    Run run{nullptr, nullptr, {}, n};
+    const double multiplier = load_gradient(staging, kernels, x, group, scale, element, n, run);
+    if (multiplier == 1 || multiplier == -1) return run.grad;  // its squares are the same
+    void* const scaled = staging.scratch(1);
+    kernels.prepare[x.compute](run.grad, multiplier, std::numeric_limits<double>::infinity(), scaled, n);
+    return scaled;
+}
 
 // work(T{}) with the tensor's compute type.
 template <class Work>
@@ -57,27 +73,40 @@ void multiply_factors(const KernelTable& kernels, const Tensor& x, std::size_t e
         const std::size_t count = std::min(n, f.columns - column);
         const double of_row = x.compute == kDouble ? static_cast<const double*>(f.next_rows)[row]
                                                    : static_cast<double>(static_cast<const float*>(f.next_rows)[row]);
-        kernels.multiply[x.compute](of_row / f.means[batch],
-                                    advanced(f.next_columns, (batch * f.columns + column) * item), out, count);
+        if (rows_alone(f))
+            in_type(x, [&](auto zero) {
+                using T = decltype(zero);
+                std::fill_n(static_cast<T*>(out), count, static_cast<T>(of_row));
+            });
+        else
+            kernels.multiply[x.compute](of_row / f.means[batch],
+                                        advanced(f.next_columns, (batch * f.columns + column) * item), out, count);
         out = advanced(out, count * item);
         element += count;
         n -= count;
     }
 }
 
-// After sum_factors(): the new columns of matrices of several chunks, and the mean of the rows.
+// After sum_factors(): the new columns of matrices of several chunks, and the mean of the rows; without columns, the
+// new rows of several blocks.
 void Engine::advance_factors() {
     for (const Tensor& x : tensors) {
         const Factors& f = x.factors;
         if (!f.any() || x.grad.data == nullptr) continue;
         const Group& group = groups[static_cast<std::size_t>(x.group)];
         const FactorWeights w = kernels_->rules[group.rule].factors[x.compute](group.hypers.data(), x.step);
-        const std::size_t chunks = chunks_of(f);
-        for (std::size_t batch = 0; batch < f.batches; ++batch) {
+        const std::size_t chunks = chunks_of(f), blocks = blocks_of_row(f);
+        for (std::size_t row = 0; rows_alone(f) && blocks > 1 && row < f.rows; ++row) {
+            double sum = 0;
+            for (std::size_t i = 0; i < blocks; ++i) sum += f.sums[row * blocks + i];
+            advance(x, w, x.state(f.states.rows), &sum, f.columns, row, 1, f.next_rows);
+        }
+        for (std::size_t batch = 0; !rows_alone(f) && batch < f.batches; ++batch) {
             double* const sums = f.sums + batch * chunks * f.columns;
             for (std::size_t chunk = 1; chunk < chunks; ++chunk)
                 for (std::size_t i = 0; i < f.columns; ++i) sums[i] += sums[chunk * f.columns + i];
-            if (chunks > 1) advance(x, w, x.states[1], sums, f.rows, batch * f.columns, f.columns, f.next_columns);
+            if (chunks > 1)
+                advance(x, w, x.state(f.states.columns), sums, f.rows, batch * f.columns, f.columns, f.next_columns);
             in_type(x, [&](auto zero) {
                 using T = decltype(zero);
                 const T* const rows = static_cast<const T*>(f.next_rows) + batch * f.rows;
@@ -96,8 +125,8 @@ void Engine::store_factors() {
         const Factors& f = x.factors;
         if (!f.any() || x.grad.data == nullptr) continue;
         const std::size_t item = width(native(x.compute));
-        std::memcpy(x.states[0].data, f.next_rows, f.batches * f.rows * item);
-        std::memcpy(x.states[1].data, f.next_columns, f.batches * f.columns * item);
+        std::memcpy(x.state(f.states.rows).data, f.next_rows, f.batches * f.rows * item);
+        if (!rows_alone(f)) std::memcpy(x.state(f.states.columns).data, f.next_columns, f.batches * f.columns * item);
     }
 }
 
@@ -126,10 +155,48 @@ void Engine::place_factors() {
             factors_ = true;
             const std::size_t item = width(native(x.compute)), chunks = chunks_of(f);
             f.next_rows = take(doubles(f.batches * f.rows, item));
+            if (rows_alone(f)) {
+                f.sums = take(blocks_of_row(f) > 1 ? f.rows * blocks_of_row(f) : 0);
+                continue;
+            }
             f.next_columns = take(doubles(f.batches * f.columns, item));
             f.means = take(f.batches);
             f.sums = take(chunks > 1 ? f.batches * chunks * f.columns : 0);
         }
+    }
+}
+
+// Without columns: the new rows of one block that begin in a run of elements, and the sums of the blocks of others.
+void Engine::sum_rows(std::size_t t, std::size_t begin, std::size_t end) {
+    const Tensor& x = tensors[t];
+    const Factors& f = x.factors;
+    const Group& group = groups[static_cast<std::size_t>(x.group)];
+    const double scale = constants_[constants_of_[t]].multiplier;
+    Staging<kBlock> staging(*kernels_, x.compute);
+    const std::size_t blocks = blocks_of_row(f);
+    if (blocks == 1) {
+        const FactorWeights w = kernels_->rules[group.rule].factors[x.compute](group.hypers.data(), x.step);
+        double* const sums = static_cast<double*>(staging.scratch(2));
+        const std::size_t together = kBlock / f.columns, last = (end + f.columns - 1) / f.columns;
+        for (std::size_t row = (begin + f.columns - 1) / f.columns; row < last; row += together) {
+            const std::size_t several = std::min(together, last - row);
+            const void* values =
+                scaled_gradient(staging, *kernels_, x, group, scale, row * f.columns, several * f.columns);
+            for (std::size_t k = 0; k < several; ++k) {
+                sums[k] = kernels_->sum_squares[x.compute](values, f.columns).sum;
+                values = advanced(values, f.columns * width(native(x.compute)));
+            }
+            advance(x, w, x.state(f.states.rows), sums, f.columns, row, several, f.next_rows);
+        }
+        return;
+    }
+    for (std::size_t row = begin / f.columns, block = (begin % f.columns + kBlock - 1) / kBlock;; ++block) {
+        if (block == blocks) ++row, block = 0;
+        const std::size_t at = row * f.columns + block * kBlock;
+        if (at >= end) break;
+        const std::size_t n = std::min(kBlock, f.columns - block * kBlock);
+        const void* const values = scaled_gradient(staging, *kernels_, x, group, scale, at, n);
+        f.sums[row * blocks + block] = kernels_->sum_squares[x.compute](values, n).sum;
     }
 }
 
@@ -138,6 +205,7 @@ void Engine::sum_factors(std::size_t t, std::size_t begin, std::size_t end) {
     const Tensor& x = tensors[t];
     const Factors& f = x.factors;
     if (!f.any()) return;
+    if (rows_alone(f)) return sum_rows(t, begin, end);
     const Group& group = groups[static_cast<std::size_t>(x.group)];
     const Constants& c = constants_[constants_of_[t]];
     const FactorWeights w = kernels_->rules[group.rule].factors[x.compute](group.hypers.data(), x.step);
@@ -158,16 +226,8 @@ void Engine::sum_factors(std::size_t t, std::size_t begin, std::size_t end) {
             std::fill_n(columns, n, 0.0);
             for (std::size_t row = 0; row < count; row += together) {
                 const std::size_t several = std::min(together, count - row), loaded = several * n;
-                Run run{nullptr, nullptr, {}, loaded};
-                const double multiplier = load_gradient(staging, *kernels_, x, group, c.multiplier,
-                                                        begin_of + row * f.columns + column, loaded, run);
-                const void* values = run.grad;
-                if (multiplier != 1 && multiplier != -1) {
-                    void* const scaled = staging.scratch(1);
-                    kernels_->prepare[x.compute](values, multiplier, std::numeric_limits<double>::infinity(), scaled,
-                                                 loaded);
-                    values = scaled;
-                }
+                const void* values = scaled_gradient(staging, *kernels_, x, group, c.multiplier,
+                                                     begin_of + row * f.columns + column, loaded);
                 for (std::size_t k = 0; k < several; ++k) {
                     rows[row + k] += kernels_->sum_squares[x.compute](values, n).sum;
                     kernels_->add_squares[x.compute](values, columns, n);
@@ -178,9 +238,9 @@ void Engine::sum_factors(std::size_t t, std::size_t begin, std::size_t end) {
             if (chunks > 1)
                 std::copy_n(columns, n, f.sums + (batch * chunks + chunk) * f.columns + column);
             else
-                advance(x, w, x.states[1], columns, f.rows, at_column, n, f.next_columns);
+                advance(x, w, x.state(f.states.columns), columns, f.rows, at_column, n, f.next_columns);
         }
-        advance(x, w, x.states[0], rows, f.columns, batch * f.rows + first, count, f.next_rows);
+        advance(x, w, x.state(f.states.rows), rows, f.columns, batch * f.rows + first, count, f.next_rows);
     };
     // Chunks have one size, but for the last of every matrix.
     for (std::size_t batch = begin / size; batch < f.batches && batch * size < end; ++batch)

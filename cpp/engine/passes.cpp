@@ -178,7 +178,7 @@ bool Engine::overflows(std::size_t t, std::size_t begin, std::size_t end, const 
         const std::size_t i =
             x.rows == nullptr ? g : static_cast<std::size_t>(x.rows[row]) * x.row_size + g % x.row_size;
         Run run{staging.load_copy(x.param, i, n, 0), nullptr, {}, n};
-        copy_states(staging, *kernels_, x, used, i, run);
+        load_states(staging, *kernels_, x, used, i, run, true);
         if (rule.product) run.direction = staging.load(x.direction, i, n, 2 + rule.n_states);
         if (group.cautious) {
             step_cautiously(staging, *kernels_, x, group, c, g, run);
@@ -231,7 +231,7 @@ void Engine::count_descents(std::size_t t, std::size_t begin, std::size_t end) {
     for (std::size_t i = begin; i < end; i += kPiece) {
         Run run{nullptr, nullptr, {}, std::min(kPiece, end - i)};
         const void* const param = c.decay.l2 != 0 ? staging.load(x.param, i, run.n, 0) : nullptr;
-        copy_states(staging, *kernels_, x, used, i, run);
+        load_states(staging, *kernels_, x, used, i, run, true);
         load_steps(staging, *kernels_, x, group, c, i, param, run);
         count += kernels_->count_descents[x.compute](run.param, run.grad, run.n);
     }

@@ -55,27 +55,20 @@ private:
     Scratch scratch_;
 };
 
-// The states of a run of elements; of one in factors, their product in the place of the state of other tensors.
+// The states of a run of elements; where one is in factors, its elements in its place. `copies`: those may be written.
 template <std::size_t kLength>
 void load_states(Staging<kLength>& staging, const KernelTable& kernels, const Tensor& x, unsigned used,
-                 std::size_t element, Run& run) {
+                 std::size_t element, Run& run, bool copies = false) {
     for (int s = 0; s < kMaxStates; ++s) {
         if (!(used >> s & 1u)) continue;
-        if (x.factors.any())
+        const Stream& state = x.states[static_cast<std::size_t>(s)];
+        if (x.factors.any() && s == x.factors.states.elements)
             multiply_factors(kernels, x, element, run.n, run.states[s] = staging.scratch(2 + s));
+        else if (copies)
+            run.states[s] = staging.load_copy(state, element, run.n, 2 + s);
         else
-            run.states[s] = staging.load(x.states[static_cast<std::size_t>(s)], element, run.n, 2 + s);
+            run.states[s] = staging.load(state, element, run.n, 2 + s);
     }
-}
-
-// The same, but copies that may be written.
-template <std::size_t kLength>
-void copy_states(Staging<kLength>& staging, const KernelTable& kernels, const Tensor& x, unsigned used,
-                 std::size_t element, Run& run) {
-    if (x.factors.any()) return load_states(staging, kernels, x, used, element, run);
-    for (int s = 0; s < kMaxStates; ++s)
-        if (used >> s & 1u)
-            run.states[s] = staging.load_copy(x.states[static_cast<std::size_t>(s)], element, run.n, 2 + s);
 }
 
 // Puts the gradient of a run in place; returns the multiplier that is left for the rule to apply.

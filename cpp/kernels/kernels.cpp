@@ -45,6 +45,7 @@ namespace {
 #include "rules/novograd.hpp"
 #include "rules/adafactor.hpp"
 #include "rules/prodigy.hpp"
+#include "rules/adam_mini.hpp"
 // clang-format on
 #include "formats/formats.hpp"
 
@@ -53,7 +54,7 @@ template <class...>
 struct List {};
 using Rules = List<Sgd, Momentum, RmsProp, Adam, AdamW, Adagrad, Adadelta, Adamax, NAdam, RAdam, AdaBelief, Asgd, Rprop,
                    Lion, Lamb, Lars, ScheduleFreeSgd, ScheduleFreeAdamW, SparseAdam, Muon, Adan, AdEMAMix, Adopt, Yogi,
-                   StableAdamW, Mars, MarsLion, NovoGrad, Adafactor, Prodigy>;
+                   StableAdamW, Mars, MarsLion, NovoGrad, Adafactor, Prodigy, AdamMini>;
 
 // 0, 1, ... n - 1 as template arguments.
 template <unsigned... V>
@@ -287,7 +288,7 @@ void trust([[maybe_unused]] void* constants, [[maybe_unused]] const double* h, [
         auto& c = *static_cast<typename Rule::template Constants<T>*>(constants);
         if constexpr (Rule::kScalars != 0)
             Rule::template trust<T>(c, h, step, scalars, first, second);
-        else if constexpr (Rule::kFactors)
+        else if constexpr (Rule::kFactors.rows >= 0)
             Rule::template trust<T>(c, h, step, count, first, second);
         else
             Rule::template trust<T>(c, h, first, second);
@@ -306,7 +307,7 @@ constexpr auto decay_of() -> Decay (*)(const void*, unsigned) {
 
 template <class Rule, class T>
 constexpr auto factors_of() -> FactorWeights (*)(const double*, std::uint64_t) {
-    if constexpr (Rule::kFactors) return Rule::template factors<T>;
+    if constexpr (Rule::kFactors.rows >= 0) return Rule::template factors<T>;
     return nullptr;
 }
 
@@ -368,6 +369,8 @@ template <class Rule>
 NarrowFn narrow([[maybe_unused]] unsigned variant, [[maybe_unused]] Format moments, [[maybe_unused]] Format param) {
 #if defined(FUSEDSTEP_VEC)
     if constexpr (Rule::kProduct) return nullptr;  // most of its time is the product's
+    if constexpr (Rule::kFactors.rows >= 0 && Rule::kFactors.columns < 0)
+        return nullptr;  // a state is always in factors
     if constexpr (Rule::kBfloat16Step)
         if (variant == 0 && param != Format::float32) return choose_pairs<Rule, 0>(moments, param);
     return narrow_of<Rule>(variant, moments, typename Count<Rule::kVariants>::type{});
@@ -398,6 +401,7 @@ constexpr RuleEntry entry() {
             {trust<Rule, float>, trust<Rule, double>},
             {decay_of<Rule, float>(), decay_of<Rule, double>()},
             {factors_of<Rule, float>(), factors_of<Rule, double>()},
+            Rule::kFactors,
             {Updates<Rule, float>::table, Updates<Rule, double>::table},
             {Directions<Rule, float>::table, Directions<Rule, double>::table},
             {Aims<Rule, float>::table, Aims<Rule, double>::table},

@@ -19,7 +19,7 @@ from ._structures import rebuilt, tree
 
 __all__ = ["FIXED", "Group", "Groups", "fixed", "unknown_option"]
 
-FIXED = (*STORAGE, "rule", "reshape")  # and options that say which parameters are stepped how
+FIXED = (*STORAGE, "rule", "reshape", "blocks")  # and options that say which parameters are stepped how
 
 
 class FixedDict(dict[Any, Any]):

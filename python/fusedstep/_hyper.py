@@ -80,7 +80,7 @@ TUPLES: dict[str, tuple[Interval, ...]] = {
     "step_sizes": (NON_NEGATIVE, NON_NEGATIVE),
     "ns_coefficients": (FINITE, FINITE, FINITE),
 }
-COUNTS = {"ns_steps": Interval(1, 99, open=())}
+COUNTS = {"ns_steps": Interval(1, 99, open=()), "blocks": Interval(0, 2.0**53, open=())}
 CHOICES: dict[str, tuple[str | None, ...]] = {
     "adjust_lr_fn": (None, "original", "match_rms_adamw"),
     "reshape": (None, "flatten", "batch"),

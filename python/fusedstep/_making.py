@@ -142,7 +142,7 @@ class Making(Accumulating):
         if self._accumulate_steps > 1:
             slot.grad_sum = spread(np.zeros(1, slot.compute), param.shape)
         for state in used:
-            if state.shape(slot.array.shape) is not None:
+            if state.shape(slot.array.shape, group) is not None:
                 slot.states[state.name] = self._first_state(state, slot, group)
         return slot
 
@@ -155,7 +155,7 @@ class Making(Accumulating):
         """A state before the first step; zeros where `_fill` will write the values."""
         value = self._initial_state(state.name, slot, group)
         small = slot.is_small(group)
-        shape = state.shape(slot.array.shape)
+        shape = state.shape(slot.array.shape, group)
         return constant(0.0 if callable(value) else value, slot, state.kind, group["state_format"], small, shape)
 
     def _fill(self, slot: Slot, group: Mapping[str, Any], used: tuple[State, ...]) -> None:

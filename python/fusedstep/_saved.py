@@ -141,7 +141,7 @@ class Loaded:
         about = RULES[optimizer._rule_of(group.options)]
         self.where = where
         self.shape = slot.array.shape
-        self.shapes = {state.name: state.shape(self.shape) for state in about.states}
+        self.shapes = {state.name: state.shape(self.shape, group.options) for state in about.states}
         self.writes: list[Write] = []
         self.memory = optimizer._memory
         self.added: list[tuple[State, Any, Any]] = []

@@ -95,7 +95,7 @@ def save(content: Content, state_format: str | None, copies: bool = True) -> dic
 def _in_format(slot: Slot, state: State, state_format: str, group: Mapping[str, Any]) -> Any:
     """A state in another storage format, or the array itself if it is in this one."""
     stored = slot.states[state.name]
-    shape = state.shape(slot.array.shape)
+    shape = (stored[0] if isinstance(stored, tuple) else stored).shape
     target = constant(0.0, slot, state.kind, state_format, slot.is_small(group), shape)
     if not isinstance(stored, tuple) and not isinstance(target, tuple) and stored.dtype == target.dtype:
         return stored

@@ -134,7 +134,7 @@ def _native(about: Rule, definition: Callable[..., bool]) -> Callable[..., bool]
             if master is not None:
                 _check_master(array, master, at)
             if about.factored:
-                _check_factors(about, array, [values[i] for values in columns], at)
+                _check_factors(about, array, [values[i] for values in columns], group, at)
             model.add(
                 0,
                 array,
@@ -186,13 +186,13 @@ def _directions(about: Rule, params: Any, group: dict[str, Any], many: bool) -> 
     return NumPyDirections(matrices, lambda _: {name: group[name] for name in (*about.outside, "eps")})
 
 
-def _check_factors(about: Rule, param: Any, values: list[Any], at: str) -> None:
+def _check_factors(about: Rule, param: Any, values: list[Any], group: dict[str, Any], at: str) -> None:
     """Check the shapes of states whose shapes are not the parameter's."""
     shape = np.shape(check_array(param, "param" + at, (param.dtype,))) if isinstance(param, np.ndarray) else ()
     for state, value in zip(about.states, values, strict=True):
-        needed = state.shape(shape)
+        needed = state.shape(shape, group)
         if (value is None) != (needed is None):
-            raise TypeError(other_states(about, state.name + at, value, shape))
+            raise TypeError(other_states(about, state.name + at, value, shape, group))
         if isinstance(value, np.ndarray) and value.shape != needed:
             raise ValueError(f"{state.name}{at}: got shape {value.shape}, needs {needed}")
 

@@ -23,7 +23,7 @@ from .values import DTYPES, FINITE, array, flat_shape, gradient_dtypes, rule_opt
 __all__ = ["run_program"]
 
 ISAS = fs.available_isas()
-KINDS = CLASSES | {"muon": fs.Muon, "adafactor": fs.Adafactor}
+KINDS = CLASSES | {"muon": fs.Muon, "adafactor": fs.Adafactor, "adam_mini": fs.AdamMini}
 
 
 @dataclass

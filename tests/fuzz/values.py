@@ -84,6 +84,8 @@ def option(rng: random.Random, name: str, default: Any) -> Any:
         return rng.choice([default, (1e-3, 0.1), (1e-30, 1e-3), (0.0, 0.0)])
     if name == "beta2_decay":
         return rng.choice([default, 0.0, -0.5, -3.0])
+    if name == "blocks":
+        return rng.choice([0, 0, 1])
     if name == "d":
         return rng.choice([default, 1.0, 2.0, 1e6])
     if name == "etas":

@@ -19,7 +19,7 @@ struct Adafactor : Elementwise {
     static constexpr State kStates[] = {{"row_var", kExact}, {"col_var", kExact}, {"variance", kExact}};
     static constexpr bool kNorms = true;
     static constexpr unsigned kNormStates = 4;
-    static constexpr bool kFactors = true;
+    static constexpr FactorStates kFactors{0, 1, 2};
 
     enum : unsigned { kMatrices = kFactored };
     static constexpr unsigned kVariants = 2;

@@ -13,7 +13,7 @@ struct Elementwise {
     static constexpr unsigned kNormStates = ~0u;                 // the states that it reads
     static constexpr bool kWhole = false;                        // true: it sums over the model, without squares
     static constexpr bool kProduct = false;                      // true: the caller changes the direction in between
-    static constexpr bool kFactors = false;                      // true: factors() says how they are advanced
+    static constexpr FactorStates kFactors{};                    // not empty: factors() says how they are advanced
     static constexpr bool kCautious = false;                     // true: decay() says how a weight decay enters
     static constexpr bool kBfloat16Step = false;                 // true: variant 0 has the steps of bfloat16_step.hpp
     static unsigned variant(const double*, std::uint64_t) { return 0u; }  // the one for these hyper-parameters

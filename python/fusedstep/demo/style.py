@@ -48,6 +48,7 @@ OPTIMIZERS = {
     "MARS": "#c2255c",
     "MARSLion": "#5c940d",
     "Adafactor": "#c49a6c",
+    "AdamMini": "#364fc7",
 }
 """By class, and SGD with its option momentum apart. Told apart also by people who do not see red and green alike."""
 

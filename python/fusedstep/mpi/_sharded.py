@@ -134,7 +134,7 @@ class Sharded(Growing):
             if RULES[optimizer_class.rule].factored:
                 raise TypeError(
                     f"optimizer_class: got {optimizer_class.__name__}, whose states are means over whole "
-                    "matrices, needs one whose states have the parameters' shape, such as fs.AdamW"
+                    "matrices or blocks, needs one whose states have the parameters' shape, such as fs.AdamW"
                 )
             if isinstance(bucket_bytes, bool) or not isinstance(bucket_bytes, (int, np.integer)) or bucket_bytes < 1:
                 raise ValueError(f"bucket_bytes: got {bucket_bytes!r}, needs an integer of at least 1")

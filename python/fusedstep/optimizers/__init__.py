@@ -7,6 +7,7 @@ from .adabelief import AdaBelief
 from .adafactor import Adafactor
 from .adagrad import Adadelta, Adagrad
 from .adam import Adam, AdamW
+from .adam_mini import AdamMini
 from .adamax import Adamax
 from .adan import Adan
 from .ademamix import AdEMAMix
@@ -40,6 +41,7 @@ __all__ = [
     "Adafactor",
     "Adagrad",
     "Adam",
+    "AdamMini",
     "AdamW",
     "Adamax",
     "LAMB",

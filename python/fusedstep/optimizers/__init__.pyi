@@ -9,6 +9,7 @@ from . import (
     adafactor,
     adagrad,
     adam,
+    adam_mini,
     adamax,
     adan,
     ademamix,
@@ -40,6 +41,7 @@ __all__ = [
     "Adafactor",
     "Adagrad",
     "Adam",
+    "AdamMini",
     "AdamW",
     "Adamax",
     "Adan",
@@ -168,6 +170,18 @@ class Adam(adam.Adam):
         amsgrad: bool = False,
         *,
         eps_root: Number = 0.0,
+        **options: Unpack[Options],
+    ) -> None: ...
+
+class AdamMini(adam_mini.AdamMini):
+    def __init__(
+        self,
+        params: Params,
+        lr: Number = 0.001,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: Number = 1e-08,
+        weight_decay: Number = 0.0,
+        blocks: int = 0,
         **options: Unpack[Options],
     ) -> None: ...
 

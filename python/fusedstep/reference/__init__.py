@@ -12,6 +12,7 @@ from .adabelief import adabelief
 from .adafactor import adafactor
 from .adagrad import adadelta, adagrad
 from .adam import adam, adamw
+from .adam_mini import adam_mini
 from .adamax import adamax
 from .adan import adan
 from .ademamix import ademamix
@@ -54,6 +55,7 @@ __all__ = [
     "adadelta",
     "adagrad",
     "adam",
+    "adam_mini",
     "adamax",
     "adamw",
     "asgd",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from textwrap import indent
 from typing import Any, Final, Literal, NamedTuple, TypedDict
@@ -68,23 +70,35 @@ class State:
     form
         Its shape: ``"full"`` is the parameter's. Of a second moment in factors, ``"rows"`` and ``"columns"`` are those
         of parameters of two axes or more, with 1 in the place of the last or the last but one; ``"vector"`` is the
-        shape of all other parameters.
+        shape of all other parameters. ``"blocks"`` is one axis, with a number for each block of neighbours in the
+        flattened parameter: as many as the hyper-parameter ``blocks`` says; where that is 0, one for each index of the
+        first of two axes or more, and one for any other parameter.
     """
 
     name: str
     kind: Literal["signed", "unsigned", "exact"]
     when: str = ""
     initial: Initial = 0.0
-    form: Literal["full", "rows", "columns", "vector"] = "full"
+    form: Literal["full", "rows", "columns", "vector", "blocks"] = "full"
 
-    def shape(self, param: tuple[int, ...]) -> tuple[int, ...] | None:
+    def shape(self, param: tuple[int, ...], hypers: Mapping[str, Any]) -> tuple[int, ...] | None:
         """The shape that it has beside a parameter of this shape; None where there is no such state.
 
-        >>> State("row_var", "exact", form="rows").shape((2, 4, 3))
+        >>> State("row_var", "exact", form="rows").shape((2, 4, 3), {})
         (2, 4, 1)
+        >>> [State("exp_avg_sq", "exact", form="blocks").shape((2, 4, 3), {"blocks": n}) for n in (0, 8)]
+        [(2,), (8,)]
         """
         if self.form == "full":
             return param
+        if self.form == "blocks":
+            blocks: int = check_hyper("blocks", hypers["blocks"])
+            if blocks and math.prod(param) % blocks:
+                raise ValueError(
+                    f"blocks: got {blocks} for a parameter of shape {param}, needs 0 or a divisor of its "
+                    f"{math.prod(param)} elements"
+                )
+            return (blocks or (param[0] if len(param) > 1 else 1),)
         if self.form == "vector":
             return param if len(param) < 2 else None
         if len(param) < 2:
@@ -171,12 +185,12 @@ class Rule:
         """What a state starts from (see `State`)."""
         return next(state.initial for state in self.states if state.name == name)
 
-    def used(self, hypers: dict[str, Any], shape: tuple[int, ...] | None = None) -> tuple[State, ...]:
+    def used(self, hypers: Mapping[str, Any], shape: tuple[int, ...] | None = None) -> tuple[State, ...]:
         """The states that a step with these hyper-parameters needs, of a parameter of this shape or of any."""
         return tuple(
             state
             for state in self.states
-            if (not state.when or hypers[state.when]) and (shape is None or state.shape(shape) is not None)
+            if (not state.when or hypers[state.when]) and (shape is None or state.shape(shape, hypers) is not None)
         )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "advance",
     "clamp",
     "det_log",
     "det_pow",
@@ -186,6 +187,12 @@ def sign(values: Array) -> Array:
     """1 for positive, -1 for negative values; zeros and NaN stay what they are."""
     one = values.dtype.type(1)
     return np.where(values > 0, one, np.where(values < 0, -one, values))
+
+
+def advance(average: Array, mean: Array, keep: float, take: float) -> None:
+    """Average means over the steps, in place and in double: with the weights of the old ones and of the new ones."""
+    average[...] = (keep * average.astype(np.float64) + take * mean.reshape(-1)).astype(average.dtype)
+    flush(average)
 
 
 def flush(values: Array) -> None:

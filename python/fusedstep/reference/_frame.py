@@ -265,11 +265,11 @@ def _step_one(
     param, grad, states = _decode(tensor, multiplier, around)
     T = param.dtype.type
     about = RULES[maths.__name__]
+    shape = {"shape": tensor.param.array.shape} if about.needs_shape else {}
     if around["cautious"]:
         assert about.decay is not None  # checked with the hyper-parameters
-        step_cautiously(maths, about.decay, param, grad, *states, *tensor.scalars, step=tensor.step, **hypers)
+        step_cautiously(maths, about.decay, param, grad, *states, *tensor.scalars, step=tensor.step, **shape, **hypers)
     else:
-        shape = {"shape": tensor.param.array.shape} if about.needs_shape else {}
         maths(param, grad, *states, *tensor.scalars, step=tensor.step, **shape, **hypers)
     for stored, state in zip(tensor.states, states, strict=True):
         if stored is not None and state is not None:

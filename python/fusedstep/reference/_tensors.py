@@ -90,10 +90,10 @@ def check_tensors(
             given = grad = check_gradient(grad, "grad" + at, stored, around["zero_grads"])
         states = []
         for s in about.states:
-            shape = s.shape(stored.array.shape) if s.name in used else None
+            shape = s.shape(stored.array.shape, hypers) if s.name in used else None
             value = columns[s.name][i]
             if s.name in used and s.form != "full" and (value is None) != (shape is None):
-                raise TypeError(other_states(about, s.name + at, value, stored.array.shape))
+                raise TypeError(other_states(about, s.name + at, value, stored.array.shape, hypers))
             states.append(None if shape is None else store_state(value, s.name + at, s.kind, stored, shape))
         numbers = [check_array(columns[name][i], name + at, (np.dtype(np.float64),), ()) for name in about.scalars]
         ema = None if averages[i] is None else check_array(averages[i], "ema" + at, (stored.kind,), stored.array.shape)
@@ -108,9 +108,9 @@ def check_tensors(
     return tensors
 
 
-def other_states(about: Rule, name: str, value: Any, shape: tuple[int, ...]) -> str:
+def other_states(about: Rule, name: str, value: Any, shape: tuple[int, ...], hypers: Mapping[str, Any]) -> str:
     """The message for a state that is missing, or is none of a parameter of this shape."""
-    needed = " and ".join(state.name for state in about.states if state.shape(shape) is not None)
+    needed = " and ".join(state.name for state in about.used(hypers, shape))
     return f"{name}: got {type(value).__name__} for a parameter of shape {shape}, needs {needed} and no other state"
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._arithmetic import det_pow, flush, larger, squares_of_columns, squares_of_rows, sum_of_squares
+from ._arithmetic import advance, det_pow, larger, squares_of_columns, squares_of_rows, sum_of_squares
 from ._frame import Around, State, Steps, Tensors, rule
 
 if TYPE_CHECKING:
@@ -79,8 +79,8 @@ def adafactor(
     inside, floor = (least, 0.0) if like_transformers else (0.0, least * least)
     if variance is None:
         matrices = grad.reshape(-1, *shape[-2:])
-        _advance(row_var, squares_of_rows(matrices) / shape[-1] + inside, take)
-        _advance(col_var, squares_of_columns(matrices) / shape[-2] + inside, take)
+        advance(row_var, squares_of_rows(matrices) / shape[-1] + inside, 1.0 - take, take)
+        advance(col_var, squares_of_columns(matrices) / shape[-2] + inside, 1.0 - take, take)
         moment = _product(row_var.reshape(-1, shape[-2]), col_var.reshape(-1, shape[-1]), max(least, tiny))
     else:
         variance[...] = T(1.0 - take) * variance + T(take) * (grad * grad + T(inside))
@@ -93,11 +93,6 @@ def adafactor(
         rate *= size if size > eps[1] or size != size else eps[1]
     shrink = 1.0 - (rate if like_transformers else lr) * weight_decay
     param[...] = param * T(shrink) - T(rate / (excess if excess > 1.0 or excess != excess else 1.0)) * update
-
-
-def _advance(average: Any, mean: Any, take: float) -> None:
-    average[...] = ((1.0 - take) * average.astype(np.float64) + take * mean.reshape(-1)).astype(average.dtype)
-    flush(average)
 
 
 def _product(rows: Any, columns: Any, least: float) -> Any:

@@ -23,6 +23,7 @@ __all__ = [
     "Adafactor",
     "Adagrad",
     "Adam",
+    "AdamMini",
     "AdamW",
     "Adamax",
     "Adan",
@@ -173,6 +174,18 @@ class Adam(optimizers.Adam):
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
         **options: Unpack[Own],
+    ) -> None: ...
+
+class AdamMini(own_optimizers.AdamMini):
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Tensor = 0.001,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-08,
+        weight_decay: float = 0.0,
+        blocks: int = 0,
+        **options: Unpack[Options],
     ) -> None: ...
 
 class AdamW(optimizers.AdamW):

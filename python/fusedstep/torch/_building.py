@@ -181,11 +181,12 @@ def complete(optimizer: Making, state: dict[str, Any], like: Tensor, group: dict
         if step is not None:
             state["step"].fill_(whole_number(step, f"{name} step"))
     param, shape = like, tuple(like.shape)
+    hypers = {name: plain(group[name]) for name in rule.hypers}
     for kept in rule.states:
-        if kept.shape(shape) is None and state.get(kept.name) is not None:
+        if kept.shape(shape, hypers) is None and state.get(kept.name) is not None:
             raise ValueError(f"{name} {kept.name}: got a state for another shape, needs none for shape {shape}")
-    for kept in rule.used({name: plain(group[name]) for name in rule.hypers}, shape):
-        like = state_like(kept, param)
+    for kept in rule.used(hypers, shape):
+        like = state_like(kept, param, hypers)
         value, scales = state.get(kept.name), state.get(f"{kept.name}_scales")
         if value is not None:
             check_tensor(value, f"{name} {kept.name}")

@@ -26,6 +26,7 @@ __all__ = [
 WATCHED = (
     "rule",
     "reshape",
+    "blocks",
     "decoupled_weight_decay",
     *STORAGE,
     "ema_decay",

@@ -56,10 +56,10 @@ def check_placements(rule: str, param: Tensor, name: str) -> None:
     ------
     ValueError
         It holds partial sums or is on other processes only, or the rule needs whole matrices that cannot be
-        put together.
+        put together, or whole blocks.
     """
     if RULES[rule].factored:
-        raise ValueError(f"{name}: got a distributed tensor, needs whole matrices in this process for {rule}")
+        raise ValueError(f"{name}: got a distributed tensor, needs whole matrices or blocks in this process for {rule}")
     placements: Sequence[Any] = param.placements  # type: ignore[attr-defined]
     if any(placement.is_partial() for placement in placements):
         raise ValueError(

@@ -17,6 +17,7 @@ from .._stored import Stored
 from ..reference import RULES, Rule
 from ._building import complete
 from ._making import Making
+from ._options import plain
 from ._states import convert, is_small, local, new_step, one_number, state_like, whole_number
 
 __all__ = ["converted", "packed", "without"]
@@ -92,7 +93,7 @@ def converted(optimizer: Making, param: Tensor, group: dict[str, Any], saved: An
             continue
         if name in kinds:
             scales = saved.get(f"{name}_scales")
-            state[name] = _values(_beside(rule, name, param, place), value, place, codes=scales is not None)
+            state[name] = _values(_beside(rule, name, param, group, place), value, place, codes=scales is not None)
             if scales is not None:
                 state[f"{name}_scales"] = _scales(param, scales, f'{where}["{name}_scales"]')
         elif name in ("step", COUNT):
@@ -109,6 +110,8 @@ def converted(optimizer: Making, param: Tensor, group: dict[str, Any], saved: An
     if any(isinstance(value, Tensor) for value in state.values()):
         try:
             like = optimizer._make_slot(param, where).like
+            if rule.factored:  # as a step has it: see _contiguous()
+                like = like.contiguous()
         except (TypeError, ValueError):
             if param.requires_grad:
                 raise
@@ -118,13 +121,14 @@ def converted(optimizer: Making, param: Tensor, group: dict[str, Any], saved: An
     return state
 
 
-def _beside(rule: Rule, name: str, param: Tensor, where: str) -> Tensor:
+def _beside(rule: Rule, name: str, param: Tensor, group: dict[str, Any], where: str) -> Tensor:
     """What a state of this name is shaped like."""
     state = next(state for state in rule.states if state.name == name)
-    if state.shape(tuple(param.shape)) is None:
-        needed = ", ".join(kept.name for kept in rule.used(rule.hypers, tuple(param.shape)))
+    hypers = {name: plain(group[name]) for name in rule.hypers}
+    if state.shape(tuple(param.shape), hypers) is None:
+        needed = ", ".join(kept.name for kept in rule.used(hypers, tuple(param.shape)))
         raise ValueError(f"{where}: got a state for another shape, needs {needed} for shape {tuple(param.shape)}")
-    return state_like(state, param)
+    return state_like(state, param, hypers)
 
 
 def _tensor(value: Any, where: str) -> Tensor:

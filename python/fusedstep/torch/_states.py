@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -165,11 +165,11 @@ def fresh(param: Tensor, kind: str, state_format: str, small: bool) -> Tensor | 
     )
 
 
-def state_like(state: State, param: Tensor) -> Tensor:
+def state_like(state: State, param: Tensor, hypers: Mapping[str, Any]) -> Tensor:
     """What a state is shaped like: the parameter, or where it has another shape an empty tensor of that."""
-    shape = state.shape(tuple(param.shape))
+    shape = state.shape(tuple(param.shape), hypers)
     assert shape is not None
-    if shape == tuple(param.shape):
+    if state.form == "full":
         return param
     with torch.inference_mode(False):
         return torch.empty(shape, dtype=param.dtype, device="cpu")

@@ -23,6 +23,7 @@ __all__ = [
     "MARS",
     "AdEMAMix",
     "AdaBelief",
+    "AdamMini",
     "Adan",
     "Lion",
     "MARSLion",
@@ -131,3 +132,12 @@ class Prodigy(OwnOptimizer):
 
     rule = "prodigy"
     scalar_dtype = torch.float64
+
+
+class AdamMini(OwnOptimizer):
+    """AdamW with one second moment for every block of a parameter (see `fusedstep.AdamMini`).
+
+    Parameters may have any order in memory. Those that are not contiguous are stepped in a contiguous copy.
+    """
+
+    rule = "adam_mini"

@@ -1,0 +1,452 @@
+"""Adam-mini: native passes against the reference, independent sources, partitions into blocks, saving, errors."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pathlib
+import pickle
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, TEAMS, Array, Twin, assert_same, numbers, running, snapshot
+
+import fusedstep as fs
+from fusedstep import formats
+from fusedstep.reference import RULES
+
+SHAPES = (
+    *((), (1,), (5,), (5000,), (0,), (0, 4), (3, 0)),
+    *((1, 1), (1, 7), (7, 1), (70, 300), (3, 2048), (3, 2100), (4, 4097), (3000, 2), (2, 3, 4), (4, 2, 3, 3)),
+)
+"""No axis to four, sizes of 0 and 1, blocks that are shorter and longer than those that are summed on their own."""
+
+OPTIONS: tuple[dict[str, Any], ...] = (
+    {},
+    {"weight_decay": 0.1, "betas": (0.5, 0.75), "eps": 1e-3, "lr": 0.1},
+    {"betas": (0.0, 0.0), "eps": 0.0},
+    {"weight_decay": 0.1, "cautious": True},
+)
+
+
+def arrays(dtype: Any, seed: int, shapes: Any = SHAPES) -> list[Array]:
+    return [numbers(shape, dtype, seed + i, scale=0.1) for i, shape in enumerate(shapes)]
+
+
+def states(params: list[Array], moments: str = "float32", blocks: int = 0) -> dict[str, Any]:
+    """The arguments of the functions."""
+    first, second = RULES["adam_mini"].states
+    kept: dict[str, list[Any]] = {"exp_avg": [], "exp_avg_sq": []}
+    for p in params:
+        compute = FLOAT64 if p.dtype == FLOAT64 else FLOAT32
+        zeros: Any = np.zeros(p.shape, BFLOAT16 if moments == "bfloat16" else compute)
+        if moments == "8bit":
+            codes, scales = formats.encode_8bit(np.zeros(p.size, np.float32), signed=True)
+            zeros = codes.reshape(p.shape), scales
+        shape = second.shape(p.shape, {"blocks": blocks})
+        assert shape is not None and first.shape(p.shape, {}) == p.shape
+        kept["exp_avg"].append(zeros)
+        kept["exp_avg_sq"].append(np.zeros(shape, compute))
+    return kept
+
+
+# ------------------------------------------------------------------------------------------ native and reference
+
+
+@pytest.mark.parametrize("isa", fs.available_isas())
+@pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64, FLOAT16, BFLOAT16], ids=str)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("moments", ["float32", "bfloat16", "8bit"])
+def test_functions_are_equal(options: dict[str, Any], dtype: Any, isa: str, moments: str) -> None:
+    left: list[Any] = []
+    with running(isa, 2), np.errstate(all="ignore"):
+        for module in (fs.functional, fs.reference):
+            params = arrays(dtype, 0)
+            kept = states(params, moments)
+            for step in (1, 2, 3):
+                grads = arrays(dtype, 100 * step)
+                assert module.adam_mini(params, grads, **kept, step=step, max_grad_norm=3.0, **options)
+            left.append([params, kept])
+    assert_same(left[0], left[1])
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 12, 60, 2100, 4200])
+def test_numbers_of_blocks(blocks: int) -> None:
+    """From one block to one for every element, along rows and across them."""
+    left: list[Any] = []
+    for module in (fs.functional, fs.reference):
+        params = arrays(FLOAT32, 0, [(4200,), (42, 100), (2, 2100), (0, 3)])
+        kept = states(params, blocks=blocks)
+        for step in (1, 2, 3):
+            module.adam_mini(
+                params, arrays(FLOAT32, 100 * step, [p.shape for p in params]), **kept, step=step, blocks=blocks
+            )
+        left.append([params, kept])
+        assert {v.shape for v in kept["exp_avg_sq"]} == {(blocks,)}
+    assert_same(left[0], left[1])
+
+
+@pytest.mark.parametrize("special", [0.01, 1.0])
+@pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64], ids=str)
+def test_any_numbers(dtype: Any, special: float) -> None:
+    """Infinities, NaN, zeros and numbers at the ends of the range."""
+    left: list[Any] = []
+    for module in (fs.functional, fs.reference):
+        params = arrays(dtype, 0)
+        kept = states(params)
+        with np.errstate(all="ignore"):
+            for step in (1, 2):
+                grads = [numbers(p.shape, dtype, step + i, special=special) for i, p in enumerate(params)]
+                module.adam_mini(params, grads, **kept, step=step)
+        left.append([params, kept])
+    assert_same(left[0], left[1])
+
+
+STORAGE: tuple[tuple[Any, dict[str, Any]], ...] = (
+    (FLOAT32, {"ema_decay": 0.5, "clip_value": 0.1}),
+    (FLOAT32, {"max_grad_norm": 0.1, "zero_grads": True, "cautious": True}),
+    (FLOAT32, {"state_format": "8bit", "min_quantized_size": 100}),
+    (FLOAT32, {"state_format": "bfloat16", "clip_value": 0.1, "cautious": True}),
+    (FLOAT64, {"zero_grads": True, "maximize": True, "ema_decay": 0.9}),
+    (FLOAT16, {"master": "float32", "max_grad_norm": 0.1}),
+    (FLOAT16, {"rounding": "stochastic", "seed": 5, "state_format": "8bit", "min_quantized_size": 0}),
+    (BFLOAT16, {"master": "float32", "maximize": True, "state_format": "bfloat16"}),
+    (BFLOAT16, {"master": "split", "ema_decay": 0.9, "skip_nonfinite": True}),
+    (BFLOAT16, {"rounding": "stochastic", "clip_value": 0.05}),
+    (BFLOAT16, {"state_format": "8bit", "min_quantized_size": 0}),
+)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(("dtype", "options"), STORAGE, ids=str)
+def test_formats(dtype: Any, options: dict[str, Any], threads: int) -> None:
+    """Everything that a step can do beside the rule, as the reference has it."""
+    params = arrays(dtype, 0)
+    with running(None, threads):
+        opt = fs.AdamMini(params, weight_decay=0.1, **options)
+        twin = Twin(opt)
+        for step in range(3):
+            grads: list[Any] = arrays(dtype, 100 * step)
+            grads[9 + step] = None
+            assert opt.step([None if g is None else g.copy() for g in grads], grad_scale=2.0) and twin.step(grads, 2.0)
+            twin.check(f"step {step}")
+
+
+def test_threads() -> None:
+    """The same bits for any number of threads, of each kind; also of blocks that several threads sum."""
+    shapes = [(700, 300), (60, 7000), (40, 65, 30), (90000,), (9000, 3)]
+    left = []
+    for team in TEAMS:
+        for threads in (1, 2, 7):
+            params = arrays(FLOAT32, 0, shapes)
+            with running(None, threads, team):
+                opt = fs.AdamMini(params, max_grad_norm=1.0, state_format="8bit")
+                for step in range(3):
+                    opt.step(arrays(FLOAT32, 100 * step, shapes))
+            left.append([params, [dict(slot.states) for slot in opt._slots]])
+    for other in left[1:]:
+        assert_same(other, left[0])
+
+
+def test_a_step_that_is_not_taken_changes_nothing() -> None:
+    shapes = [(80, 70), (5,)]
+    params = arrays(FLOAT16, 0, shapes)
+    opt = fs.AdamMini(params, skip_nonfinite=True)
+    good = arrays(FLOAT16, 5, shapes)
+    assert opt.step(good)
+    before = snapshot(opt)
+    bad = [good[0].copy(), good[1]]
+    bad[0][3, 3] = np.inf
+    assert not opt.step(bad)
+    opt.lr = 3e5
+    with pytest.raises(OverflowError, match="65504"):
+        opt.step(good)
+    assert_same(snapshot(opt), before)
+
+
+def test_schedules_and_groups() -> None:
+    shapes = [(12, 20), (20,), (3, 4, 5)]
+    params = arrays(FLOAT32, 0, shapes)
+    groups = [{"params": params[:1], "lr": lambda t: 0.1 / (t + 1), "blocks": 4}, {"params": params[1:], "eps": 1e-3}]
+    opt = fs.AdamMini(groups, weight_decay=lambda t: 0.1 * t)
+    assert [state["exp_avg_sq"].shape for state in opt.state] == [(4,), (1,), (3,)]
+    twin = Twin(opt)
+    for step in range(4):
+        grads = arrays(FLOAT32, 100 * step, shapes)
+        assert twin.step(grads) and opt.step([grads[:1], grads[1:]])  # type: ignore[arg-type]
+        twin.check(f"step {step}")
+    opt.add_param_group({"params": np.ones((2, 3)), "blocks": 6})
+    assert opt.step([grads[:1], grads[1:], np.ones((2, 3))])
+    assert opt.state[3]["exp_avg_sq"].shape == (6,)
+
+
+def test_a_block_is_a_part_of_the_flattened_parameter() -> None:
+    """Blocks of one number are Adam's elements; two halves of a parameter step as two parameters."""
+    shapes = [(12, 10)]
+    whole, halves, adam = arrays(FLOAT64, 0, shapes), arrays(FLOAT64, 0, shapes)[0], arrays(FLOAT64, 0, shapes)
+    opts: list[Any] = [fs.AdamMini(whole, blocks=2), fs.AdamMini([halves[:6], halves[6:]], blocks=1)]
+    element = arrays(FLOAT64, 0, shapes)
+    opts += [fs.AdamMini(element, blocks=120), fs.AdamW(adam, weight_decay=0.0)]
+    for step in range(20):
+        g = arrays(FLOAT64, 100 * step, shapes)[0]
+        for opt, grads in zip(opts, ([g], [g[:6], g[6:]], [g], [g]), strict=True):
+            opt.step(grads)
+    assert_same(whole[0], halves)
+    np.testing.assert_allclose(element[0], adam[0], rtol=1e-13)
+
+
+# --------------------------------------------------------------------------------------------- saving
+
+
+def trained(dtype: Any = FLOAT32, steps: int = 3, **options: Any) -> tuple[Any, dict[str, Array]]:
+    shapes = {"W": (70, 30), "b": (30,), "K": (4, 2, 3, 3), "s": ()}
+    params = {name: numbers(shape, dtype, i) for i, (name, shape) in enumerate(shapes.items())}
+    opt = fs.AdamMini(params, **options)
+    for step in range(steps):
+        opt.step({name: numbers(p.shape, dtype, 50 + step) for name, p in params.items()})
+    return opt, params
+
+
+def test_state_has_names_and_shapes() -> None:
+    opt, params = trained()
+    shapes = [{k: v.shape for k, v in view.items() if k != "step"} for view in opt.state]
+    rows = {"W": 70, "b": 1, "K": 4, "s": 1}
+    assert shapes == [{"exp_avg": params[n].shape, "exp_avg_sq": (rows[n],)} for n in params]
+    elements = 70 * 30 + 30 + 72 + 1
+    assert opt.memory()["exp_avg_sq"] == 4 * sum(rows.values()) / elements and opt.memory()["exp_avg"] == 4
+
+
+@pytest.mark.parametrize("ending", [".npz", ".safetensors"])
+def test_resumed_training_has_the_same_bytes(tmp_path: pathlib.Path, ending: str) -> None:
+    parts = {"W": 10, "b": 30, "K": 0, "s": 1}
+    choices: tuple[dict[str, Any], ...] = ({}, {"ema_decay": 0.9, "state_format": "8bit", "blocks": parts})
+    for options in choices:
+        opt, params = trained(**options)
+        opt.save(tmp_path / f"run{ending}")
+        clones = [copy.deepcopy(opt), pickle.loads(pickle.dumps(opt))]
+        other, others = trained(steps=0, **options)
+        for name in params:
+            others[name][...] = params[name]
+        other.load(tmp_path / f"run{ending}")
+        fresh, anew = trained(steps=1, **options)
+        fresh.load_state_dict(opt.state_dict())
+        for name in params:
+            anew[name][...] = params[name]
+        grads = {name: numbers(p.shape, FLOAT32, 99) for name, p in params.items()}
+        every = [opt, other, fresh, *clones]
+        for one in every:
+            one.step(grads)
+        for one in every[1:]:
+            assert_same(snapshot(one), snapshot(opt))
+
+
+def test_saved_in_other_formats() -> None:
+    opt, _ = trained()
+    for format_ in ("bfloat16", "8bit"):
+        saved = opt.state_dict(state_format=format_)["state"]
+        assert all(saved[i]["exp_avg_sq"].dtype == FLOAT32 for i in range(4))
+        trained(steps=0, state_format=format_)[0].load_state_dict(opt.state_dict(state_format=format_))
+
+
+def test_wrong_states_are_refused() -> None:
+    opt, _ = trained()
+    before = snapshot(opt)
+    for number, name, value, message in (
+        (0, "exp_avg_sq", np.zeros((70, 1)), r'\["exp_avg_sq"\]: got shape \(70, 1\), needs \(70,\)'),
+        (1, "exp_avg_sq", np.zeros(30), r'\["exp_avg_sq"\]: got shape \(30,\), needs \(1,\)'),
+        (0, "exp_avg", np.zeros(70), r'\["exp_avg"\]: got shape \(70,\), needs \(70, 30\)'),
+    ):
+        saved = opt.state_dict()
+        saved["state"][number][name] = value
+        with pytest.raises(ValueError, match=message):
+            opt.load_state_dict(saved)
+    saved = opt.state_dict()
+    del saved["state"][0]["exp_avg_sq"]
+    with pytest.raises(ValueError, match='has no entry "exp_avg_sq"'):
+        opt.load_state_dict(saved)
+    other, _ = trained(blocks={"W": 10, "b": 1, "K": 1, "s": 1})
+    with pytest.raises(ValueError, match=r"got shape \(10,\), needs \(70,\)"):
+        trained()[0].load_state_dict({**other.state_dict(), "param_groups": opt.state_dict()["param_groups"]})
+    assert_same(snapshot(opt), before)
+
+
+# --------------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize("module", [fs.functional, fs.reference])
+def test_functions_check_the_shapes_of_states(module: Any) -> None:
+    p, g = np.ones((4, 3)), np.ones((4, 3))
+    m, v = np.zeros((4, 3)), np.zeros(4)
+    for first, second, options, kind, message in (
+        (m, None, {}, TypeError, r"exp_avg_sq: got NoneType for a parameter of shape \(4, 3\), needs exp_avg and exp"),
+        (m, np.zeros((4, 1)), {}, ValueError, r"exp_avg_sq: got shape \(4, 1\), needs \(4,\)"),
+        (m, np.zeros(0), {}, ValueError, r"exp_avg_sq: got shape \(0,\), needs \(4,\)"),
+        (m, v, {"blocks": 2}, ValueError, r"exp_avg_sq: got shape \(4,\), needs \(2,\)"),
+        (m, v, {"blocks": 5}, ValueError, r"blocks: got 5 for a parameter of shape \(4, 3\), needs 0 or a divisor"),
+        (m, v, {"blocks": -1}, ValueError, "blocks: got -1, needs >= 0"),
+        (m, v, {"blocks": 2.0}, TypeError, "blocks: got 2.0 .float., needs an integer"),
+        (m, v.astype(np.float32), {}, TypeError, "exp_avg_sq: got .*float32, needs float64"),
+        (m, (v, v), {}, TypeError, "exp_avg_sq"),
+        (m, p[:, 0], {}, ValueError, "exp_avg_sq"),
+        (m, m[0], {"blocks": 3}, ValueError, "overlap"),
+        (v, v.copy(), {}, ValueError, "exp_avg"),
+    ):
+        with pytest.raises(kind, match=message):
+            module.adam_mini(p, g, first, second, step=1, **options)
+    with pytest.raises(TypeError, match="adam_mini has no form for SparseRows"):
+        module.adam_mini(p, rows_of(p), m, v, step=1)
+    assert (p == 1).all() and not m.any() and not v.any()
+
+
+def test_what_does_not_combine_is_refused() -> None:
+    W = np.ones((4, 3), np.float32)
+    for options, kind, message in (
+        ({"blocks": 5}, ValueError, r"blocks: got 5 for a parameter of shape \(4, 3\), needs 0 or a divisor of its 12"),
+        ({"blocks": lambda t: 4}, TypeError, "blocks"),
+        ({"blocks": True}, TypeError, "blocks.*: got True"),
+        ({"eps": -1.0}, ValueError, "eps.*: got -1.0, needs >= 0"),
+        ({"betas": (0.9, 1.0)}, ValueError, r"betas.*\[1\]: got 1.0"),
+        ({"amsgrad": True}, TypeError, "amsgrad"),
+    ):
+        with pytest.raises(kind, match=message):
+            fs.AdamMini(W, **options)
+    opt = fs.AdamMini(W)
+    with pytest.raises(TypeError, match="adam_mini has no form for SparseRows"):
+        opt.step(rows_of(W))
+    for change in (4, lambda t: 4):
+        with pytest.raises(ValueError, match=r'\["blocks"\]: got .*, needs 0 as the optimizer was made with'):
+            opt.param_groups[0]["blocks"] = change
+    assert (W == 1).all()
+
+
+def rows_of(W: Array) -> Any:
+    return fs.SparseRows(np.array([0]), np.ones((1, W.shape[1]), W.dtype))
+
+
+def test_jax_lacks_it() -> None:
+    jax = pytest.importorskip("fusedstep.jax")
+    assert not hasattr(jax, "adam_mini")
+
+
+# --------------------------------------------------------------------------------------------- independent sources
+
+
+def test_agrees_with_a_loop() -> None:
+    """100 steps of the paper's algorithm 1, element by element in Python: within 1e-12."""
+    shapes = [(), (5,), (4, 3), (2, 3, 2)]
+    params = arrays(FLOAT64, 0, shapes)
+    opt = fs.AdamMini(params, lr=0.01, betas=(0.8, 0.9), eps=1e-4, weight_decay=0.1)
+    blocks: list[Any] = []
+    for p in params:
+        rows = [p[i].reshape(-1).tolist() for i in range(len(p))] if p.ndim > 1 else [p.reshape(-1).tolist()]
+        blocks.append([{"p": row, "m": [0.0] * len(row), "v": 0.0} for row in rows])
+    for t in range(1, 101):
+        grads = arrays(FLOAT64, 100 * t, shapes)
+        opt.step(grads)
+        for parts, grad in zip(blocks, grads, strict=True):
+            flat = grad.reshape(len(parts), -1).tolist()
+            for b, g in zip(parts, flat, strict=True):
+                b["v"] = 0.9 * b["v"] + 0.1 * sum(x * x for x in g) / len(g)
+                root = (b["v"] / (1 - 0.9**t)) ** 0.5 + 1e-4
+                for i, x in enumerate(g):
+                    b["m"][i] = 0.8 * b["m"][i] + 0.2 * x
+                    b["p"][i] = b["p"][i] * (1 - 0.01 * 0.1) - 0.01 * b["m"][i] / (1 - 0.8**t) / root
+    for p, parts in zip(params, blocks, strict=True):
+        np.testing.assert_allclose(p.reshape(-1), [x for b in parts for x in b["p"]], rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64], ids=str)
+def test_agrees_with_pytorch_optimizer(dtype: Any) -> None:
+    """100 steps with heads for the queries, and one block for all else: within 2e-6 of the largest element.
+
+    Its states are float32 for any parameter. Embeddings have Adam's there, a block for every element here.
+    """
+    torch = pytest.importorskip("torch")
+    module = pytest.importorskip("pytorch_optimizer")
+    shapes, blocks = [(8, 8), (5, 6), (10, 4), (5,)], [2, 1, 40, 1]
+    names = ["q_proj", "mlp", "embed", "mlp"]
+    params = arrays(dtype, 0, shapes)
+
+    class Holder(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self, array: Array, name: str) -> None:
+            super().__init__()
+            self.register_module(name, torch.nn.Module())
+            getattr(self, name).weight = torch.nn.Parameter(torch.from_numpy(array.copy()))
+
+    model = torch.nn.Sequential(*(Holder(p, name) for p, name in zip(params, names, strict=True)))
+    theirs = list(model.parameters())
+    other = module.AdamMini(model, lr=0.01, weight_decay=0.1, num_embeds=8, num_heads=2)
+    groups = [{"params": p, "blocks": n} for p, n in zip(params, blocks, strict=True)]
+    opt = fs.AdamMini(groups, lr=0.01, weight_decay=0.1)
+    for step in range(1, 101):
+        grads = arrays(dtype, 100 * step, shapes)
+        for p, g in zip(theirs, grads, strict=True):
+            p.grad = torch.from_numpy(g)
+        other.step()
+        opt.step(grads)
+    for a, b in zip(params, theirs, strict=True):
+        assert np.abs(a - b.detach().numpy()).max() <= 2e-6 * np.abs(a).max()
+
+
+@pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64], ids=str)
+def test_agrees_with_the_authors_code(dtype: Any) -> None:
+    """100 steps of the package adam-mini: within 1e-13 of the largest element in float64, 2e-6 in float32.
+
+    Rows for embeddings, values, projections and MLPs, heads for queries and keys, Adam for biases.
+    """
+    torch = pytest.importorskip("torch")
+    module = pytest.importorskip("adam_mini")
+    shapes: dict[str, tuple[int, ...]] = {
+        **{"embed": (10, 8), "wq": (8, 8), "wv": (8, 8), "wo": (8, 8), "mlp.weight": (16, 8)},
+        **{"mlp.bias": (16,), "kernel.mlp": (4, 2), "output": (10, 8)},
+    }
+    blocks = {"wq": 2, "mlp.bias": 16}
+    params = dict(zip(shapes, arrays(dtype, 0, shapes.values()), strict=True))
+    theirs = {name: torch.nn.Parameter(torch.from_numpy(p.copy())) for name, p in params.items()}
+    given: dict[str, Any] = {"lr": 0.01, "betas": (0.9, 0.95), "weight_decay": 0.1}
+    other = module.Adam_mini(list(theirs.items()), **given, dim=8, n_heads=2, verbose=False)
+    groups = [
+        {"params": p, "blocks": blocks.get(name, 0), "weight_decay": 0.1 * ("bias" not in name)}
+        for name, p in params.items()
+    ]
+    opt = fs.AdamMini(groups, **given)
+    for step in range(1, 101):
+        grads = arrays(dtype, 100 * step, shapes.values())
+        for p, g in zip(theirs.values(), grads, strict=True):
+            p.grad = torch.from_numpy(g)
+        other.step()
+        opt.step(grads)
+    for name, p in params.items():
+        difference = np.abs(p - theirs[name].detach().numpy()).max()
+        assert difference <= (1e-13 if dtype == FLOAT64 else 2e-6) * np.abs(p).max(), name
+
+
+def test_trains() -> None:
+    """Least squares with a matrix: the loss falls to a thousandth."""
+    rng = np.random.default_rng(0)
+    x, true = rng.normal(size=(256, 30)), rng.normal(size=(30, 10))
+    W = np.zeros((30, 10))
+    opt = fs.AdamMini(W, lr=0.02)
+    losses = []
+    for _ in range(1000):
+        error = x @ W - x @ true
+        losses.append(float((error**2).mean()))
+        opt.step(x.T @ error / len(x))
+    assert losses[-1] < 1e-3 * losses[0]
+
+
+# --------------------------------------------------------------------------------------------- documents
+
+
+def test_is_documented() -> None:
+    root = pathlib.Path(__file__).parent.parent / "docs"
+    if not root.exists():
+        pytest.skip("the pages are in the repository only")
+    row = re.search(r"^\| `AdamMini` \|.*", (root / "optimizers.md").read_text(), re.M)
+    assert row and all(f"`{state.name}`" in row[0] for state in RULES["adam_mini"].states)
+    for page in ("choose", "conventions", "memory", "torch"):
+        assert "AdamMini" in (root / f"{page}.md").read_text(), page
+    given = inspect.signature(fs.AdamMini).parameters
+    assert {name: given[name].default for name in RULES["adam_mini"].hypers} == RULES["adam_mini"].hypers
