@@ -179,6 +179,11 @@ def packed(sizes: Any, dtype: Any, seed: int, **how: Any) -> list[Array]:
     return [buffer[a : a + n] for a, n in zip(places, sizes, strict=False)]
 
 
+def arrays(dtype: Any, seed: int, shapes: Any) -> list[Array]:
+    """Small numbers of these shapes."""
+    return [numbers(shape, dtype, seed + i, scale=0.1) for i, shape in enumerate(shapes)]
+
+
 def bits(array: Array) -> Array:
     """The bytes of an array, with one pattern for every NaN."""
     if array.dtype == BFLOAT16:
@@ -327,6 +332,16 @@ def snapshot(optimizer: fs.Optimizer) -> list[Any]:
         [slot.param.copy(), *(array.copy() for _, array in slot.items()), view["step"]]
         for slot, view in zip(optimizer._slots, optimizer.state, strict=True)
     ]
+
+
+def trained(cls: Any, steps: int = 3, **options: Any) -> tuple[Any, dict[str, Array]]:
+    """An optimizer that has taken steps, and its parameters of no axis to four."""
+    shapes = {"W": (70, 30), "b": (30,), "K": (4, 2, 3, 3), "s": ()}
+    params = {name: numbers(shape, FLOAT32, i) for i, (name, shape) in enumerate(shapes.items())}
+    opt = cls(params, **options)
+    for step in range(steps):
+        opt.step({name: numbers(p.shape, FLOAT32, 50 + step) for name, p in params.items()})
+    return opt, params
 
 
 @contextmanager

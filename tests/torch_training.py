@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from cases import BFLOAT16, Array
+from cases import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Array, numbers
 
 
 def tensor(array: Array) -> Any:
@@ -22,6 +22,23 @@ def array(tensor: Any) -> Array:
     if tensor.dtype == torch.bfloat16:
         return np.asarray(tensor.view(torch.int16).numpy()).view(BFLOAT16)
     return np.asarray(tensor.numpy())
+
+
+SHAPES = ((), (5,), (0, 4), (1, 7), (7, 1), (70, 300), (2, 3, 4), (4, 2, 3, 3))
+
+
+def parameters(dtype: Any = FLOAT32, shapes: Any = SHAPES) -> list[Any]:
+    return [torch.nn.Parameter(tensor(numbers(s, dtype, i, scale=0.1))) for i, s in enumerate(shapes)]
+
+
+def step(optimizer: Any, params: list[Any], seed: int) -> list[Array]:
+    """Steps with random gradients, and returns them."""
+    dtypes = {torch.float64: FLOAT64, torch.float16: FLOAT16, torch.bfloat16: BFLOAT16}
+    grads = [numbers(tuple(p.shape), dtypes.get(p.dtype, FLOAT32), seed + i) for i, p in enumerate(params)]
+    for p, g in zip(params, grads, strict=True):
+        p.grad = tensor(g)
+    optimizer.step()
+    return grads
 
 
 def network(dtype: Any = torch.float32) -> Any:

@@ -23,7 +23,7 @@ THREADS = ("test_python_threads", "test_free_threading", "test_memory_safety")
 TESTS = {
     "address": (
         *(*THREADS, "test_parity", "test_errors", "test_saving", "test_sparse_rows", "test_threading"),
-        *("test_adafactor", "test_adam_mini"),
+        *("test_adafactor", "test_adam_mini", "test_own_shapes"),
     ),
     "thread": THREADS,
 }
