@@ -127,8 +127,8 @@ struct FactorWeights {
 struct FactorStates {
     int rows = -1, columns = -1, elements = -1;
 };
-constexpr unsigned kFactored =
-    1;  // bit of the variant of a rule with columns: for matrices, whose second moment is in factors
+// Bit of the variant of a rule with columns: for matrices, whose second moment is in factors.
+constexpr unsigned kFactored = 1;
 
 using UpdateFn = void (*)(const void* constants, double multiplier, const Run& run);
 using DirectionFn = PairSum (*)(const void* constants, double multiplier, const Run& run);

@@ -31,8 +31,7 @@ struct Factors {
     std::size_t batches = 0, rows = 0, columns = 0;
     void *next_rows = nullptr, *next_columns = nullptr;  // in the compute type, as the states
     double* means = nullptr;  // of the rows of every matrix, and no less than the rule's least
-    double* sums =
-        nullptr;  // by columns of chunks of rows, or without columns by blocks of rows, where there are several
+    double* sums = nullptr;   // where there are several chunks or blocks: by columns, without columns by rows
 
     bool any() const { return batches != 0; }
 };

@@ -78,7 +78,7 @@ Run run_in_place(const Tensor& x, const RuleEntry& rule, unsigned used, std::siz
                  std::size_t n) {
     Run run{at(x.param, element), at(x.grad, grad_element), {}, n};
     for (int s = 0; s < rule.n_states; ++s)
-        if (used >> s & 1u) run.states[s] = at(x.states[static_cast<std::size_t>(s)], element);
+        if (used >> s & 1u) run.states[s] = at(x.state(s), element);
     if (rule.product) run.direction = at(x.direction, element);
     return run;
 }
@@ -346,7 +346,7 @@ std::uint64_t Engine::update_span(const Written& to, std::size_t element, std::s
         }
 
         for (int s = 0; s < rule.n_states; ++s) {
-            const Stream& state = x.states[static_cast<std::size_t>(s)];
+            const Stream& state = x.state(s);
             if ((to.used >> s & 1u) && state.data != nullptr && staging.staged(state))
                 nonfinite += staging.store(state, i, n, run.states[s], to.noise);
         }

@@ -61,7 +61,7 @@ void load_states(Staging<kLength>& staging, const KernelTable& kernels, const Te
                  std::size_t element, Run& run, bool copies = false) {
     for (int s = 0; s < kMaxStates; ++s) {
         if (!(used >> s & 1u)) continue;
-        const Stream& state = x.states[static_cast<std::size_t>(s)];
+        const Stream& state = x.state(s);
         if (x.factors.any() && s == x.factors.states.elements)
             multiply_factors(kernels, x, element, run.n, run.states[s] = staging.scratch(2 + s));
         else if (copies)

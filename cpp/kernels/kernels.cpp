@@ -142,7 +142,6 @@ void aim(const void* constants, double multiplier, const Run& run) {
 
 // Sums of squares in sixteen double lanes: lane j takes elements j, j + 16, ...; then the lanes are added by halves.
 // The order never depends on the vector width, so the sum is the same on every instruction set.
-
 inline double combined(double* lane) {
     for (std::size_t half = kLanes / 2; half > 0; half /= 2)
         for (std::size_t j = 0; j < half; ++j) lane[j] += lane[j + half];

@@ -8,7 +8,7 @@ from typing import Any
 
 __all__ = ["restoring"]
 
-# What wrong entries end in, wherever they are looked at first.
+# The exceptions that wrong entries cause, in whatever code reads them first.
 FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
