@@ -223,6 +223,8 @@ def test_what_does_not_combine_is_refused() -> None:
     ):
         with pytest.raises(kind, match=message):
             fs.AdamMini(W, **options)
+    with pytest.raises(ValueError, match=r"^params\[\"b\"\]: blocks: got 5 for a parameter of shape \(4,\)"):
+        fs.AdamMini({"a": np.ones(5), "b": np.ones(4)}, blocks=5)
     opt = fs.AdamMini(W)
     for change in (4, lambda t: 4):
         with pytest.raises(ValueError, match=r'\["blocks"\]: got .*, needs 0 as the optimizer was made with'):

@@ -188,7 +188,7 @@ OWN_CHANGES: dict[str, tuple[Change, ...]] = {
         (within_first, ValueError, "exp_avg and .* exp_avg_sq overlap in memory"),
         (lambda _, p: shape_of(p, (30, 70)), ValueError, r"exp_avg has shape \(70, 30\)"),
         (lambda opt, p: with_blocks(opt, 10), ValueError, r"exp_avg_sq has shape .*needs shape \(10,\)"),
-        (lambda opt, p: with_blocks(opt, 11), ValueError, "blocks: got 11"),
+        (lambda opt, p: with_blocks(opt, 11), ValueError, r"params\[0\]\[0\]: blocks: got 11"),
         (lambda opt, p: with_blocks(opt, 2.5), TypeError, r"blocks.*: got 2.5"),
     ),
 }

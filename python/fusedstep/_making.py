@@ -142,7 +142,7 @@ class Making(Accumulating):
         if self._accumulate_steps > 1:
             slot.grad_sum = spread(np.zeros(1, slot.compute), param.shape)
         for state in used:
-            if state.shape(slot.array.shape, group) is not None:
+            if state.shape(slot.array.shape, group, where) is not None:
                 slot.states[state.name] = self._first_state(state, slot, group)
         return slot
 

@@ -81,8 +81,10 @@ class State:
     initial: Initial = 0.0
     form: Literal["full", "rows", "columns", "vector", "blocks"] = "full"
 
-    def shape(self, param: tuple[int, ...], hypers: Mapping[str, Any]) -> tuple[int, ...] | None:
+    def shape(self, param: tuple[int, ...], hypers: Mapping[str, Any], where: str = "") -> tuple[int, ...] | None:
         """The shape that it has beside a parameter of this shape; None where there is no such state.
+
+        Errors begin with `where`, the parameter's name.
 
         >>> State("row_var", "exact", form="rows").shape((2, 4, 3), {})
         (2, 4, 1)
@@ -94,8 +96,9 @@ class State:
         if self.form == "blocks":
             blocks: int = check_hyper("blocks", hypers["blocks"])
             if blocks and math.prod(param) % blocks:
+                name = f"{where}: blocks" if where else "blocks"
                 raise ValueError(
-                    f"blocks: got {blocks} for a parameter of shape {param}, needs 0 or a divisor of its "
+                    f"{name}: got {blocks} for a parameter of shape {param}, needs 0 or a divisor of its "
                     f"{math.prod(param)} elements"
                 )
             return (blocks or (param[0] if len(param) > 1 else 1),)
@@ -185,12 +188,15 @@ class Rule:
         """What a state starts from (see `State`)."""
         return next(state.initial for state in self.states if state.name == name)
 
-    def used(self, hypers: Mapping[str, Any], shape: tuple[int, ...] | None = None) -> tuple[State, ...]:
+    def used(
+        self, hypers: Mapping[str, Any], shape: tuple[int, ...] | None = None, where: str = ""
+    ) -> tuple[State, ...]:
         """The states that a step with these hyper-parameters needs, of a parameter of this shape or of any."""
         return tuple(
             state
             for state in self.states
-            if (not state.when or hypers[state.when]) and (shape is None or state.shape(shape, hypers) is not None)
+            if (not state.when or hypers[state.when])
+            and (shape is None or state.shape(shape, hypers, where) is not None)
         )
 
 

@@ -83,7 +83,7 @@ def build(
             tensors.watch(param, nothing)
             continue
         state = states.get(param, {})
-        used = rule.used({name: plain(group[name]) for name in rule.hypers}, tuple(slot.like.shape))
+        used = rule.used({name: plain(group[name]) for name in rule.hypers}, tuple(slot.like.shape), slot.name)
         kept = [state.name for state in used]
         step, scalars, untouched = before.get(id(param), (0, [], {}))
         # Where torch keeps no count, a step was taken if there is a state, other than one made for the first.
@@ -183,7 +183,7 @@ def complete(optimizer: Making, state: dict[str, Any], like: Tensor, group: dict
     param, shape = like, tuple(like.shape)
     hypers = {name: plain(group[name]) for name in rule.hypers}
     for kept in rule.states:
-        if kept.shape(shape, hypers) is None and state.get(kept.name) is not None:
+        if kept.shape(shape, hypers, name) is None and state.get(kept.name) is not None:
             raise ValueError(f"{name} {kept.name}: got a state for another shape, needs none for shape {shape}")
     for kept in rule.used(hypers, shape):
         like = state_like(kept, param, hypers)

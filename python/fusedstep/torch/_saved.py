@@ -125,7 +125,7 @@ def _beside(rule: Rule, name: str, param: Tensor, group: dict[str, Any], where: 
     """What a state of this name is shaped like."""
     state = next(state for state in rule.states if state.name == name)
     hypers = {name: plain(group[name]) for name in rule.hypers}
-    if state.shape(tuple(param.shape), hypers) is None:
+    if state.shape(tuple(param.shape), hypers, where) is None:
         needed = ", ".join(kept.name for kept in rule.used(hypers, tuple(param.shape)))
         raise ValueError(f"{where}: got a state for another shape, needs {needed} for shape {tuple(param.shape)}")
     return state_like(state, param, hypers)
