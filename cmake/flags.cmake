@@ -42,6 +42,13 @@ elseif(CMAKE_CXX_COMPILER_ID MATCHES "^GNU$|Clang")
   set(numerics ${gnu_numerics})
   # Kernels throw nothing: tables for unwinding would be a twentieth of them.
   list(APPEND optimised -fno-exceptions -fno-asynchronous-unwind-tables -fno-unwind-tables)
+  # The extension goes without functions that nothing calls, most of them pybind11's. MSVC's linker does so by itself.
+  if(APPLE)
+    set(without_unused -Wl,-dead_strip)
+  elseif(NOT WIN32)
+    set(in_sections -ffunction-sections -fdata-sections)
+    set(without_unused -Wl,--gc-sections)
+  endif()
 elseif(DEFINED FUSEDSTEP_NUMERICS)
   set(numerics ${FUSEDSTEP_NUMERICS})
 else()
