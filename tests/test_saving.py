@@ -29,7 +29,7 @@ from cases import (
 
 import fusedstep
 from fusedstep import formats
-from fusedstep._slots import stored_values
+from fusedstep._converting import stored_values
 from fusedstep.reference import RULES
 
 fs: Any = fusedstep  # what is wrong on purpose must pass the type checker

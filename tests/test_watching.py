@@ -33,7 +33,7 @@ from cases import (
 from isolated import linux, prints
 
 import fusedstep as fs
-from fusedstep._slots import stored_values
+from fusedstep._converting import stored_values
 from fusedstep.reference import RULES
 from fusedstep.reference.watching import counted_state, effective_rates, exponent_counts, watched
 from fusedstep.watching import WatchedStep, names

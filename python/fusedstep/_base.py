@@ -19,9 +19,9 @@ from ._making import AwaitedModel
 from ._memory import check_memory
 from ._option_trees import by_trees, is_tree
 from ._settings import check_settings
-from ._slots import Progress
 from ._step_options import GROUP_OPTIONS, MODEL_OPTIONS, options_of
 from ._structures import tree
+from ._views import Progress
 from .grouping import Grouping
 from .reference import RULES
 

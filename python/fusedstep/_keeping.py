@@ -14,12 +14,13 @@ from ._arguments import whole
 from ._group_options import check_group
 from ._groups import Group, Groups, same_memory
 from ._hyper import check_hyper
+from ._placing import gather
 from ._reporting import Reporting
 from ._restoring import restoring
 from ._settings import check_settings
-from ._slots import Progress, gather, progress
 from ._step_options import GROUP_OPTIONS
 from ._structures import tree
+from ._views import Progress, progress
 
 if TYPE_CHECKING:
     import os

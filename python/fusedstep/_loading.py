@@ -14,9 +14,9 @@ from ._arguments import same
 from ._floats import default_floats
 from ._making import Making
 from ._names import match, needs
+from ._placing import check_apart
 from ._saved import Loaded, LoadedGroup, Write, count
 from ._settings import check_settings
-from ._slots import check_apart
 
 __all__ = ["load"]
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from . import formats
 from ._accumulating import Accumulating
 from ._casting import ADVICE, Casts
+from ._converting import constant, convert, spread
 from ._core import Model, Tree
 from ._directions import NumPyDirections
 from ._floats import default_floats
@@ -21,9 +22,11 @@ from ._groups import Group, Groups, unknown_option
 from ._hyper import check_hyper, check_hypers
 from ._memory import Memory, mapping
 from ._names import param_names
+from ._placing import gather
 from ._rows import check_row_gradient
-from ._slots import Progress, Slot, constant, convert, gather, progress, spread
+from ._slots import Slot
 from ._structures import tree
+from ._views import Progress, progress
 from .grouping import Grouping
 from .reference import RULES, State
 from .reference._about import PARAM

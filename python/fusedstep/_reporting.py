@@ -8,12 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._arguments import same
+from ._converting import stored_values
 from ._group_options import Structure
 from ._making import Making
 from ._metrics import numbers
-from ._slots import StateView, StateViews, stored_values
 from ._step_options import GROUP_OPTIONS
 from ._structures import rebuilt
+from ._views import StateView, StateViews
 from .reference import RULES
 from .reference.watching import counted_state, effective_rates
 from .watching import Watch, watch, watched

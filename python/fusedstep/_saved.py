@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from . import formats
 from ._arguments import same
+from ._converting import convert, is_bfloat16_bits, spread
 from ._groups import FIXED
 from ._hyper import check_hyper, check_hypers
 from ._making import Making
 from ._names import needs
 from ._pieces import BLOCK_8BIT, flat, pieces
-from ._slots import convert, is_bfloat16_bits, like, spread
+from ._placing import like
 from ._stored import Stored
 from .reference import RULES, State
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
+from ._converting import constant, convert
 from ._core import Model
 from ._floats import default_floats
-from ._slots import Slot, constant, convert, like, progress
+from ._placing import like
+from ._slots import Slot
+from ._views import progress
 from .reference import RULES, State
 
 __all__ = ["Content", "save"]

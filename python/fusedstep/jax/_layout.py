@@ -13,7 +13,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from .._slots import Slot, constant
+from .._converting import constant
+from .._slots import Slot
 from ..reference import State
 
 __all__ = ["Layout", "Leaf", "Piece", "Stream"]

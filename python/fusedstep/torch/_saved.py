@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .. import formats
 from .._names import needs
-from .._slots import QUANT_BLOCK
+from .._pieces import BLOCK_8BIT
 from .._stored import Stored
 from ..reference import RULES, Rule
 from ._building import complete
@@ -170,11 +170,11 @@ def _values(param: Tensor, value: Any, where: str, codes: bool = False) -> Tenso
 
 
 def _scales(param: Tensor, value: Any, where: str) -> Tensor:
-    tensor, blocks = _tensor(value, where), -(-local(param).numel() // QUANT_BLOCK)
+    tensor, blocks = _tensor(value, where), -(-local(param).numel() // BLOCK_8BIT)
     if not tensor.is_floating_point():
         raise TypeError(f"{where}: got {tensor.dtype}, needs a float dtype")
     if tensor.numel() != blocks:
-        raise ValueError(f"{where}: got {tensor.numel()} elements, needs {blocks}, one for {QUANT_BLOCK} codes")
+        raise ValueError(f"{where}: got {tensor.numel()} elements, needs {blocks}, one for {BLOCK_8BIT} codes")
     return tensor.to("cpu", torch.float32, copy=True).reshape(-1).contiguous()
 
 

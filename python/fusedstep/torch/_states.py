@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from .. import formats
-from .._slots import QUANT_BLOCK
+from .._pieces import BLOCK_8BIT
 from ..reference import State
 
 __all__ = [
@@ -33,7 +33,7 @@ __all__ = [
 
 PARAMETERS = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64, torch.complex128)
 
-PIECE = 4096 * QUANT_BLOCK  # elements that are converted at a time
+PIECE = 4096 * BLOCK_8BIT  # elements that are converted at a time
 
 COMPUTE = {torch.float64: torch.float64, torch.complex64: torch.complex64, torch.complex128: torch.complex128}
 
@@ -157,8 +157,8 @@ def fresh(param: Tensor, kind: str, state_format: str, small: bool) -> Tensor | 
         return torch.zeros_like(param.detach(), dtype=compute_dtype(param), memory_format=keep)
     if state_format == "bfloat16":
         return torch.zeros_like(param.detach(), dtype=torch.bfloat16, memory_format=keep)
-    codes, scales = formats.encode_8bit(np.zeros(QUANT_BLOCK, np.float32), signed=kind == "signed")
-    blocks = -(-local(param).numel() // QUANT_BLOCK)
+    codes, scales = formats.encode_8bit(np.zeros(BLOCK_8BIT, np.float32), signed=kind == "signed")
+    blocks = -(-local(param).numel() // BLOCK_8BIT)
     return (
         torch.full_like(param.detach(), int(codes[0]), dtype=torch.uint8, memory_format=keep),
         torch.full((blocks,), float(scales[0]), dtype=torch.float32, device="cpu"),
@@ -211,7 +211,7 @@ def convert(
 
 def _in_pieces(value: Tensor, scales: Tensor | None, out: Any, kind: str) -> Any:
     """Convert between codes and numbers a piece at a time; both in the same order of memory."""
-    signed, source, blocks = kind == "signed", flat(value), PIECE // QUANT_BLOCK
+    signed, source, blocks = kind == "signed", flat(value), PIECE // BLOCK_8BIT
     for number, start in enumerate(range(0, source.numel(), PIECE)):
         here, of_scales = slice(start, start + PIECE), slice(number * blocks, (number + 1) * blocks)
         piece = source[here]
