@@ -5,6 +5,7 @@ Every rank steps alone beside the others, with the averaged gradients, and compa
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import json
@@ -494,6 +495,86 @@ def trained(steps: int, **options: Any) -> tuple[dict[str, Array], fs.Optimizer]
     return params, opt
 
 
+class Rate:
+    """A schedule that cannot be saved or loaded for a while."""
+
+    broken = False
+
+    def __call__(self, taken: int) -> float:
+        return 0.1
+
+    def state_dict(self) -> dict[str, int]:
+        if self.broken:
+            raise KeyError("broken")
+        return {}
+
+    def load_state_dict(self, state: object) -> None:
+        self.state_dict()
+
+
+class Changing(SparseRows):
+    """Rows whose arrays are others every time they are read, as if another thread set them."""
+
+    reads = 0
+
+    @property
+    def indices(self) -> Array:  # type: ignore[override]
+        self.reads += 1
+        return np.arange(self.reads % 3)
+
+    @property
+    def values(self) -> Array:  # type: ignore[override]
+        return np.ones((self.reads % 3, 64), np.float32)
+
+    def __init__(self) -> None:
+        pass
+
+
+def turns() -> None:
+    """What fails, or is called, on one rank alone: the others hear of it, and all go on together."""
+    last = RANK == SIZE - 1
+    rate, params = Rate(), model(5)
+    opt = Sharded(fs.AdamW, params, lr=rate, ema_decay=0.9, timeout=60)
+    opt.step(model(6))
+    folder = MPI.COMM_WORLD.bcast(tempfile.mkdtemp() if RANK == 0 else None)
+    opt.save(folder)
+    states = opt.state_dict()
+    before = {name: param.copy() for name, param in params.items()}
+    uses: dict[str, Callable[[], object]] = {
+        "step()": lambda: opt.step(model(6)),
+        "state_dict()": opt.state_dict,
+        "load_state_dict()": lambda: opt.load_state_dict(states),
+        "save()": lambda: opt.save(folder),
+        "load()": lambda: opt.load(folder),
+        "ema_params()": opt.ema_params,
+        "add_param_group()": lambda: opt.add_param_group({"params": np.ones(3, np.float32)}),
+    }
+    rate.broken = last
+    for name in ("state_dict()", "load_state_dict()", "save()", "load()"):
+        refused(KeyError if last else RankError, "broken", uses[name])
+    rate.broken = False
+    refused((TypeError, RankError), "PathLike", lambda: opt.save(3 if last else folder))  # type: ignore[arg-type]
+    refused((ValueError, RankError), "timeout", lambda: Sharded(fs.Adam, model(5), timeout=0 if last else 9))
+    if SIZE > 1:
+        for name, use in uses.items():
+            other = "state_dict()" if name != "state_dict()" else "step()"
+            refused(RankError, f"method: got {name} on rank 0 and {other}", uses[other] if last else use)
+    assert_same(params, before, "parameters")
+    assert_same(opt.state_dict()["state"], states["state"], "states")
+
+    table = np.zeros((50, 64), np.float32)
+    rows = Sharded(fs.SGD, table, lr=1.0, timeout=60)
+    good = SparseRows(np.array([3]), np.ones((1, 64), np.float32))
+    for _ in range(3):
+        with contextlib.suppress(ValueError, RankError):  # refused, or stepped as it was when it was read
+            rows.step(Changing() if last else good)
+    assert rows.step(good)
+    assert all((table == other).all() for other in MPI.COMM_WORLD.allgather(table))
+    MPI.COMM_WORLD.Barrier()
+    if RANK == 0:
+        shutil.rmtree(folder)
+
+
 OPTIONS: dict[str, Any] = {
     "lr": 0.01,
     "state_format": "8bit",
@@ -580,6 +661,8 @@ def die(folder: str, moment: str) -> None:
     end: Callable[[], object] = lambda: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
     if moment == "stop":
         end = lambda: time.sleep(1000)  # noqa: E731
+    elif moment == "interrupt":
+        end = functools.partial(interrupted, opt)
     if RANK == 1 and moment == "save":
         os.replace = lambda *names: end()  # type: ignore[assignment]
     elif RANK == 1:
@@ -588,10 +671,23 @@ def die(folder: str, moment: str) -> None:
     try:
         opt.step(equal_grads(3))
         opt.save(folder)
-    except LostRankError as error:
+    except (LostRankError, KeyboardInterrupt) as error:
         print(error, flush=True)
-        refused(LostRankError, "rank 1", lambda: opt.step(equal_grads(4)))
+        uses: list[Callable[[], object]] = [lambda: opt.step(equal_grads(4)), opt.state_dict, lambda: opt.save(folder)]
+        for use in uses:
+            refused(LostRankError, "rank 1", use)
         raise
+
+
+def interrupted(opt: Sharded) -> None:
+    """Ctrl-C on one rank while it waits for a message."""
+
+    def wait(*requests: MPI.Request) -> None:
+        del opt._ranks.wait
+        raise KeyboardInterrupt("Ctrl-C")
+
+    opt._ranks.wait = wait  # type: ignore[method-assign]
+    opt._ranks.sum(np.zeros(1))
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def succeeds(ranks: int, *arguments: object) -> None:
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
-@pytest.mark.parametrize("scenario", ["rules", "storage", "traffic", "rows", "grow", "errors"])
+@pytest.mark.parametrize("scenario", ["rules", "storage", "traffic", "rows", "grow", "errors", "turns"])
 def test_several_processes_have_the_bytes_of_one(scenario: str, ranks: int) -> None:
     succeeds(ranks, scenario)
 
@@ -82,12 +82,14 @@ def test_an_index_that_was_edited_is_refused(tmp_path: pathlib.Path) -> None:
     succeeds(2, "edited", tmp_path)
 
 
-@pytest.mark.parametrize("moment", ["step", "save", "stop"])
+@pytest.mark.parametrize("moment", ["step", "save", "stop", "interrupt"])
 def test_a_lost_rank_ends_the_others_and_the_checkpoint_is_whole(moment: str, tmp_path: pathlib.Path) -> None:
     done = run(3, "die", tmp_path, moment, timeout=60)
     assert done.returncode != 0 and "done" not in done.stdout
     if moment == "stop":
         assert "got no answer from rank 1 in 1.5 s, needs all ranks" in done.stdout, done.stdout + done.stderr
+    if moment == "interrupt":
+        assert "Ctrl-C" in done.stdout, done.stdout + done.stderr
     assert json.loads((tmp_path / "index.json").read_text())["number"] == 0
     succeeds(2, "resume", tmp_path)
 

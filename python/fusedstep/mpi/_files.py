@@ -49,25 +49,30 @@ def write(
         return result
 
     first = ranks.rank == 0
+    own = part.state_dict()
     number = ranks.exchange(together(lambda: _next_number(folder) if first else None))[0]
     name = f"{number:08d}.rank-{ranks.rank:05d}-of-{ranks.size:05d}.npz"
     path = os.path.join(folder, name)
-    own = part.state_dict()
     own_runs = [(t, piece.begin, piece.begin + piece.array.size) for t, piece in enumerate(pieces) if piece.array.size]
-    plain: dict[str, Any] = {}
-    for tensor, _, _ in own_runs:
-        plain[f"{tensor}.{PARAM}"] = _plain(pieces[tensor].array)
-        for key, value in own["state"][part._slots[tensor].number].items():
-            if isinstance(value, np.ndarray):
-                plain[f"{tensor}.{key}"] = _plain(value)
-    size = sum(array.nbytes for array in plain.values())
+
+    def fill() -> int:
+        plain: dict[str, Any] = {}
+        for tensor, _, _ in own_runs:
+            plain[f"{tensor}.{PARAM}"] = _plain(pieces[tensor].array)
+            for key, value in own["state"][part._slots[tensor].number].items():
+                if isinstance(value, np.ndarray):
+                    plain[f"{tensor}.{key}"] = _plain(value)
+        size = sum(array.nbytes for array in plain.values())
+        _written(path, size, lambda file: np.savez(file, **plain))
+        return os.path.getsize(path)
+
     try:
-        together(lambda: _written(path, size, lambda file: np.savez(file, **plain)))
+        size = together(fill)
     except BaseException:
         with contextlib.suppress(OSError):
             os.remove(path)
         raise
-    files = ranks.exchange({"name": name, "bytes": os.path.getsize(path), "pieces": own_runs})
+    files = ranks.exchange({"name": name, "bytes": size, "pieces": own_runs})
 
     def finish() -> None:
         text = json.dumps(_index(part, params, own, files, number), indent=1, default=_number).encode()
@@ -122,7 +127,10 @@ def _written(path: str, size: int, fill: Callable[[BinaryIO], Any]) -> None:
 
 def _remove_others(folder: str, kept: set[str]) -> None:
     """Remove the files of earlier checkpoints, and what crashes have left."""
-    for name in os.listdir(folder):
+    names: list[str] = []
+    with contextlib.suppress(OSError):
+        names = os.listdir(folder)
+    for name in names:
         if ".rank-" in name and name not in kept:
             with contextlib.suppress(OSError):
                 os.remove(os.path.join(folder, name))

@@ -13,6 +13,7 @@ from .._core import Tree
 from .._floats import default_floats
 from ..optimizers import SGD
 from ._part import piece_of
+from ._ranks import RankError
 from ._rows import RowTraffic
 from ._stored import Stored
 from ._traffic import Traffic
@@ -73,10 +74,11 @@ class Growing(Stored):
             As `Optimizer.add_param_group`. Nothing has changed on any rank.
         RankError
             Another rank raised one, or has other parameters or options. Nothing has changed on any rank.
-        MemoryError
-            This rank has no memory for its states. Other ranks have taken the group: end them too.
         """
-        self._check_alive()
+        with self._together("add_param_group()"):
+            self._add(group)
+
+    def _add(self, group: Mapping[str, Any]) -> None:
         old, error, whole = len(self._params), None, self._whole
         try:
             if not isinstance(group, Mapping) or "params" not in group:
@@ -115,11 +117,15 @@ class Growing(Stored):
             self._pieces = [*self._pieces, *pieces]
             self._make_traffic()
             part._pieces = names | {id(piece.array): piece for piece in pieces}
-            # What is left to fail depends on the options alone, which are alike: it fails on all ranks or on none.
             Optimizer.add_param_group(part, {**group, "params": [piece.array for piece in pieces]})
-        except BaseException:
+        except BaseException as raised:
             part._pieces = names
             vars(self).update(before)
+            error = raised
+        try:
+            self._agree(error, lambda: [])  # what is left to fail on one rank alone is its memory
+        except RankError as other:
+            self._ranks.leave(other)  # this rank has the group
             raise
         for piece, slot in zip(self._pieces, whole._slots, strict=True):
             piece.path = slot.path

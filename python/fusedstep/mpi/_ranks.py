@@ -20,11 +20,15 @@ _POLLS: Final = 2000  # looks before a wait begins to sleep: about a millisecond
 _SLEEP: Final = 1e-4  # seconds
 _CALL: Final = 77  # tag of the messages that find out who is still there
 
+_LEFT: Final[list[object]] = []  # messages that never ended: MPI may still write into their memory
+
 _OWN = MPI.Comm.Create_keyval()  # under which a communicator keeps its duplicate for this package
 
 
 class LostRankError(TimeoutError):
-    """Another rank did not answer in time. The parameters may be stepped in part: go on from the last checkpoint.
+    """Another rank did not answer in time, or this one was stopped while others waited for it.
+
+    The parameters may be stepped in part: go on from the last checkpoint.
 
     MPI cannot be used any more, so the process calls ``MPI_Abort`` when it ends.
     """
@@ -50,6 +54,7 @@ class Ranks:
         self.rank, self.size = comm.Get_rank(), comm.Get_size()
         self.timeout = timeout
         self.lost: LostRankError | None = None
+        self.traffic: object = None  # lives as long as this
 
     # ------------------------------------------------------------------------------------------------------ waiting
 
@@ -64,21 +69,34 @@ class Ranks:
         pending = list(requests)
         begin = time.monotonic()
         polls = 0
-        while not MPI.Request.Testall(pending):
-            polls += 1
-            time.sleep(0 if polls < _POLLS else _SLEEP)  # 0: lets another process of this CPU run
-            if time.monotonic() - begin > self.timeout:
-                self._give_up()
+        try:
+            while not MPI.Request.Testall(pending):
+                polls += 1
+                time.sleep(0 if polls < _POLLS else _SLEEP)  # 0: lets another process of this CPU run
+                if time.monotonic() - begin > self.timeout:
+                    self._give_up()
+        except BaseException:
+            _LEFT.append(pending)
+            raise
 
     def _give_up(self) -> None:
         silent = self._silent()
         who = f"rank {silent[0]}" if len(silent) == 1 else f"ranks {silent}" if silent else "another rank"
+        raise self._lose(f"no answer from {who} in {self.timeout:g} s")
+
+    def leave(self, error: BaseException) -> None:
+        """Never talk again, as this rank stopped where others wait for it: what it said next would be out of turn."""
+        if self.size > 1 and self.lost is None:
+            self._lose(f"{type(error).__name__} while others waited")
+
+    def _lose(self, what: str) -> LostRankError:
         self.lost = LostRankError(
-            f"rank {self.rank} of {self.size}: got no answer from {who} in {self.timeout:g} s, needs all ranks; "
+            f"rank {self.rank} of {self.size}: got {what}, needs all ranks; "
             "the parameters may be stepped in part, so start again from the last checkpoint"
         )
+        _LEFT.append(self)
         atexit.register(self.comm.Abort, 1)  # or the process would wait for the others in MPI_Finalize
-        raise self.lost
+        return self.lost
 
     def _silent(self) -> list[int]:
         """Who does not give up at the same time, and so does not run any more."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import numpy as np
@@ -117,13 +118,14 @@ class Sharded(Growing):
         timeout: float = 600.0,
         **options: Any,
     ) -> None:
-        if not isinstance(timeout, (int, float)) or not timeout > 0:
-            raise ValueError(f"timeout: got {timeout!r}, needs seconds above 0")
         if comm is not None and not isinstance(comm, MPI.Intracomm):
             raise TypeError(f"comm: got {type(comm).__name__}, needs an mpi4py.MPI.Intracomm")
-        self._ranks = ranks = Ranks(MPI.COMM_WORLD if comm is None else comm, float(timeout))
-        error = None
-        try:
+        seconds = float(timeout) if isinstance(timeout, (int, float)) and timeout > 0 else 600.0
+        self._ranks = ranks = Ranks(MPI.COMM_WORLD if comm is None else comm, seconds)
+        self._one = threading.Lock()
+        with self._together("Sharded()"):
+            if not isinstance(timeout, (int, float)) or not timeout > 0:
+                raise ValueError(f"timeout: got {timeout!r}, needs seconds above 0")
             if not isinstance(optimizer_class, type) or not issubclass(optimizer_class, Optimizer):
                 raise TypeError(f"optimizer_class: got {optimizer_class!r}, needs an optimizer class such as fs.AdamW")
             if issubclass(optimizer_class, NumPyOptimizer):
@@ -151,15 +153,13 @@ class Sharded(Growing):
             self._pieces = [piece_of(s.param, s.path, *cut.piece(ranks.rank, i)) for i, s in enumerate(slots)]
             self._make_traffic()
             self._make_part(optimizer_class, params, options)
-        except BaseException as raised:
-            error = raised
-        self._agree(error, lambda: self._description(f"{bucket_bytes}, {grad_dtype}, {sum_dtype}, {split}"))
-        for param in self._params:
-            ranks.copy_from_first(np.asarray(param).reshape(-1).view(np.uint8))
-        with default_floats():
-            for slot in self._part._slots:  # what begins at the parameter
-                group = self._part._groups[slot.group]
-                self._part._fill(slot, group, self._part._used(group))
+            self._agree(None, lambda: self._description(f"{bucket_bytes}, {grad_dtype}, {sum_dtype}, {split}"))
+            for param in self._params:
+                ranks.copy_from_first(np.asarray(param).reshape(-1).view(np.uint8))
+            with default_floats():
+                for slot in self._part._slots:  # what begins at the parameter
+                    group = self._part._groups[slot.group]
+                    self._part._fill(slot, group, self._part._used(group))
 
     def _check_whole(self, params: Structure, options: dict[str, Any]) -> None:
         self._grouped = False
@@ -223,11 +223,9 @@ class Sharded(Growing):
         LostRankError
             Another rank did not answer in time.
         """
-        self._check_alive()
-        self._agreed, self._inside = False, True
-        self._grad_scale = grad_scale
-        whole = self._whole
-        try:
+        with self._together("step()"):
+            self._grad_scale = grad_scale
+            whole = self._whole
             given = whole._grads if grads is None else grads
             if given is None:
                 raise ValueError(
@@ -240,12 +238,6 @@ class Sharded(Growing):
             if whole._casts is not None:
                 return whole._casts.run(leaves, zero, lambda flat: self._step(flat, grad_scale, zero), whole._model)
             return self._step(leaves, grad_scale, zero)
-        except BaseException as error:
-            if not self._agreed and self._ranks.lost is None:
-                self._ranks.agree(error, [])
-            raise
-        finally:
-            self._inside = False
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError(
@@ -256,7 +248,8 @@ class Sharded(Growing):
         whole, part = self._whole, self._part
         self._summing = part.accumulate_steps > 1
         none: list[None] = [None] * len(leaves)
-        every: list[Any] = list(leaves)
+        # Row gradients as they are now: another thread may give them other arrays or indices meanwhile.
+        every: list[Any] = [_kept(grad) if isinstance(grad, SparseRows) else grad for grad in leaves]
         rows = {i: grad for i, grad in enumerate(every) if isinstance(grad, SparseRows)}
         self._dense = [None if i in rows else grad for i, grad in enumerate(leaves)]
         whole._settings["zero_grads"] = zero_grads
@@ -266,7 +259,7 @@ class Sharded(Growing):
             for tensor, grad in rows.items():
                 self._check_rows(tensor, grad)
             whole._model.step_list(none, 1.0)  # checks that the parameters are where they were
-            self._stepping = leaves
+            self._stepping = every
             # A rank without elements of a tensor counts its steps too.
             flat: list[Any] = [None if grad is None else mine for grad, mine in zip(leaves, self._reduced, strict=True)]
             if rows:
@@ -285,6 +278,9 @@ class Sharded(Growing):
                 self._agree(None, lambda: [])
             if taken:
                 self._rows.send()
+        except BaseException as error:
+            self._spread(error)
+            raise
         finally:
             whole._model.bind(self._flat, none)  # lets go of the gradients
             self._stepping, self._dense = [], []
@@ -368,13 +364,6 @@ class Sharded(Growing):
             *self._options(),
         ]
 
-    def _agree(self, error: BaseException | None, facts: Callable[[], list[tuple[str, str]]]) -> None:
-        """Go on only if no rank has an error and all have the same facts; raise this rank's error."""
-        self._agreed = True
-        self._ranks.agree(error, [] if error is not None else facts())
-        if error is not None:
-            raise error
-
     # ---- attributes of the optimizer class ----
 
     def _is_shared(self, name: str) -> bool:
@@ -402,6 +391,11 @@ class Sharded(Growing):
 
     def __repr__(self) -> str:
         return f"Sharded(rank {self._ranks.rank} of {self._ranks.size}, {self._part!r})"
+
+
+def _kept(grad: SparseRows) -> SparseRows:
+    indices = grad.indices
+    return SparseRows(indices.copy() if isinstance(indices, np.ndarray) else indices, grad.values)
 
 
 def _described(grad: Any) -> str:

@@ -43,9 +43,10 @@ def collected(ranks: Ranks, cut: Cut, tensor: int, mine: Array, shape: tuple[int
     return whole
 
 
-def full_dict(part: Part, ranks: Ranks, cut: Cut, shapes: Sequence[tuple[int, ...]]) -> dict[str, Any]:
-    """The state dict of the whole optimizer, made of those of all parts."""
-    own = part.state_dict()
+def full_dict(
+    part: Part, own: dict[str, Any], ranks: Ranks, cut: Cut, shapes: Sequence[tuple[int, ...]]
+) -> dict[str, Any]:
+    """The state dict of the whole optimizer, made of those of all parts, of which `own` is this rank's."""
     for tensor, slot in enumerate(part._slots):
         entries = own["state"][slot.number]
         for name, value in entries.items():

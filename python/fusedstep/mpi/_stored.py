@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from ..optimizers import SGD
 from ._cut import Cut
 from ._files import read_part, write
 from ._part import Part, Piece
-from ._ranks import Ranks
+from ._ranks import RankError, Ranks
 from ._states import collected, full_dict, part_dict
 from ._traffic import Traffic
 
@@ -39,7 +41,10 @@ class Stored:
     """
 
     _ranks: Ranks
-    _inside: bool = False  # this rank's step
+    _inside: str = ""  # the method that this rank is in
+    _agreed: bool = False  # whether all ranks have come together in it
+    _told: BaseException | None = None  # this rank's error, of which the others know
+    _one: threading.Lock
     _cut: Cut
     _traffic: Traffic
     _whole: SGD
@@ -50,33 +55,70 @@ class Stored:
     _pieces: list[Piece]
 
     def _agree(self, error: BaseException | None, facts: Callable[[], list[tuple[str, str]]]) -> None:
-        raise NotImplementedError
+        """Go on only if no rank has an error and all have the same facts; raise this rank's error."""
+        found = [("method", self._inside)]
+        if error is None:
+            try:
+                found += facts()
+            except BaseException as raised:
+                error = raised
+        self._agreed, self._told = True, error
+        self._ranks.agree(error, found)
+        if error is not None:
+            raise error
 
     def _options(self) -> list[tuple[str, str]]:
         raise NotImplementedError
 
-    def _check_alive(self) -> None:
-        """Before anything that all ranks do together: a rank that does more than the others would answer for another.
+    @contextlib.contextmanager
+    def _together(self, name: str) -> Iterator[None]:
+        """Around a method that all ranks call: an error of one is an error of all, or it takes no part any more.
 
         Raises
         ------
         LostRankError
             A rank did not answer before.
         RuntimeError
-            Called in the middle of this rank's step, by the code of a gradient or a schedule.
+            This rank is in such a method: called by another thread, or by the code of a gradient or a schedule. A rank
+            that does more than the others would answer for another.
         """
-        if self._ranks.lost is not None:
-            raise self._ranks.lost
-        if self._inside:
-            raise RuntimeError("step(): called during a step of this optimizer")
+        with self._one:
+            inside, self._inside = self._inside, self._inside or name
+        if inside:
+            raise RuntimeError(f"{name}: called during a {inside.removesuffix('()')} of this optimizer")
+        self._agreed = False
+        try:
+            if self._ranks.lost is not None:
+                raise self._ranks.lost
+            yield
+        except BaseException as error:
+            self._spread(error)
+            raise
+        finally:
+            self._inside, self._told = "", None
+
+    def _spread(self, error: BaseException) -> None:
+        """Let the other ranks know of an error of this one, or leave them where they wait for something else.
+
+        An overflow of float16 is found on all ranks together.
+        """
+        try:
+            if not self._agreed and self._ranks.lost is None:
+                self._agreed, self._told = True, error
+                self._ranks.agree(error, [])
+        finally:
+            if error is not self._told and not isinstance(error, (RankError, OverflowError)):
+                self._ranks.leave(error)
 
     def state_dict(self) -> dict[str, Any]:
         """The state dict of the whole optimizer, as one process would have it, in every process.
 
         It needs the memory of all states. `save` does not.
         """
-        self._check_alive()
-        return full_dict(self._part, self._ranks, self._cut, self._shapes)
+        with self._together("state_dict()"):
+            own = self._part.state_dict()
+            self._agree(None, self._options)
+            return full_dict(self._part, own, self._ranks, self._cut, self._shapes)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue where a `state_dict` was made, by one process or by any number of ranks.
@@ -93,8 +135,8 @@ class Stored:
         RankError
             Another rank raised one. Nothing has changed on any rank.
         """
-        self._check_alive()
-        self._load(lambda: part_dict(self._part, self._pieces, self._shapes, state_dict))
+        with self._together("load_state_dict()"):
+            self._load(lambda: part_dict(self._part, self._pieces, self._shapes, state_dict))
 
     def _load(self, read: Callable[[], dict[str, Any]]) -> None:
         before, error, loaded = self._part.state_dict(), None, False
@@ -129,8 +171,8 @@ class Stored:
         RankError
             Another rank could not write its file. The last checkpoint is whole.
         """
-        self._check_alive()
-        write(self._part, self._pieces, self._params, self._ranks, self._agree, os.fspath(folder))
+        with self._together("save()"):
+            write(self._part, self._pieces, self._params, self._ranks, self._agree, os.fspath(folder))
 
     def load(self, folder: str | os.PathLike[str]) -> None:
         """Continue from a checkpoint that `save` wrote, on any number of ranks, with the same bytes.
@@ -144,7 +186,6 @@ class Stored:
         RankError
             Another rank raised one. Nothing has changed on any rank.
         """
-        self._check_alive()
         params: list[Array] = []
 
         def read() -> dict[str, Any]:
@@ -152,10 +193,11 @@ class Stored:
             params.extend(values)
             return saved
 
-        self._load(read)
-        for piece, values in zip(self._pieces, params, strict=True):
-            piece.array[...] = values.reshape(piece.array.shape)
-        self._traffic.send_all()
+        with self._together("load()"):
+            self._load(read)
+            for piece, values in zip(self._pieces, params, strict=True):
+                piece.array[...] = values.reshape(piece.array.shape)
+            self._traffic.send_all()
 
     def ema_params(self) -> Structure:
         """Copies of the moving averages, in the structure of the parameters.
@@ -165,12 +207,13 @@ class Stored:
         ValueError
             The optimizer, or one of its groups, was made without `ema_decay`.
         """
-        self._check_alive()
-        self._part.ema_params()  # checks that there are any
         averages = []
-        for tensor, (slot, shape) in enumerate(zip(self._part._slots, self._shapes, strict=True)):
-            assert slot.ema is not None
-            averages.append(collected(self._ranks, self._cut, tensor, slot.ema, shape))
+        with self._together("ema_params()"):
+            self._part.ema_params()  # checks that there are any
+            self._agree(None, self._options)
+            for tensor, (slot, shape) in enumerate(zip(self._part._slots, self._shapes, strict=True)):
+                assert slot.ema is not None
+                averages.append(collected(self._ranks, self._cut, tensor, slot.ema, shape))
         leaves = iter(averages)
         structures = [rebuilt(structure, lambda _: next(leaves)) for structure in self._whole._structures]
         return structures if self._grouped else structures[0]
@@ -198,7 +241,10 @@ class Stored:
     def _switch(self, name: str) -> None:
         if not hasattr(self._part, name):
             raise AttributeError(f"{type(self._part).__name__} has no attribute {name!r}")
-        self._check_alive()
+        with self._together(f"{name}()"):
+            self._switch_together(name)
+
+    def _switch_together(self, name: str) -> None:
         part = self._part
         arrays = [array for slot in part._slots for array in (slot.array, slot.master) if array is not None]
         half = any(slot.param.dtype == np.float16 for slot in part._slots)  # which may overflow on one rank alone

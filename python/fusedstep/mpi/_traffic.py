@@ -96,6 +96,7 @@ class Traffic:
         """Send off the first buckets of gradients; `stepped` says which parameters the step will change."""
         self._grads = [None if grad is None else grad.reshape(-1) for grad in grads]
         self._stepped = stepped
+        self._ranks.traffic = self
         for bucket in range(min(_AHEAD, len(self.buckets))):
             self._send_gradients(bucket)
 
@@ -209,6 +210,7 @@ class Traffic:
     def send_all(self) -> None:
         """Give everyone the parameters that this rank owns, outside a step."""
         self._stepped = [True] * len(self._params)
+        self._ranks.traffic = self
         for bucket in range(len(self.buckets)):
             self.send(bucket)
         self.finish()
