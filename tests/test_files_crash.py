@@ -376,6 +376,91 @@ if __name__ == "__main__":  # python tests/test_files_crash.py FOLDER 1000
         print(ending, kill_often(pathlib.Path(sys.argv[1]), ending, int(sys.argv[2]) // 2, seed=0))
 
 
+SLOWLY = """
+import os, signal, threading, time
+from fusedstep.files import _writing
+goes, write = threading.Event(), _writing._write
+def slowly(*args):
+    goes.wait(30)
+    write(*args)
+_writing._write = slowly
+def result(saving):
+    try:
+        return saving.result()
+    except (KeyboardInterrupt, RuntimeError) as error:
+        return f"{type(error).__name__} {error}"
+"""
+
+
+@linux
+def test_ctrl_c_while_a_file_is_waited_for(tmp_path: pathlib.Path) -> None:
+    code = f"""
+path = {str(tmp_path / "run.npz")!r}
+saving = fs.save(path, np.zeros(2_000_000), background=True)
+def interrupt(seconds):
+    threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)).start()
+interrupt(0.05)
+assert "KeyboardInterrupt" in result(saving) and not saving.done()
+interrupt(0.05)
+try:
+    fs.save(path, extra=2)
+except KeyboardInterrupt:
+    assert not saving.done() and not os.path.exists(path)
+goes.set()
+assert saving.result() == path and os.path.exists(path)
+"""
+    prints(SLOWLY + code)
+
+
+@linux
+def test_a_forked_child_does_not_know_what_became_of_a_file(tmp_path: pathlib.Path) -> None:
+    code = f"""
+import warnings; warnings.simplefilter("ignore")
+saving = fs.save({str(tmp_path / "run.npz")!r}, np.zeros(2_000_000), background=True)
+child = os.fork()
+if child == 0:
+    os._exit(0 if "run.npz: got a process that was forked" in result(saving) and not saving.done() else 1)
+assert os.waitpid(child, 0)[1] == 0
+goes.set()
+saving.result()
+child = os.fork()
+if child == 0:
+    os._exit(0 if saving.done() and result(saving) == saving.path else 1)
+assert os.waitpid(child, 0)[1] == 0
+"""
+    prints(SLOWLY + code)
+
+
+def test_threads_that_save_under_one_name(tmp_path: pathlib.Path) -> None:
+    path, errors = tmp_path / "run.npz", []
+
+    def saves(number: int) -> None:
+        for count in range(20):
+            try:
+                fs.save(path, extra=(number, count), keep=3, background=count % 2 == number % 2)
+            except BaseException as error:
+                errors.append(error)
+
+    threads = [threading.Thread(target=saves, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    fs.save(path, extra="last", keep=3)
+    assert not errors and fs.load(path).extra == "last"
+    assert names(tmp_path) == ["run.1.npz", "run.2.npz", "run.npz"]
+
+
+@pytest.mark.parametrize("timeout", ["1", float("nan"), True])
+def test_seconds_to_wait_for_a_file(timeout: Any, tmp_path: pathlib.Path) -> None:
+    saving = fs.save(tmp_path / "run.npz", extra=1, background=True)
+    assert saving is not None
+    saving.result()
+    assert saving.result(-1) == saving.result(1e300)
+    with pytest.raises((TypeError, ValueError), match="timeout: got "):
+        saving.result(timeout)
+
+
 def test_no_thread_to_write_in(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")

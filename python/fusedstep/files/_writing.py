@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from .._arguments import flag, whole
+from .._arguments import flag, real, whole
 from . import _npz, _safetensors
 from ._arrays import Entry, Output, entry_of, in_file_order
 from ._reading import VERSION
@@ -37,14 +37,16 @@ class Saving:
         self._write = write
         self._error: BaseException | None = None
         self._told = False
-        self._thread = threading.Thread(target=self._run, name=f"saving {path}", daemon=False)
+        # An event, as Ctrl-C in `Thread.join` makes Python before 3.13 take the thread for one that has ended.
+        self._ended, self._process = threading.Event(), os.getpid()
+        thread = threading.Thread(target=self._run, name=f"saving {path}", daemon=False)
         try:
-            self._thread.start()
+            thread.start()
         except RuntimeError as error:
             raise RuntimeError(
                 f"{path}: got no thread to write it in, needs one, or background=False: {error}"
             ) from error
-        _running.add(self._thread)
+        _running.append(self._ended)
 
     def _run(self) -> None:
         try:
@@ -55,10 +57,11 @@ class Saving:
                     each.__traceback__ = None  # its frames would keep this object and the snapshot
             self._error = error
         self._write = None  # and the snapshot with it
+        self._ended.set()
 
     def done(self) -> bool:
         """Whether the file is there, or could not be written."""
-        return not self._thread.is_alive()
+        return self._ended.is_set()
 
     def result(self, timeout: float | None = None) -> str:
         """Wait until the file is on the disk, and return its path.
@@ -74,9 +77,14 @@ class Saving:
             It is not written yet.
         OSError
             It could not be written; the old file is whole.
+        RuntimeError
+            This process was forked while another one wrote the file.
         """
-        self._thread.join(timeout)
-        if self._thread.is_alive():
+        if timeout is not None:
+            timeout = min(max(real("timeout", timeout), 0.0), threading.TIMEOUT_MAX)
+        if self._process != os.getpid() and not self.done():
+            raise RuntimeError(f"{self.path}: got a process that was forked meanwhile, needs the one that writes it")
+        if not self._ended.wait(timeout):
             raise TimeoutError(f"{self.path}: is not written yet after {timeout} seconds")
         if self._error is not None:
             self._told = True
@@ -91,7 +99,19 @@ class Saving:
         return f"<Saving {self.path!r}: {'done' if self.done() else 'being written'}>"
 
 
-_running: set[threading.Thread] = set()
+_running: list[threading.Event] = []  # set when a file is written
+_turn = threading.RLock()  # files are written in the order of the calls; a signal's handler may save during a save
+
+
+def _forked() -> None:
+    """In a forked child the thread that held the lock is gone, and so are those that write."""
+    global _turn
+    _turn = threading.RLock()
+    _running.clear()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_forked)
 
 
 def save(
@@ -119,14 +139,17 @@ def save(
     except RecursionError:
         raise ValueError(f"{path}: got values nested too deeply, needs fewer levels") from None
     arrays = [array for _, array in held.arrays]
-    for thread in tuple(_running):  # files are written in the order of the calls, and there is one snapshot at a time
-        thread.join()
-        _running.discard(thread)
-    if not background:
-        _write(path, kind, entries, arrays, held.plain, keep)
-        return None
-    arrays = [np.array(array, order="C") for array in arrays]
-    return Saving(path, lambda: _write(path, kind, entries, arrays, held.plain, keep))
+    with _turn:
+        while _running:  # there is one snapshot at a time
+            ended = _running[0]
+            ended.wait()
+            if ended in _running:  # else a signal's handler has saved meanwhile
+                _running.remove(ended)
+        if not background:
+            _write(path, kind, entries, arrays, held.plain, keep)
+            return None
+        arrays = [np.array(array, order="C") for array in arrays]
+        return Saving(path, lambda: _write(path, kind, entries, arrays, held.plain, keep))
 
 
 def _frame(kind: Any, entries: Sequence[Entry], plain: Any) -> list[bytes]:
