@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,21 @@ def test_axes_per_array_and_from_the_end() -> None:
 
 def test_says_what_it_is() -> None:
     assert repr(minibatches(np.zeros((148, 2)))) == "<minibatches: 3 of 64 out of 148 examples>"
+
+
+ODD = [np.ones(3), np.zeros(0), np.zeros(2, [("a", "f4")]), np.ma.masked_array([1], [True]), [1], "x"]
+
+
+@pytest.mark.parametrize("value", ODD, ids=repr)
+@pytest.mark.parametrize("place", ["examples", "batch_size", "bit_generator", "has_uint32", "state"])
+def test_a_state_with_odd_entries_is_refused_by_name(place: str, value: Any) -> None:
+    batches = minibatches(np.zeros(9), batch_size=2, rng=1)
+    next(iter(batches))
+    before, state = copy.deepcopy(batches.state_dict()), copy.deepcopy(batches.state_dict())
+    (state if place in state else state["rng"])[place] = value
+    with pytest.raises((TypeError, ValueError), match=r"(?s)^state.*: got .*, needs "):
+        batches.load_state_dict(state)
+    assert batches.state_dict() == before
 
 
 X = np.zeros((6, 3))

@@ -262,6 +262,7 @@ def wrong_dicts() -> list[tuple[str, Any]]:
 
         return change
 
+    masked = np.ma.masked_array([0.5], [True])
     state = 'state_dict["state"]'
     groups = 'state_dict["param_groups"]'
     return [
@@ -329,6 +330,8 @@ def wrong_dicts() -> list[tuple[str, Any]]:
         (f'{state}[0]["step"]: got nan', spoil("state", 0, "step", value=math.nan)),
         (f'{state}[0]["step"]: got 1e+30', spoil("state", 0, "step", value=1e30)),
         (f'{state}[0]["step"]: got str, needs a number', spoil("state", 0, "step", value="three")),
+        (f'{groups}[0]["eps"]: got MaskedArray, needs an', spoil("param_groups", 0, "eps", value=masked)),
+        (f'{groups}[0]["betas"]: got MaskedArray, needs', spoil("param_groups", 0, "betas", value=(0.9, masked))),
         ('state_dict["fusedstep"]: got int', spoil("fusedstep", value=3)),
         ("state_dict: is of lion, needs one of adam", spoil("fusedstep", "rule", value="lion")),
         ('state_dict["fusedstep"]["steps_taken"]: got -2', spoil("fusedstep", "steps_taken", value=-2)),
@@ -384,6 +387,31 @@ def test_combination_that_is_wrong_only_after_loading() -> None:
     with pytest.raises(ValueError, match=r'^state_dict\["param_groups"\]\[0\]\["nesterov"\] needs a momentum above 0'):
         one.load_state_dict(saved)
     assert one.param_groups[0]["momentum"] == 0.9
+
+
+def test_hyper_parameters_that_are_tensors() -> None:
+    torch = pytest.importorskip("torch")
+    optimizer = fs.Adam(params(FLOAT32))
+    saved = optimizer.state_dict()
+    for rate in (torch.tensor(0.5, dtype=torch.bfloat16), torch.tensor([0.5], requires_grad=True)):
+        saved["param_groups"][0] |= {"lr": rate, "weight_decay": np.array([0.25]), "ema_decay": np.array([None])}
+        optimizer.load_state_dict(saved)
+        assert (optimizer.lr, optimizer.weight_decay) == (0.5, 0.25)
+        optimizer.load_state_dict(optimizer.state_dict())
+    for rate in (torch.ones(1, device="meta"), torch.ones(1).to_sparse()):
+        saved["param_groups"][0]["lr"] = rate
+        with pytest.raises(TypeError, match=r'^state_dict\["param_groups"\]\[0\]\["lr"\]: got Tensor, needs an array'):
+            optimizer.load_state_dict(saved)
+
+
+def test_scalars_beyond_all_floats() -> None:
+    """As JSON may have them."""
+    optimizer = fs.Prodigy(params(FLOAT32))
+    optimizer.step(grads(FLOAT32, 0))
+    saved = optimizer.state_dict()
+    saved["state"][0]["d_numerator"] = -(10**400)
+    optimizer.load_state_dict(saved)
+    assert optimizer.state[0]["d_numerator"] == -math.inf
 
 
 def test_through_a_file(tmp_path: Any) -> None:

@@ -250,6 +250,10 @@ def spoil_state(name: str, value: Any) -> Any:
     return spoil
 
 
+def spoil_group(**entries: Any) -> Any:
+    return lambda saved: saved["param_groups"][0].update(entries)
+
+
 def spoil_entry(**entries: Any) -> Any:
     return lambda saved: saved["fusedstep"].update(entries)
 
@@ -264,7 +268,7 @@ SPOILED: dict[str, tuple[Any, type[Exception], str]] = {
     "half a step": (spoil_state("step", torch.tensor(0.5)), ValueError, r'\["step"\]: got 0.5'),
     "a negative step": (spoil_state("step", -1), ValueError, r'\["step"\]: got -1'),
     "a step that is no number": (spoil_state("step", torch.tensor(math.nan)), ValueError, r'\["step"\]: got nan'),
-    "several steps": (spoil_state("step", torch.ones(2)), TypeError, r'\["step"\]: got Tensor, needs a number'),
+    "several steps": (spoil_state("step", torch.ones(2)), TypeError, r'\["step"\]: got Tensor, needs a real number'),
     "a word for a step": (spoil_state("step", "3"), TypeError, r'\["step"\]: got str'),
     "scales of whole numbers": (
         spoil_state("exp_avg_scales", torch.zeros(3, dtype=torch.uint8)),
@@ -283,6 +287,28 @@ SPOILED: dict[str, tuple[Any, type[Exception], str]] = {
     "a remainder of floats": (spoil_state("remainder", torch.zeros(600)), TypeError, "needs torch.int16"),
     "a sparse step": (spoil_state("step", torch.tensor([3.0]).to_sparse()), TypeError, r'\["step"\]: got a tensor of'),
     "a sparse average": (spoil_state("ema", torch.ones(600).to_sparse()), TypeError, r'\["ema"\]: got a tensor of'),
+    "a step beyond all floats": (spoil_state("step", 10**400), ValueError, r'\["step"\]: got inf, needs a whole'),
+    "an average without memory": (
+        spoil_state("ema", torch.ones(600, device="meta")),
+        ValueError,
+        r'\["ema"\]: got a tensor on the meta device, needs one with memory',
+    ),
+    "scales without memory": (
+        spoil_state("exp_avg_scales", torch.ones(3, device="meta")),
+        ValueError,
+        r'\["exp_avg_scales"\]: got a tensor on the meta device, needs one with memory',
+    ),
+    "an option without memory": (
+        spoil_group(eps_root=torch.ones(1, device="meta")),
+        ValueError,
+        r'\["eps_root"\]: got a tensor on meta, needs one with memory',
+    ),
+    "several numbers for an option": (
+        spoil_group(decoupled_weight_decay=torch.ones(3)),
+        ValueError,
+        "decoupled_weight_decay: got a tensor of 3 elements, needs one element",
+    ),
+    "a number for a pair": (spoil_group(betas=np.array(0.9)), TypeError, r'\["betas"\]: got .*, needs a pair'),
     "a state that is a list": (lambda saved: saved["state"].update({1: [1]}), TypeError, "got list, needs a dict"),
     "states that are a list": (lambda saved: saved.update(state=[1]), TypeError, r'state_dict\["state"\]: got list'),
     "no states": (lambda saved: saved.pop("state"), ValueError, 'has no entry "state"'),
@@ -333,6 +359,53 @@ def test_a_spoiled_dict_changes_nothing(kind: str, offload: bool) -> None:
     assert optimizer._model is model
     optimizer.step()
     assert optimizer.state[params[1]]["step"].item() == 3
+
+
+@pytest.mark.parametrize("names", [3, "ab", np.ones((2, 2)), [[], "bias"], ["weight", np.ones(2)], None], ids=repr)
+def test_names_that_are_none(names: Any) -> None:
+    model = torch.nn.Linear(2, 2)
+    optimizer = ft.Adam(model.named_parameters())
+    saved = optimizer.state_dict()
+    saved["param_groups"][0]["param_names"] = names
+    if names is None:  # by position
+        optimizer.load_state_dict(saved)
+        return
+    with pytest.raises(
+        TypeError, match=r'^state_dict\["param_groups"\]\[0\]\["param_names"\]: got .*, needs a list of'
+    ):
+        optimizer.load_state_dict(saved)
+
+
+@pytest.mark.parametrize("rule", [np.ones(2), torch.ones(2), ["muon"]], ids=repr)
+def test_a_groups_rule_that_is_no_name(rule: Any) -> None:
+    optimizer = ft.Muon([torch.nn.Parameter(torch.ones(2, 2))])
+    saved = optimizer.state_dict()
+    saved["param_groups"][0]["rule"] = rule
+    with pytest.raises(ValueError, match=r'\["rule"\]: got .*, needs \'muon\''):
+        optimizer.load_state_dict(saved)
+
+
+def test_a_step_option_that_is_missing() -> None:
+    """torch fills in those that came later, but for Adafactor, which always had it."""
+    optimizer = ft.Adafactor([torch.nn.Parameter(torch.ones(2, 2))])
+    saved = optimizer.state_dict()
+    del saved["param_groups"][0]["maximize"]
+    with pytest.raises(ValueError, match=r'^state_dict\["param_groups"\]\[0\]: has no entry "maximize"'):
+        optimizer.load_state_dict(saved)
+
+
+@pytest.mark.parametrize("other", [torch.ones(2, device="meta"), torch.ones(2).to_sparse(), torch.ones(2, dtype=int)])
+def test_entries_of_others_may_be_tensors_of_any_kind(other: Any) -> None:
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = ft.Adam([p])
+    p.grad = torch.ones(3)
+    optimizer.step()
+    saved = optimizer.state_dict()
+    saved["state"][0]["theirs"] = other
+    optimizer.load_state_dict(saved)
+    optimizer.step()
+    kept = optimizer.state[p]["theirs"]
+    assert (kept.layout, kept.device, kept.dtype) == (other.layout, other.device, other.dtype)
 
 
 def test_an_error_while_the_dict_is_put_in_place() -> None:

@@ -108,8 +108,9 @@ def flag(name: str, value: Any) -> bool:
 
 
 def same(value: Any, other: Any) -> bool:
-    """Whether two plain values are equal; an array, which compares by element, equals none but itself."""
-    return value is other or (not isinstance(value, np.ndarray) and bool(value == other))
+    """Whether two plain values are equal; an array or tensor, which compares by element, equals none but itself."""
+    plain = isinstance(value, np.generic) or not hasattr(value, "shape")
+    return value is other or (plain and bool(value == other))
 
 
 def choice(name: str, value: Any, choices: tuple[Any, ...]) -> Any:

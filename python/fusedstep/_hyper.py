@@ -232,7 +232,7 @@ def check_hyper(name: str, value: Any, where: str | None = None, *, rule: str = 
     if name in TUPLES or f"{rule}.{name}" in TUPLES:
         intervals = TUPLES[f"{rule}.{name}" if f"{rule}.{name}" in TUPLES else name]
         needed = f"{'a pair of' if len(intervals) == 2 else len(intervals)} real numbers"
-        if not isinstance(value, (Sequence, np.ndarray)) or isinstance(value, str):
+        if not isinstance(value, (Sequence, np.ndarray)) or isinstance(value, str) or getattr(value, "ndim", 1) == 0:
             raise TypeError(f"{where}: got {value!r} ({type(value).__name__}), needs {needed}")
         parts = list(value)
         if len(parts) != len(intervals):

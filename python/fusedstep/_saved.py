@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import formats
-from ._arguments import same
+from ._arguments import number, same
 from ._converting import convert, is_bfloat16_bits, spread
 from ._groups import FIXED
 from ._hyper import check_hyper, check_hypers
@@ -74,6 +74,14 @@ def _as_array(value: Any) -> Any:
     return np.asarray(value, np.float64 if isinstance(value, (list, tuple)) else None)
 
 
+def _array_at(value: Any, where: str) -> Any:
+    """The same of a named place, with an error that says which."""
+    try:
+        return _as_array(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{where}: got {type(value).__name__}, needs an array: {error}") from error
+
+
 def _from_torch(saved: Mapping[str, Any], states: set[str]) -> Mapping[str, Any]:
     """8-bit states by their names here: `fusedstep.torch` saves them under some from which torch takes no moments."""
     coded = [name for name in states if f"{name}_codes" in saved]
@@ -113,9 +121,10 @@ class LoadedGroup:
         for name, value in saved.items():
             if name == "params" or name in FIXED or name not in group or callable(group[name]):
                 continue
+            value = _plain(value, where.format(name))
             if name == "ema_decay" and (value is None) != (group[name] is None):
                 continue  # whether there is an average is settled when an optimizer is made
-            self.taken[name] = check_hyper(name, _plain(value), where.format(name), rule=rule)
+            self.taken[name] = check_hyper(name, value, where.format(name), rule=rule)
         self.options = {**group, **self.taken}
         about = RULES[rule]
         known = {name: self.options[name] for name in about.hypers if not callable(self.options[name])}
@@ -124,13 +133,13 @@ class LoadedGroup:
         self.scalars = optimizer._initial_scalars(self.options)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, where: str) -> Any:
     """Python numbers in place of scalar arrays and tensors."""
     if isinstance(value, (list, tuple)):
-        return tuple(_plain(item) for item in value)
+        return tuple(_plain(item, where) for item in value)
     if not hasattr(value, "item"):
         return value
-    array = np.asarray(value)
+    array = _array_at(value, where)
     return array.item() if array.size == 1 else tuple(array.reshape(-1).tolist())
 
 
@@ -151,7 +160,7 @@ class Loaded:
         self._check_names(saved, about.name)
         self.step = self._step(saved)
         self.scalars = [
-            float(_number(saved[name], f'{where}["{name}"]')) if name in saved else value
+            number(f'{where}["{name}"]', _number(saved[name], f'{where}["{name}"]')) if name in saved else value
             for name, value in zip(about.scalars, group.scalars or optimizer._model.get_scalars(index), strict=True)
         ]
         for state in about.states:
@@ -196,11 +205,7 @@ class Loaded:
         return int(any(value is not None for value in saved.values()))
 
     def _array(self, saved: Mapping[str, Any], name: str) -> Array:
-        try:
-            array = _as_array(saved[name])
-        except (TypeError, ValueError, RuntimeError) as error:
-            kind = type(saved[name]).__name__
-            raise TypeError(f'{self.where}["{name}"]: got {kind}, needs an array: {error}') from error
+        array = _array_at(saved[name], f'{self.where}["{name}"]')
         needed = self.shapes.get(name, self.shape)
         if not name.endswith("_scales") and array.shape != needed:
             of = f"the shape of params{self.slot.path}" if needed == self.shape else f"beside {self.shape}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ._arguments import whole
+from ._arguments import same, whole
 from ._restoring import restoring
 
 __all__ = ["minibatches", "random_state", "set_random_state"]
@@ -165,7 +165,7 @@ class minibatches:
         if not isinstance(state, Mapping) or set(state) != {"rng", "begun", "given", "examples", "batch_size"}:
             raise ValueError(f"state: got {type(state).__name__}, needs what minibatches.state_dict() returns")
         given = whole('state["given"]', state["given"], high=len(self))
-        sizes = state["examples"], state["batch_size"]
+        sizes = tuple(whole(f'state["{name}"]', state[name]) for name in ("examples", "batch_size"))
         if given and sizes != (self.examples, self.batch_size):
             raise ValueError(
                 f"state: got an epoch of {sizes[0]} examples in batches of {sizes[1]}, needs {self.examples} in "
@@ -246,7 +246,7 @@ def set_random_state(rng: RandomState, state: Any, name: str) -> None:
         `state`, called `name`, is none of this kind of generator.
     """
     now = random_state(rng)
-    if not isinstance(state, Mapping) or state.get("bit_generator") != now["bit_generator"]:
+    if not isinstance(state, Mapping) or not same(state.get("bit_generator"), now["bit_generator"]):
         got = state.get("bit_generator") if isinstance(state, Mapping) else type(state).__name__
         raise ValueError(f"{name}: got a state of {got!r}, needs one of {now['bit_generator']!r}")
     # NumPy looks up numbers at these places without a check.
@@ -260,5 +260,5 @@ def set_random_state(rng: RandomState, state: Any, name: str) -> None:
                 generator.bit_generator.state = dict(state)
             else:
                 generator.set_state(dict(state))
-    except (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError) as error:
+    except Exception as error:  # of any kind, as it comes from what the entries do when they are made numbers
         raise ValueError(f"{name}: got a state that NumPy refuses ({error}), needs one of this generator") from None

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import _core
+from .._arguments import number as one_number
 from .._hyper import check_hyper, check_hypers
 from ..reference import RULES, State
 from ._directions import check_matrix
@@ -29,7 +30,6 @@ from ._states import (
     is_stored_as,
     local,
     new_step,
-    one_number,
     state_like,
     whole_number,
 )
@@ -215,7 +215,7 @@ def complete(optimizer: Making, state: dict[str, Any], like: Tensor, group: dict
     for scalar, start in zip(rule.scalars, optimizer._initial_scalars(group), strict=True):
         value = state.get(scalar)
         if not _is_number(value):
-            first_one = start if value is None else one_number(value, f"{name} {scalar}")
+            first_one = start if value is None else one_number(f"{name} {scalar}", value)
             state[scalar] = new_step().to(optimizer.scalar_dtype).fill_(first_one)
     _complete_copies(state, param, group, name)
 

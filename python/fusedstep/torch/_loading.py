@@ -8,8 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
+from .._arguments import same
 from .._names import needs
 from .._settings import check_settings
+from .._step_options import GROUP_OPTIONS
 from ..reference import RULES
 from ._making import Making
 from ._options import check_group
@@ -107,8 +109,11 @@ def _places(groups: list[dict[str, Any]], saved: Any) -> dict[Any, tuple[Tensor,
 def _in_order_of(saved: Mapping[str, Any], group: dict[str, Any], where: str) -> Sequence[Tensor]:
     """The group's parameters in the order of the saved ones: by name if both have names."""
     params, names, theirs = group["params"], group.get("param_names"), saved.get("param_names")
-    if names is None or theirs is None or len(names) != len(params) or list(theirs) == list(names):
+    if names is None or theirs is None or len(names) != len(params):
         return list(params)
+    needs(theirs, (list, tuple), f'{where}["param_names"]', "a list of names")
+    for name in theirs:
+        needs(name, str, f'{where}["param_names"]', "a list of names")
     here = dict(zip(names, params, strict=True))
     missing, strange = sorted(here.keys() - set(theirs)), sorted(set(theirs) - here.keys())
     if missing or strange or len(theirs) != len(names):
@@ -123,7 +128,7 @@ def _merged(optimizer: Making, saved: Sequence[Mapping[str, Any]]) -> list[dict[
     """The groups as they will be: saved options, but for storage formats, and torch's defaults for missing ones."""
     merged = []
     for i, (group, entry) in enumerate(zip(optimizer.param_groups, saved, strict=True)):
-        if "rule" in optimizer.kept_options and entry.get("rule", group["rule"]) != group["rule"]:
+        if "rule" in optimizer.kept_options and not same(entry.get("rule", group["rule"]), group["rule"]):
             raise ValueError(f'{GROUPS}[{i}]["rule"]: got {entry["rule"]!r}, needs {group["rule"]!r}')
         kept = {key: group[key] for key in ("params", *optimizer.kept_options) if key in group}
         names = {key: source[key] for source in (entry, group) for key in ("param_names",) if key in source}
@@ -134,7 +139,7 @@ def _merged(optimizer: Making, saved: Sequence[Mapping[str, Any]]) -> list[dict[
     optimizer._with_torchs_defaults(merged)
     for i, new in enumerate(merged):
         where, rule = f"{GROUPS}[{i}]", optimizer._rule_of(new)
-        missing = [name for name in RULES[rule].hypers if name not in new]
+        missing = [name for name in (*RULES[rule].hypers, *GROUP_OPTIONS) if name not in new]
         if missing:
             raise ValueError(f'{where}: has no entry "{missing[0]}"')
         check_group(rule, new, f'{where}["{{}}"]')

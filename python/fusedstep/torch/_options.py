@@ -92,14 +92,17 @@ def check_implementation(options: Any, where: str = "{}") -> None:
         )
 
 
-def plain(value: Any) -> Any:
+def plain(value: Any, where: str = "a hyper-parameter") -> Any:
     """A hyper-parameter without torch: tensors of one element become numbers."""
     if isinstance(value, Tensor):
         if value.numel() != 1:
-            raise ValueError(f"a hyper-parameter: got a tensor of {value.numel()} elements, needs one element")
-        return value.item()
+            raise ValueError(f"{where}: got a tensor of {value.numel()} elements, needs one element")
+        try:
+            return value.item()
+        except RuntimeError:  # of the meta device
+            raise ValueError(f"{where}: got a tensor on {value.device}, needs one with memory") from None
     if isinstance(value, (list, tuple)):
-        return tuple(plain(part) for part in value)
+        return tuple(plain(part, where) for part in value)
     return value
 
 
@@ -108,10 +111,10 @@ def check_group(rule: str, group: dict[str, Any], where: str) -> None:
     check_implementation(group, where)
     about = RULES[rule]
     known = (*about.hypers, *GROUP_OPTIONS)
-    _check_group(rule, {name: plain(group[name]) for name in known}, where)
+    _check_group(rule, {name: plain(group[name], where.format(name)) for name in known}, where)
     for first in (*(state.initial for state in about.states), *about.initial_scalars.values()):
         if isinstance(first, str) and first in group:  # a first step reads it
-            check_hyper(first, plain(group[first]), where.format(first), rule=rule)
+            check_hyper(first, plain(group[first], where.format(first)), where.format(first), rule=rule)
     for name in (*about.hypers, *GROUP_VALUES):
         if callable(group[name]):  # schedules are torch's own here; the other faces take functions
             check_hyper(name, group[name], where.format(name), rule=rule)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import formats
+from .._arguments import number as one_number
 from .._names import needs
 from .._pieces import BLOCK_8BIT
 from .._stored import Stored
@@ -18,7 +19,7 @@ from ..reference import RULES, Rule
 from ._building import complete
 from ._making import Making
 from ._options import plain
-from ._states import convert, is_small, local, new_step, one_number, state_like, whole_number
+from ._states import check_tensor, convert, is_small, local, new_step, state_like, whole_number
 
 __all__ = ["converted", "packed", "without"]
 
@@ -100,13 +101,15 @@ def converted(optimizer: Making, param: Tensor, group: dict[str, Any], saved: An
             count = whole_number(value, place)
             state["step"] = _tensor(value, place).clone() if isinstance(value, Tensor) else new_step().fill_(count)
         elif name in rule.scalars:
-            state[name] = one_number(value, place)
+            state[name] = one_number(place, value)
         elif name in ("master", "ema"):
             state[name] = _values(param, value, place)
         elif name == "remainder":
             state[name] = _remainder(param, value, place)
-        else:  # nothing of this rule's
-            state[name] = _tensor(value, place).clone() if isinstance(value, (Tensor, Stored)) else deepcopy(value)
+        elif isinstance(value, Tensor):  # nothing of this rule's: of any kind, also one without memory
+            state[name] = value.detach().clone()
+        else:
+            state[name] = _tensor(value, place) if isinstance(value, Stored) else deepcopy(value)
     if any(isinstance(value, Tensor) for value in state.values()):
         try:
             like = optimizer._make_slot(param, where).like
@@ -136,8 +139,7 @@ def _tensor(value: Any, where: str) -> Tensor:
     if isinstance(value, Stored):
         value = value.read()
     if isinstance(value, Tensor):
-        if value.layout is not torch.strided:
-            raise TypeError(f"{where}: got a tensor of {value.layout}, needs a dense one")
+        check_tensor(value, where)
         return value.detach()
     if isinstance(value, (np.ndarray, np.generic)):
         array = np.array(value, order="C")

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from .. import formats
+from .._arguments import number as one_number
 from .._pieces import BLOCK_8BIT
 from ..reference import State
 
@@ -26,7 +27,6 @@ __all__ = [
     "is_small",
     "local",
     "new_step",
-    "one_number",
     "state_like",
     "whole_number",
 ]
@@ -259,20 +259,9 @@ def total_bytes(tensors: Iterable[Tensor]) -> int:
     return sum(local(tensor).numel() * local(tensor).element_size() for tensor in tensors)
 
 
-def one_number(value: Any, where: str) -> float:
-    """One number, from a number, array or tensor of one element."""
-    try:
-        elements = value.numel() if isinstance(value, Tensor) else np.size(value)
-        if elements == 1 and not isinstance(value, (bool, str)):
-            return float(value.item() if hasattr(value, "item") else value)
-    except (TypeError, ValueError, RuntimeError):  # complex numbers, ragged lists, tensors without memory
-        pass
-    raise TypeError(f"{where}: got {type(value).__name__}, needs a number")
-
-
 def whole_number(value: Any, where: str) -> int:
     """A count, from a number, array or tensor of one element."""
-    count = one_number(value, where)
+    count = one_number(where, value)
     if not 0 <= count < 2**63 or count != int(count):
         raise ValueError(f"{where}: got {count:g}, needs a whole number of at least 0")
     return int(value) if isinstance(value, int) else int(count)

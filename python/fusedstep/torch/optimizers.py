@@ -10,7 +10,9 @@ from typing import Any, ClassVar
 
 import torch
 
+from .._hyper import check_hyper
 from ._base import FusedOptimizer
+from ._options import plain
 
 __all__ = [
     "ASGD",
@@ -50,7 +52,8 @@ class Adam(FusedOptimizer, torch.optim.Adam):
     extra: ClassVar[dict[str, Any]] = {"decoupled_weight_decay": False}
 
     def _rule_of(self, group: dict[str, Any]) -> str:
-        return "adamw" if group["decoupled_weight_decay"] else "adam"
+        name = "decoupled_weight_decay"
+        return "adamw" if check_hyper(name, plain(group[name], name)) else "adam"
 
 
 class AdamW(FusedOptimizer, torch.optim.AdamW):
