@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import sys
 from collections.abc import Callable
+from concurrent import futures
 from typing import Any
 
 import ml_dtypes
@@ -654,3 +656,63 @@ def test_a_parameter_retyped_before_eval() -> None:
     with pytest.raises(ValueError, match=r"^params\[0\]: got dtype int32, needs float32"):
         optimizer.eval()
     assert param.tobytes() == before
+
+
+def refusal(work: Callable[[], object]) -> str:
+    """What another thread is told."""
+    with futures.ThreadPoolExecutor(1) as pool:
+        return str(pool.submit(work).exception())
+
+
+def of_face(face: str) -> tuple[Any, Any, Callable[[], object]]:
+    """An optimizer that has stepped, its parameter, and a step."""
+    if face == "torch":
+        param = torch.nn.Parameter(torch.ones(3))
+        param.grad = torch.ones(3)
+        optimizer: Any = ft.ScheduleFreeSGD([param], lr=0.5)
+        return optimizer, param.detach().numpy(), optimizer.step
+    array = np.ones(3, np.float32)
+    optimizer = fs.ScheduleFreeSGD(array, lr=0.5)
+    return optimizer, array, lambda: optimizer.step(np.ones(3, np.float32))
+
+
+@pytest.mark.parametrize("face", ["arrays", "torch"])
+def test_threads_do_not_switch_in_the_middle_of_anything(face: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    optimizer, param, step = of_face(face)
+    step()
+    claim = optimizer._claim if face == "torch" else optimizer._model
+    before = param.copy()
+    with claim.exclusive("state_dict()"):
+        for use in (optimizer.eval, optimizer.train, step, lambda: optimizer.load_state_dict({})):
+            assert "another thread is saving" in refusal(use)
+    assert optimizer.training and (param == before).all()
+
+    told = []  # by eval() in another thread, right behind the look at the mode
+    module = sys.modules[ft.ScheduleFreeSGD.__module__ if face == "torch" else "fusedstep.optimizers.schedule_free"]
+
+    def check(groups: Any) -> None:
+        told.append(refusal(optimizer.eval))
+
+    monkeypatch.setattr(module, "check_training", check)
+    step()
+    assert "another thread is" in told[0] and optimizer.training
+
+
+def test_a_second_thread_does_not_touch_what_the_first_step_makes() -> None:
+    param, grad = np.ones(3, np.float32), np.ones(3, np.float32)
+    told: list[str] = []
+
+    def rate(taken: int) -> float:
+        if busy:
+            z = optimizer._slots[0].states["z"]
+            param[...] = 7  # as a step that is under way changes it
+            z.flags.writeable = False
+            told.append(refusal(lambda: optimizer.step(grad)))
+            z.flags.writeable, param[...] = True, 1
+        return 0.5
+
+    busy = False
+    optimizer = fs.ScheduleFreeSGD(param, lr=rate)
+    busy = True
+    optimizer.step(grad)
+    assert "another thread is" in told[0]

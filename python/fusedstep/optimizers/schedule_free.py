@@ -85,25 +85,26 @@ class ScheduleFree(Optimizer):
         RuntimeError
             They are those of `eval`.
         """
-        check_training(self.param_groups)
-        if self._unstepped is None:
-            self._unstepped = [i for i in range(len(self._slots)) if self._model.get_step(i) == 0]
-        if not self._unstepped:
-            return super().step(grads, grad_scale=grad_scale)
-        before = []
-        try:
-            for i in self._unstepped:  # z begins at the parameter as it is now, which may have been loaded since
-                z, values = self._slots[i].states["z"], self._slots[i].values()
-                if not np.array_equal(z, values):
-                    before.append((z, z.copy()))
-                    z[...] = values
-            taken = super().step(grads, grad_scale=grad_scale)
-        except BaseException:
-            for z, kept in before:
-                z[...] = kept
-            raise
-        self._unstepped = [i for i in self._unstepped if self._model.get_step(i) == 0]
-        return taken
+        with self._model.exclusive("step()"):  # or another thread may step, or call eval(), in between
+            check_training(self.param_groups)
+            if self._unstepped is None:
+                self._unstepped = [i for i in range(len(self._slots)) if self._model.get_step(i) == 0]
+            if not self._unstepped:
+                return super().step(grads, grad_scale=grad_scale)
+            before = []
+            try:
+                for i in self._unstepped:  # z begins at the parameter as it is now, which may have been loaded since
+                    z, values = self._slots[i].states["z"], self._slots[i].values()
+                    if not np.array_equal(z, values):
+                        before.append((z, z.copy()))
+                        z[...] = values
+                taken = super().step(grads, grad_scale=grad_scale)
+            except BaseException:
+                for z, kept in before:
+                    z[...] = kept
+                raise
+            self._unstepped = [i for i in self._unstepped if self._model.get_step(i) == 0]
+            return taken
 
     def _restore(self, state: dict[str, Any]) -> None:
         def with_mode(options: dict[str, Any]) -> dict[str, Any]:
@@ -117,10 +118,11 @@ class ScheduleFree(Optimizer):
 
     def add_param_group(self, group: Mapping[str, Any]) -> None:
         """Add parameters (see `Optimizer.add_param_group`), in `eval` as well: new ones are the same at both points."""
-        training = self.training
-        super().add_param_group(group)
-        self.param_groups[-1][TRAIN_MODE] = training
-        self._unstepped = None
+        with self._model.exclusive("add_param_group()"):
+            training = self.training
+            super().add_param_group(group)
+            self.param_groups[-1][TRAIN_MODE] = training
+            self._unstepped = None
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue where a `state_dict` was made (see `Optimizer.load_state_dict`).
@@ -128,10 +130,11 @@ class ScheduleFree(Optimizer):
         Afterwards this optimizer is in the mode in which that one was saved, and needs the parameters that were saved
         with it. From a dict of `train` the run goes on with the same bits, from one of `eval` within rounding.
         """
-        super().load_state_dict(state_dict)
-        for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
-            if TRAIN_MODE not in saved:
-                group[TRAIN_MODE] = True
+        with self._model.exclusive("load_state_dict()"):
+            super().load_state_dict(state_dict)
+            for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
+                if TRAIN_MODE not in saved:
+                    group[TRAIN_MODE] = True
 
     def _loaded(self) -> None:
         self._unstepped = None  # counted again

@@ -51,38 +51,40 @@ class ScheduleFree(OwnOptimizer):
 
     @torch.no_grad()
     def _switch(self, to_average: bool) -> None:
-        groups = [(i, g) for i, g in enumerate(self.param_groups) if is_training(g, i) == to_average]
-        states = self._all_states()
-        slots, weights = [], []
-        for number, group in groups:
-            name = "momentum" if "momentum" in group else "betas"
-            value = check_hyper(name, plain(group[name]), f'param_groups[{number}]["{name}"]', rule=self.rule)
-            beta = float(value if name == "momentum" else value[0])
-            for i, param in enumerate(group["params"]):
-                state = states.get(param, {})
-                if "z" not in state:  # before the first step both points are one
-                    continue
-                try:
-                    slot = self._make_slot(param, f"params[{number}][{i}]")
-                except (TypeError, ValueError):
-                    if param.requires_grad:
-                        raise
-                    continue  # frozen and turned into something else
-                complete(self, state, slot.like, group, slot.name)
-                slots.append(slot)
-                weights.append(_weights(slot, state, beta, group["master"]))
-        switch(weights, to_average)
-        for slot in slots:
-            if slot.work is None:
-                increment_version(slot.param)
-            else:
-                slot.param.copy_(slot.work)
-        for _, group in groups:
-            group[TRAIN_MODE] = not to_average
+        with self._claim.exclusive("eval()" if to_average else "train()"):
+            groups = [(i, g) for i, g in enumerate(self.param_groups) if is_training(g, i) == to_average]
+            states = self._all_states()
+            slots, weights = [], []
+            for number, group in groups:
+                name = "momentum" if "momentum" in group else "betas"
+                value = check_hyper(name, plain(group[name]), f'param_groups[{number}]["{name}"]', rule=self.rule)
+                beta = float(value if name == "momentum" else value[0])
+                for i, param in enumerate(group["params"]):
+                    state = states.get(param, {})
+                    if "z" not in state:  # before the first step both points are one
+                        continue
+                    try:
+                        slot = self._make_slot(param, f"params[{number}][{i}]")
+                    except (TypeError, ValueError):
+                        if param.requires_grad:
+                            raise
+                        continue  # frozen and turned into something else
+                    complete(self, state, slot.like, group, slot.name)
+                    slots.append(slot)
+                    weights.append(_weights(slot, state, beta, group["master"]))
+            switch(weights, to_average)
+            for slot in slots:
+                if slot.work is None:
+                    increment_version(slot.param)
+                else:
+                    slot.param.copy_(slot.work)
+            for _, group in groups:
+                group[TRAIN_MODE] = not to_average
 
     def _step(self, only: Tensor | None = None) -> None:
-        check_training(self.param_groups)
-        super()._step(only)
+        with self._claim.exclusive("step()"):  # or another thread may call eval() in between
+            check_training(self.param_groups)
+            super()._step(only)
 
     def _restore(self, state: dict[str, Any], loaded: bool) -> None:
         super()._restore(state, loaded)
@@ -93,9 +95,10 @@ class ScheduleFree(OwnOptimizer):
         """Add parameters (see `FusedOptimizer.add_param_group`), in `eval` as well: new ones are the same at both
         points.
         """
-        training = self.training
-        super().add_param_group(param_group)
-        self.param_groups[-1][TRAIN_MODE] = training
+        with self._claim.exclusive("add_param_group()"):
+            training = self.training
+            super().add_param_group(param_group)
+            self.param_groups[-1][TRAIN_MODE] = training
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue where a `state_dict` was made (see `fusedstep.ScheduleFreeSGD.load_state_dict`)."""
@@ -103,9 +106,10 @@ class ScheduleFree(OwnOptimizer):
         for i, saved in enumerate(groups if isinstance(groups, (list, tuple)) else ()):
             if isinstance(saved, Mapping) and TRAIN_MODE in saved:
                 check_hyper(TRAIN_MODE, saved[TRAIN_MODE], f'state_dict["param_groups"][{i}]["{TRAIN_MODE}"]')
-        super().load_state_dict(state_dict)
-        for group in self.param_groups:
-            group.setdefault(TRAIN_MODE, True)
+        with self._claim.exclusive("load_state_dict()"):
+            super().load_state_dict(state_dict)
+            for group in self.param_groups:
+                group.setdefault(TRAIN_MODE, True)
 
 
 def _weights(slot: Slot, state: dict[str, Any], beta: float, master: str | None) -> Weights:
