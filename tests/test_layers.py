@@ -20,8 +20,8 @@ LAYERS: dict[str, str] = {
     "definitions": "_floats _hyper _settings _step_options formats reference reference.* sparse",
     "around training": "averages minibatch schedules schedules.* watching",
     "one optimizer": "_accumulating _attributes _base _casting _constructors _converting _directions _group_options"
-    " _groups _keeping _loading _making _metrics _names _numpy_model _option_trees _placing _reporting _rows _saved _saving"
-    " _schedule_free _slots _views checkpoint files files.* functional grouping",
+    " _groups _keeping _loading _making _metrics _names _numpy_model _option_trees _placing _reporting _rows _saved"
+    " _saving _schedule_free _slots _views checkpoint files files.* functional grouping",
     "optimizers": "optimizers optimizers.*",
     "the package": "fusedstep",
     "faces": "jax jax.* keras keras.* mpi mpi.* torch torch.*",
