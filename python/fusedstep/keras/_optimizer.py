@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -10,23 +11,31 @@ import keras
 import torch
 from keras.src.backend.common.stateless_scope import in_stateless_scope
 
-from .._arguments import real
+from .._arguments import number, real, whole
 from .._core import Model
 from ..reference import RULES
+from ..torch._options import plain
 from ..watching import Watch, watch
 from ._stepper import NARROW, Row, Stepper, check_variable
 
 __all__ = ["FusedStep"]
 
-# The allowed range of every hyper-parameter; Keras itself checks few.
+# The allowed range of every option that is a number; Keras itself checks few. Those from `weight_decay` on may be None.
 RANGES: dict[str, dict[str, float]] = {
     "momentum": {"low": 0.0},
     "rho": {"low": 0.0, "high": 1.0},
     "beta_1": {"low": 0.0, "below": 1.0},
     "beta_2": {"low": 0.0, "below": 1.0},
     "epsilon": {"low": 0.0},
+    "ema_momentum": {"low": 0.0, "high": 1.0},
     "weight_decay": {},
+    "clipnorm": {},
+    "clipvalue": {},
+    "global_clipnorm": {},
 }
+COUNTS = ("ema_overwrite_frequency", "gradient_accumulation_steps")
+OPTIONAL = frozenset((*list(RANGES)[list(RANGES).index("weight_decay") :], *COUNTS))
+AROUND_A_STEP = ("use_ema", "ema_momentum", *list(RANGES)[list(RANGES).index("weight_decay") :], *COUNTS)
 
 
 # Methods and properties of Keras that the native step stands for. Where a subclass or an instance has its own, every
@@ -186,24 +195,53 @@ class FusedStep(keras.optimizers.Optimizer):
             self._fused_stepper = self._make_fused_stepper()
             if self._watch is not None:
                 self._watch._attach()
-        numbers = [self._fused_stepper.numbers[id(v)] for v in variables]
-        grads = self._fused_stepper.fit(numbers, grads)
-        steps, every = self._iterations._value.item(), self.gradient_accumulation_steps
+        stepper, every = self._fused_stepper, given["gradient_accumulation_steps"]
+        # All that can be wrong is looked at here: from the first sum, decay or average on, variables change.
+        numbers = [stepper.numbers[id(v)] for v in variables]
+        grads = stepper.fit(numbers, grads, read=bool(every or given["clipnorm"]))
+        steps = whole("iterations", plain(self._iterations._value, "iterations"))
+        rate = self._rate_now()
+        totals = self._fused_totals(variables, numbers, every) if every else []
+        if every or self.use_ema or given["weight_decay"]:
+            stepper.check_memory()
         stepped = True
         if not every:
-            self._step_fused(self._fused_stepper, given, grads, numbers, steps, 1.0)
+            self._step_fused(stepper, given, rate, grads, numbers, steps, 1.0)
         else:
-            totals = [self._accumulated_gradients[self._get_variable_index(v)].value for v in variables]
             torch._foreach_add_(totals, grads)
             stepped = (steps + 1) % every == 0
             steps //= every
             if stepped:
-                self._step_fused(self._fused_stepper, given, totals, numbers, steps, float(every))
+                self._step_fused(stepper, given, rate, totals, numbers, steps, float(every))
                 torch._foreach_zero_([total.value for total in self._accumulated_gradients if total is not None])
-        if self.use_ema:
+        if given["use_ema"]:
             self._fused_average_rest(variables if stepped else [], steps)
-            if self.ema_overwrite_frequency and (steps + 1) % self.ema_overwrite_frequency == 0:
+            frequency = given["ema_overwrite_frequency"]
+            if frequency and (steps + 1) % frequency == 0:
                 self._overwrite_model_variables_with_average_value(self._trainable_variables)
+
+    def _rate_now(self) -> float:
+        rate = self.learning_rate
+        return number("learning_rate", rate._value if isinstance(rate, keras.Variable) else rate)
+
+    def _fused_totals(self, variables: Sequence[Any], numbers: Sequence[int], every: int) -> list[Any]:
+        """The sums of the variables' gradients, checked."""
+        assert self._fused_stepper is not None
+        sums = getattr(self, "_accumulated_gradients", None)
+        if not sums:
+            raise ValueError(
+                f"gradient_accumulation_steps: got {every}, needs None, as the optimizer was built without sums of "
+                "gradients; make a new one"
+            )
+        totals = [sums[self._get_variable_index(v)].value for v in variables]
+        fitting = self._fused_stepper.fit(numbers, totals, "sums of grads", read=True)
+        for variable, total, fit in zip(variables, totals, fitting, strict=True):
+            if total is not fit:
+                raise TypeError(
+                    f'sums of grads["{variable.path}"]: got {total.dtype} of strides {total.stride()}, needs those of '
+                    "a new variable"
+                )
+        return totals
 
     # ---- what is seen of steps ----
 
@@ -237,54 +275,52 @@ class FusedStep(keras.optimizers.Optimizer):
         self,
         stepper: Stepper,
         given: dict[str, Any],
+        rate: float,
         grads: Sequence[Any],
         numbers: list[int],
         steps: int,
         grad_scale: float,
     ) -> None:
-        rate = self.learning_rate
-        rate = rate._value.item() if isinstance(rate, keras.Variable) else float(rate)
         decay = given["weight_decay"] or 0.0
         values = {"lr": rate, **self._rule_options(given, steps + 1)}
         if self.use_ema:
-            values["ema_decay"] = float(self.ema_momentum) if steps else 0.0
-        values["clip_value"] = float(self.clipvalue) if self.clipvalue and self.clipvalue > 0 else None
+            values["ema_decay"] = given["ema_momentum"] if steps else 0.0
+        clipnorm, clipvalue, global_clipnorm = (given[n] or 0.0 for n in ("clipnorm", "clipvalue", "global_clipnorm"))
+        values["clip_value"] = clipvalue if clipvalue > 0 else None
         for group, factor in zip(stepper.groups, (decay, 0.0), strict=True):
             group.update(values)
             group["weight_decay"] = factor if self._rule_decays else 0.0
 
         max_norm = 0.0
-        if self.clipnorm and self.clipnorm > 0:
-            grads = _clip_each(grads, self.clipnorm * grad_scale)
-        elif self.global_clipnorm and self.global_clipnorm > 0:
-            max_norm = float(self.global_clipnorm)
+        if clipnorm > 0:
+            grads = _clip_each(grads, clipnorm * grad_scale)
+        elif global_clipnorm > 0:
+            max_norm = global_clipnorm
         if decay and not self._rule_decays:
-            stepper.shrink(numbers, 1.0 - decay * rate)
+            grads = stepper.shrink(numbers, 1.0 - decay * rate, grads, grad_scale)
         after = stepper.step(numbers, grads, steps, grad_scale, max_norm, self._rule_scalar())
         if after is not None:
             self._rule_scalar(after)
 
     def _check_rule_hypers(self) -> dict[str, Any]:
-        """The hyper-parameters as plain numbers; checked again only after one was changed."""
-        names = (*self._rule_hypers, "weight_decay")
+        """The options as plain numbers; checked again only after one was changed."""
+        names = (*self._rule_hypers, *AROUND_A_STEP)
         given = tuple(getattr(self, name) for name in names)
-        if given != self._fused_given or not self._fused_checked:
-            checked: dict[str, Any] = {}
-            for name, value in zip(names, given, strict=True):
-                if name not in RANGES:
-                    checked[name] = bool(value)
-                elif value is None and name == "weight_decay":
-                    checked[name] = None
-                else:
-                    checked[name] = real(name, value.item() if hasattr(value, "item") else value, **RANGES[name])
+        if len(given) != len(self._fused_given) or any(map(operator.is_not, given, self._fused_given)):
+            checked = {name: _checked(name, value) for name, value in zip(names, given, strict=True)}
+            if checked != self._fused_checked:
+                self._fused_stepper = None  # a new one checks that the states which the options call for are there
             self._fused_checked, self._fused_given = checked, given
-            self._fused_stepper = None  # making it anew checks that the states which the options call for are there
         return self._fused_checked
 
     def _make_fused_stepper(self) -> Stepper:
         about = RULES[self._rule]
         lists = [getattr(self, name, None) or [] for name in self._rule_states]
-        averages = self._model_variables_moving_average if self.use_ema else None
+        averages = getattr(self, "_model_variables_moving_average", None) if self.use_ema else None
+        if self.use_ema and not averages and self._trainable_variables:
+            raise ValueError(
+                "use_ema: got True, needs False, as the optimizer was built without averages; make a new one"
+            )
         rows = []
         for i, variable in enumerate(self._trainable_variables):
             if self._overwrite_variable_with_gradient(variable):
@@ -308,9 +344,23 @@ class FusedStep(keras.optimizers.Optimizer):
         pairs = zip(self._trainable_variables, self._model_variables_moving_average, strict=True)
         left = [(v.value, a.value) for v, a in pairs if a is not None and id(v) not in known]
         if left:
-            momentum = float(self.ema_momentum) if steps else 0.0
+            momentum = self._fused_checked["ema_momentum"] if steps else 0.0
             torch._foreach_mul_([average for _, average in left], momentum)
             torch._foreach_add_([average for _, average in left], [value for value, _ in left], alpha=1.0 - momentum)
+
+
+def _checked(name: str, value: Any) -> Any:
+    """An option as a plain number, bool or None."""
+    if name in OPTIONAL and (value is None or value is False):
+        return None
+    if name in COUNTS:
+        return whole(name, plain(value, name))
+    if name in RANGES:
+        return real(name, number(name, value), **RANGES[name])
+    try:
+        return bool(value)
+    except (RuntimeError, ValueError):
+        raise TypeError(f"{name}: got {type(value).__name__}, needs True or False") from None
 
 
 def _provider(optimizer: FusedStep, name: str) -> type | None:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from keras import ops
+from keras import Variable, ops
 from torch import Tensor
 
 from .._core import Memory, Model
 from ..torch._reading import memory, quiet
+from ..torch._slots import check_storage
 from ..torch._states import increment_versions
 
 __all__ = ["NARROW", "Row", "Stepper", "check_variable"]
@@ -40,16 +41,23 @@ def check_variable(variable: Any) -> None:
     ValueError
         It lies on another device than the CPU.
     """
+    if not isinstance(variable, Variable):
+        raise TypeError(f"variables: got {type(variable).__name__} among them, needs keras.Variable")
     name, value = f'variables["{variable.path}"]', variable.value
     if value.device.type != "cpu":
         raise ValueError(
             f"{name}: is on {value.device}, needs the CPU; set the environment variable KERAS_TORCH_DEVICE=cpu, or "
             'make the model inside keras.device("cpu")'
         )
-    if hasattr(value, "_local_tensor") or value.layout != torch.strided:
+    if hasattr(value, "_local_tensor") or not _is_plain(value):
         raise TypeError(f"{name}: got {type(value).__name__} ({value.layout}), needs a dense tensor of this process")
     if value.dtype not in NAMES:
         raise TypeError(f"{name}: got {value.dtype}, needs {', '.join(NAMES.values())}")
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor's elements are what lies in its memory, with nothing else."""
+    return tensor.layout == torch.strided and not tensor.is_nested and not tensor.is_quantized
 
 
 @dataclass
@@ -108,7 +116,8 @@ class Stepper:
 
     def _memory(self, variable: Any) -> Memory:
         value = variable.value
-        if not value.is_contiguous():
+        check_storage(value, f'variables["{variable.path}"]')
+        if _is_plain(value) and not value.is_contiguous():
             value.data = value.contiguous()
         self._seen.append((variable, value, value.data_ptr()))
         return memory(value, f'variables["{variable.path}"]')
@@ -117,25 +126,43 @@ class Stepper:
         """Whether a variable has another tensor, or its tensor other memory, than when this was made."""
         return any(variable._value is not value or value.data_ptr() != at for variable, value, at in self._seen)
 
-    def fit(self, numbers: Sequence[int], grads: Sequence[Any]) -> list[Tensor]:
+    def check_memory(self) -> None:
+        """Raise RuntimeError where a variable's memory is no longer there."""
+        for variable, value, at in self._seen:
+            if value.data_ptr() != at or value.untyped_storage().nbytes() < value.nbytes:
+                raise RuntimeError(f'variables["{variable.path}"]: was moved while a step was taken')
+
+    def fit(
+        self, numbers: Sequence[int], grads: Sequence[Any], what: str = "grads", *, read: bool = False
+    ) -> list[Tensor]:
         """Gradients as contiguous tensors of their variables' dtype (or float32 for those of 16 bits), as Keras casts.
 
         Parameters
         ----------
         numbers, grads
             Which rows, and their gradients.
+        what
+            Their name in messages.
+        read
+            Whether torch's operations will read them, which do not look whether their memory is there.
 
         Raises
         ------
         TypeError, ValueError
-            A gradient of another shape than its variable, on another device, or sparse.
+            A gradient of another shape than its variable, on another device, or of another kind.
         """
-        return [self._fitting(i, grad) for i, grad in zip(numbers, grads, strict=True)]
+        return [self._fitting(i, grad, what, read) for i, grad in zip(numbers, grads, strict=True)]
 
-    def shrink(self, numbers: Sequence[int], factor: float) -> None:
-        """Multiply the variables of the first group among these rows by a number."""
+    def shrink(self, numbers: Sequence[int], factor: float, grads: Sequence[Tensor], scale: float) -> list[Tensor]:
+        """Multiply the variables of the first group among these rows by a number, once no option is in the way of a
+        step; return the gradients, copied where they lie in memory that a step writes.
+        """
+        self.model.prepare(scale)
+        written = {value.untyped_storage().data_ptr() for _, value, _ in self._seen}
+        apart = [grad.clone() if grad.untyped_storage().data_ptr() in written else grad for grad in grads]
         if decaying := [self._params[i] for i in numbers if self._decays[i]]:
             torch._foreach_mul_(decaying, factor)
+        return apart
 
     def step(
         self,
@@ -180,9 +207,7 @@ class Stepper:
         with quiet():
             for i, grad in zip(numbers, grads, strict=True):
                 flat[i] = memory(grad, f'grads["{self.paths[i]}"]')
-            for variable, value, at in self._seen:  # code of others may have run in what made the gradients fit
-                if value.data_ptr() != at or value.untyped_storage().nbytes() < value.nbytes:
-                    raise RuntimeError(f'variables["{variable.path}"]: was moved while a step was taken')
+            self.check_memory()  # code of others may have run in what made the gradients fit
             self.model.step_list(flat, grad_scale)
         if len(numbers) == len(flat):
             self._step = before + 1
@@ -190,24 +215,26 @@ class Stepper:
         self.model.warn_of_nonfinite()
         return None if scalar is None else self.model.get_scalars(numbers[0])[0]
 
-    def _fitting(self, i: int, grad: Any) -> Tensor:
-        param = self._params[i]
+    def _fitting(self, i: int, grad: Any, what: str, read: bool) -> Tensor:
+        param, name = self._params[i], f'{what}["{self.paths[i]}"]'
         if not isinstance(grad, Tensor):
             if hasattr(grad, "mask"):
                 raise TypeError(
-                    f'grads["{self.paths[i]}"]: got a masked array, whose mask would be lost, needs a plain one; '
-                    "array.filled(value) is"
+                    f"{name}: got a masked array, whose mask would be lost, needs a plain one; array.filled(value) is"
                 )
-            grad = ops.convert_to_tensor(grad)
+            try:
+                grad = ops.convert_to_tensor(grad)
+            except (TypeError, ValueError) as error:
+                raise TypeError(f"{name}: got {type(grad).__name__}, needs a tensor or an array: {error}") from None
+        if not grad.is_cpu or not _is_plain(grad) or grad.is_complex():
+            kind = "nested" if grad.is_nested else f"{grad.dtype}, {grad.layout}"
+            raise TypeError(f"{name}: got a tensor ({kind}) on {grad.device}, needs a dense one of numbers on the CPU")
         if grad.shape != param.shape:
             raise ValueError(
-                f'grads["{self.paths[i]}"]: got shape {tuple(grad.shape)}, needs {tuple(param.shape)}, the shape of '
-                "its variable"
+                f"{name}: got shape {tuple(grad.shape)}, needs {tuple(param.shape)}, the shape of its variable"
             )
-        if not grad.is_cpu or grad.layout != torch.strided:
-            raise TypeError(
-                f'grads["{self.paths[i]}"]: got a {grad.layout} tensor on {grad.device}, needs a dense one on the CPU'
-            )
+        if read or grad.dtype is not param.dtype or not grad.is_contiguous() or grad.is_neg():
+            check_storage(grad, name)
         if grad.dtype is not param.dtype and not (grad.dtype is torch.float32 and NAMES[param.dtype] in NARROW):
             grad = grad.to(param.dtype)
         if grad.is_neg():  # a view of the negatives of what is in memory

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ._states import PARAMETERS, holds_values, is_dense, local, overlaps_itself
 
-__all__ = ["Slot", "check_memory", "check_places", "make_slot"]
+__all__ = ["Slot", "check_memory", "check_places", "check_storage", "make_slot"]
 
 
 @dataclass
@@ -90,6 +90,11 @@ def check_memory(tensor: Tensor, name: str) -> None:
     """Check a parameter's dtype, and that its memory is there."""
     if tensor.dtype not in PARAMETERS:
         raise TypeError(f"{name} has dtype {tensor.dtype}, needs one of {', '.join(str(d) for d in PARAMETERS)}")
+    check_storage(tensor, name)
+
+
+def check_storage(tensor: Tensor, name: str) -> None:
+    """Check that a dense tensor's memory is there: torch's own operations read what was freed or resized."""
     reach = sum(stride * (size - 1) for stride, size in zip(tensor.stride(), tensor.shape, strict=True)) + 1
     needed = (tensor.storage_offset() + reach) * tensor.element_size()
     if tensor.numel() and tensor.untyped_storage().nbytes() < needed:
