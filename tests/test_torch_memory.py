@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import gc
+import pickle
 import warnings
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -266,3 +270,81 @@ def test_data_of_another_shape_says_both_shapes_and_what_to_do(options: dict[str
     del optimizer.state[param]
     optimizer.step()
     assert (param < 1).all() and optimizer.state[param]["exp_avg"].shape == (3,)
+
+
+@pytest.mark.parametrize("where", ["step", "exp_avg", "exp_avg_sq", "not the rule's"])
+@pytest.mark.parametrize("offload", [False, True])
+def test_states_whose_memory_was_freed_are_not_read(where: str, offload: bool, tmp_path: Any) -> None:
+    """torch itself reads beyond the end of such a tensor."""
+    param = torch.nn.Parameter(torch.ones(3000))
+    param.grad = torch.ones(3000)
+    optimizer: Any = ft.CPUOffload(ft.Adam, [param]) if offload else ft.Adam([param])
+    optimizer.step()
+    sound, saved = copy.deepcopy(optimizer.state_dict()), copy.deepcopy(optimizer.state_dict())
+    freed = saved["state"][0].setdefault(where, torch.ones(3000))
+    freed.untyped_storage().resize_(0)
+    with pytest.raises(ValueError, match="freed or resized"):
+        optimizer.load_state_dict(saved)
+    optimizer.load_state_dict(sound)
+    optimizer.state[param].setdefault(where, torch.ones(3000)).untyped_storage().resize_(0)
+    before = param.detach().clone()
+    uses: list[Callable[[], object]] = [
+        lambda: copy.deepcopy(optimizer),
+        lambda: pickle.dumps(optimizer),
+        lambda: optimizer.state_dict(state_format="bfloat16"),
+        lambda: optimizer.save(tmp_path / "run.npz"),
+    ]
+    for use in uses:
+        with pytest.raises(ValueError, match="freed or resized"):
+            use()
+    assert torch.equal(param, before)
+    optimizer.load_state_dict(sound)
+    optimizer.step()
+
+
+def test_a_parameter_whose_memory_was_freed_is_not_copied() -> None:
+    param, frozen = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3000), requires_grad=False)
+    optimizer = ft.Adam([param, frozen])
+    frozen.untyped_storage().resize_(0)
+    with pytest.raises(ValueError, match=r"params\[0\]\[1\]: its memory was freed or resized"):
+        copy.deepcopy(optimizer)
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamMini", "Adafactor", "Prodigy", "Muon", "ScheduleFreeSGD"])
+def test_groups_and_states_that_are_none(name: str) -> None:
+    param = torch.nn.Parameter(torch.ones(3, 4))
+    param.grad = torch.ones(3, 4)
+
+    def made() -> Any:
+        optimizer: Any = getattr(ft, name)([param])
+        optimizer.step()
+        return optimizer
+
+    new = torch.nn.Parameter(torch.ones(2, 2))
+    for wrong, needed in (([], r"got list"), ({"lr": 1.0}, "got a dict without it")):
+        optimizer = made()
+        optimizer.param_groups.append(wrong)
+        uses: list[Callable[[], object]] = [
+            optimizer.step,
+            optimizer.state_dict,
+            functools.partial(pickle.dumps, optimizer),
+            functools.partial(optimizer.add_param_group, {"params": [new]}),
+        ]
+        before = param.detach().clone()
+        for use in uses:
+            with pytest.raises(TypeError, match=rf'param_groups\[1\]: {needed}, needs a dict with an entry "params"'):
+                use()
+        assert torch.equal(param, before)
+        del optimizer.param_groups[1]
+        optimizer.step()
+    optimizer = made()
+    optimizer.state[param] = None
+    for use in (optimizer.step, optimizer.state_dict, functools.partial(pickle.dumps, optimizer)):
+        with pytest.raises(TypeError, match="state: got NoneType, needs a dict of dicts"):
+            use()
+    if name == "Muon":
+        for option in ("ns_steps", "ns_coefficients", "eps"):
+            optimizer = made()
+            del optimizer.param_groups[0][option]
+            with pytest.raises(ValueError, match=rf'param_groups\[0\]: has no entry "{option}"'):
+                optimizer.step()

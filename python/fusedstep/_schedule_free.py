@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from . import formats
 from ._floats import default_floats
 from ._hyper import check_hyper
+from ._names import needs
 from ._pieces import pieces
 from .reference import schedule_free_average, schedule_free_interpolation
 
@@ -126,8 +127,9 @@ def is_training(group: Mapping[str, Any], number: int) -> bool:
     Raises
     ------
     TypeError
-        The entry is neither True nor False: neither `eval` nor `train` would know what to do.
+        The entry is neither True nor False: neither `eval` nor `train` would know what to do. Or there is no group.
     """
+    needs(group, Mapping, f"param_groups[{number}]", 'a dict with an entry "params"')
     mode = group.get(TRAIN_MODE, True)
     return mode if type(mode) is bool else check_hyper(TRAIN_MODE, mode, f'param_groups[{number}]["{TRAIN_MODE}"]')
 

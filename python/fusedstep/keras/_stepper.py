@@ -12,8 +12,7 @@ from torch import Tensor
 
 from .._core import Memory, Model
 from ..torch._reading import memory, quiet
-from ..torch._slots import check_storage
-from ..torch._states import increment_versions
+from ..torch._states import check_storage, increment_versions
 
 __all__ = ["NARROW", "Row", "Stepper", "check_variable"]
 

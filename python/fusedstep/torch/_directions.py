@@ -102,7 +102,10 @@ def make_directions(
                 cuts[one] = cut
 
     def options(number: int) -> dict[str, Any]:
-        return {name: plain(groups[number][name]) for name in ("eps", *RULES["muon"].outside)}
+        names = ("eps", *RULES["muon"].outside)
+        if missing := [name for name in names if name not in groups[number]]:
+            raise ValueError(f'param_groups[{number}]: has no entry "{missing[0]}"')
+        return {name: plain(groups[number][name]) for name in names}
 
     return TensorDirections(matrices, options, 'param_groups[{}]["{}"]', cuts, agree)
 

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import Tensor
-
 from .._arguments import flag
 from .._hyper import check_hyper
 from .._names import needs
@@ -16,10 +14,10 @@ from .._settings import check_settings
 from .._step_options import GROUP_OPTIONS
 from ..reference import RULES
 from ._loading import load
-from ._options import check_group
+from ._options import check_group, check_is_group
 from ._reporting import Reporting
 from ._saved import packed, without
-from ._states import whole_number
+from ._states import check_held, check_states, whole_number
 
 if TYPE_CHECKING:
     import os
@@ -59,6 +57,7 @@ class Keeping(Reporting):
         if state_format is not None:
             check_hyper("state_format", state_format)
         with self._claim.exclusive("state_dict()"):
+            self._check_memory()
             try:
                 saved = super().state_dict()
             except KeyError:
@@ -132,8 +131,19 @@ class Keeping(Reporting):
         with self._claim.exclusive("load()"):
             load(path, self._itself().load_state_dict)
 
+    def _check_memory(self) -> None:
+        """Check that all states are there to be copied."""
+        self._check_edited()
+        for state in self._all_states().values():
+            for name, value in state.items() if isinstance(state, dict) else ():
+                check_held(value, f"state {name}")
+
     def __getstate__(self) -> dict[str, Any]:
         with self._claim.exclusive("pickle"):
+            self._check_memory()
+            for number, group in enumerate(self.param_groups):
+                for i, param in enumerate(group["params"]):
+                    check_held(param, f"params[{number}][{i}]")
             kept = dict(super().__getstate__())
             untouched = self._untouched()
             kept["state"] = {p: without(state, untouched.get(id(p), ())) for p, state in self.state.items()}
@@ -168,10 +178,10 @@ class Keeping(Reporting):
             self._prepare(state["_own"], check_settings(state["_settings"]), skipped)
             state = {**state, "_settings": self._settings, "eager": flag("eager", state["eager"])}
         needs(state["state"], Mapping, "state", "a dict of states")
-        for param, values in state["state"].items():
-            if isinstance(param, Tensor):
-                needs(values, dict, "state", "a dict of dicts")
+        check_states(state["state"])
         needs(state["param_groups"], list, "param_groups", "a list of dicts")
+        for number, group in enumerate(state["param_groups"]):
+            check_is_group(group, f"param_groups[{number}]")
         super().__setstate__(state)
         self.state = self._all_states()
         for number, group in enumerate(self.param_groups):

@@ -15,9 +15,9 @@ from .._step_options import GROUP_OPTIONS, STORAGE
 from ..reference import RULES
 from ..reference._about import PARAM
 from ._directions import TensorDirections
-from ._options import check_group, plain
+from ._options import check_group, check_is_group, plain
 from ._slots import Slot, make_slot
-from ._states import States
+from ._states import States, check_states
 
 __all__ = ["Making"]
 
@@ -112,6 +112,12 @@ class Making(Settings, torch.optim.Optimizer):
             assert found is not None
         return found
 
+    def _check_edited(self) -> None:
+        """Check what anyone may have put among the states and groups."""
+        check_states(self._all_states())
+        for number, group in enumerate(self.param_groups):
+            check_is_group(group, f"param_groups[{number}]")
+
     def _expose(self, exposed: bool) -> None:
         """Note whether others may hold states: only then could they change unseen, and must be looked at.
 
@@ -135,6 +141,7 @@ class Making(Settings, torch.optim.Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters with options of their own (see ``torch.optim.Optimizer.add_param_group``)."""
         with self._claim.exclusive("add_param_group()"):
+            self._check_edited()
             if isinstance(param_group, dict):
                 for name, value in self._own_of(param_group).items():
                     param_group.setdefault(name, value)

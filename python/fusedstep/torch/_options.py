@@ -18,6 +18,7 @@ __all__ = [
     "Own",
     "check_group",
     "check_implementation",
+    "check_is_group",
     "likely_meant",
     "plain",
 ]
@@ -104,6 +105,13 @@ def plain(value: Any, where: str = "a hyper-parameter") -> Any:
     if isinstance(value, (list, tuple)):
         return tuple(plain(part, where) for part in value)
     return value
+
+
+def check_is_group(group: Any, where: str) -> None:
+    """Check that a parameter group is one: they are in a list that anyone can change."""
+    if not isinstance(group, dict) or "params" not in group:
+        got = "a dict without it" if isinstance(group, dict) else type(group).__name__
+        raise TypeError(f'{where}: got {got}, needs a dict with an entry "params"')
 
 
 def check_group(rule: str, group: dict[str, Any], where: str) -> None:

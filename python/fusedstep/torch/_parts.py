@@ -45,7 +45,8 @@ class _Mesh(NamedTuple):
 
 def distributed(optimizer: Making) -> bool:
     """Whether some parameter is a distributed tensor."""
-    lists = [group["params"] for group in optimizer.param_groups]  # other things are refused where a model is made
+    # Other things are refused where a model is made.
+    lists = [group.get("params") for group in optimizer.param_groups if isinstance(group, dict)]
     return any(local(param) is not param for params in lists if isinstance(params, list) for param in params)
 
 

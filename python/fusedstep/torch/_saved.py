@@ -19,7 +19,7 @@ from ..reference import RULES, Rule
 from ._building import complete
 from ._making import Making
 from ._options import plain
-from ._states import check_tensor, convert, is_small, local, new_step, state_like, whole_number
+from ._states import check_held, check_tensor, convert, is_small, local, new_step, state_like, whole_number
 
 __all__ = ["converted", "packed", "without"]
 
@@ -90,6 +90,7 @@ def converted(optimizer: Making, param: Tensor, group: dict[str, Any], saved: An
             saved = {**saved, name.removesuffix("_codes"): saved[name]}
     for name, value in saved.items():
         place = f'{where}["{name}"]'
+        check_held(value, place)
         if value is None or name in coded:
             continue
         if name in kinds:

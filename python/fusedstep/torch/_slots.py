@@ -8,9 +8,9 @@ from weakref import ref
 import torch
 from torch import Tensor
 
-from ._states import PARAMETERS, holds_values, is_dense, local, overlaps_itself
+from ._states import PARAMETERS, check_storage, holds_values, is_dense, local, overlaps_itself
 
-__all__ = ["Slot", "check_memory", "check_places", "check_storage", "make_slot"]
+__all__ = ["Slot", "check_memory", "check_places", "make_slot"]
 
 
 @dataclass
@@ -91,11 +91,3 @@ def check_memory(tensor: Tensor, name: str) -> None:
     if tensor.dtype not in PARAMETERS:
         raise TypeError(f"{name} has dtype {tensor.dtype}, needs one of {', '.join(str(d) for d in PARAMETERS)}")
     check_storage(tensor, name)
-
-
-def check_storage(tensor: Tensor, name: str) -> None:
-    """Check that a dense tensor's memory is there: torch's own operations read what was freed or resized."""
-    reach = sum(stride * (size - 1) for stride, size in zip(tensor.stride(), tensor.shape, strict=True)) + 1
-    needed = (tensor.storage_offset() + reach) * tensor.element_size()
-    if tensor.numel() and tensor.untyped_storage().nbytes() < needed:
-        raise ValueError(f"the memory of {name} was freed or resized: it holds fewer bytes than the parameter needs")

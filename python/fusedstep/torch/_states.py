@@ -10,14 +10,19 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
+from torch.nn import Parameter
 
 from .. import formats
 from .._arguments import number as one_number
+from .._names import needs
 from .._pieces import BLOCK_8BIT
 from ..reference import State
 
 __all__ = [
     "States",
+    "check_held",
+    "check_states",
+    "check_storage",
     "check_tensor",
     "compute_dtype",
     "convert",
@@ -275,3 +280,26 @@ def check_tensor(value: Any, where: str) -> None:
         raise TypeError(f"{where}: got a tensor of {local(value).layout}, needs a dense one")
     if value.is_meta:
         raise ValueError(f"{where}: got a tensor on the meta device, needs one with memory")
+    check_held(value, where)
+
+
+def check_storage(tensor: Tensor, name: str) -> None:
+    """Check that a strided tensor's memory is there: torch itself reads beyond its end."""
+    reach = sum(stride * (size - 1) for stride, size in zip(tensor.stride(), tensor.shape, strict=True)) + 1
+    needed = (tensor.storage_offset() + reach) * tensor.element_size()
+    if tensor.numel() and tensor.untyped_storage().nbytes() < needed:
+        raise ValueError(f"{name}: its memory was freed or resized, and holds fewer bytes than its elements need")
+
+
+def check_held(value: Any, name: str) -> None:
+    """Check the memory of a value that may be a tensor; other classes of tensors may keep their elements elsewhere."""
+    tensor = getattr(value, "_local_tensor", value)
+    if type(tensor) in (Tensor, Parameter) and tensor.layout is torch.strided and not tensor.is_meta:
+        check_storage(tensor, name)
+
+
+def check_states(states: Mapping[Any, Any]) -> None:
+    """Check that every parameter has a dict: anyone may put anything there."""
+    for param, state in states.items():
+        if isinstance(param, Tensor):
+            needs(state, dict, "state", "a dict of dicts")

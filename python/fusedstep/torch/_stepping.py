@@ -201,6 +201,7 @@ class Stepping(Making):
 
     def _build(self) -> None:
         self._stale()
+        self._check_edited()
         for number, group in enumerate(self.param_groups):
             self._fill_in(group, f"param_groups[{number}]")
         model, tensors, self._slots = build(self, self._counts)
