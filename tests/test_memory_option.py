@@ -112,6 +112,12 @@ def test_pickled_copies_live_in_ordinary_memory(tmp_path: pathlib.Path) -> None:
 SHARED = bytearray(1 << 20)
 
 
+def closed(size: int) -> mmap.mmap:
+    made = mmap.mmap(-1, size)
+    made.close()
+    return made
+
+
 @pytest.mark.parametrize(
     ("memory", "error", "message"),
     [
@@ -123,6 +129,8 @@ SHARED = bytearray(1 << 20)
         (lambda size: bytes(size), ValueError, "^memory: its function returned a read-only buffer"),
         (lambda size: memoryview(bytearray(2 * size))[::2], ValueError, "a strided buffer"),
         (lambda size: SHARED, ValueError, "^memory: its function returned memory that overlaps"),
+        (lambda size: np.zeros(size, "M8[s]"), TypeError, "its function returned ndarray, needs a buffer of bytes"),
+        (lambda size: closed(size), TypeError, "its function returned mmap, needs a buffer of bytes"),
         (lambda size: np.empty(size, object), TypeError, "^memory: its function returned a buffer of Python objects"),
         (lambda size: np.empty(size, [("a", "i8"), ("b", object)]), TypeError, "a buffer of Python objects"),
     ],
@@ -175,6 +183,33 @@ def test_a_folder_that_is_gone(tmp_path: pathlib.Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"memory: got a folder where no file of \d+ bytes can be made"):
         optimizer.add_param_group({"params": np.ones(3, np.float32)})
     assert optimizer.step(arrays())
+
+
+def test_a_relative_folder_is_that_of_the_beginning(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "states").mkdir()
+    monkeypatch.chdir(tmp_path)
+    optimizer = fs.Adam(arrays(), memory="states")
+    monkeypatch.chdir("/")
+    optimizer.add_param_group({"params": np.ones(3, np.float32)})
+    assert copy.deepcopy(optimizer).step([arrays(), np.ones(3, np.float32)])
+
+
+@linux
+def test_one_file_for_many_arrays(tmp_path: pathlib.Path) -> None:
+    """Every file takes a descriptor, of which a process has 1,024 unless told otherwise."""
+    code = """
+import resource
+params = [np.ones(5, np.float32) for _ in range(300)] + [np.ones(1 << 20, np.float32) for _ in range(12)]
+optimizer, other = fs.Adam(params, memory=FOLDER), fs.Adam([p.copy() for p in params], amsgrad=True)
+resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 6, 64))
+optimizer.load_state_dict(other.state_dict())
+for each in (optimizer, other):
+    each.step([np.full_like(p, 0.5) for p in params])
+print(all((a == b).all() for x, y in zip(optimizer.state, other.state) for a, b in zip(x.values(), y.values())
+          if isinstance(a, np.ndarray)), len(optimizer.state[0]))
+""".replace("FOLDER", repr(str(tmp_path)))
+    done = python("import os\n" + code)
+    assert (done.returncode, done.stdout) == (0, "True 4\n"), done.stderr
 
 
 def test_errors_of_the_function_are_its_own() -> None:
@@ -230,3 +265,26 @@ print(status, same, optimizer.step(np.ones(3000, np.float32)), optimizer.steps_t
 """.replace("FOLDER", repr(str(tmp_path)))
     done = python(code)
     assert (done.returncode, done.stdout) == (0, "0 True True 2\n"), done.stderr
+
+
+@linux
+def test_optimizers_that_compare_in_their_own_way_are_told_apart_by_a_fork(tmp_path: pathlib.Path) -> None:
+    code = """
+import os
+class Same(fs.Adam):
+    __hash__ = None
+    def __eq__(self, other):
+        return True
+both = [Same(np.ones(3, np.float32), memory=FOLDER) for _ in range(2)]
+if os.fork() == 0:
+    refused = 0
+    for each in both:
+        try:
+            each.step(np.ones(3, np.float32))
+        except RuntimeError:
+            refused += 1
+    os._exit(refused)
+print(os.waitstatus_to_exitcode(os.wait()[1]), [each.step(np.ones(3, np.float32)) for each in both])
+""".replace("FOLDER", repr(str(tmp_path)))
+    done = python(code)
+    assert (done.returncode, done.stdout) == (0, "2 [True, True]\n"), done.stderr

@@ -14,7 +14,7 @@ from ._arguments import same
 from ._floats import default_floats
 from ._making import Making
 from ._names import match, needs
-from ._placing import check_apart
+from ._placing import gather
 from ._saved import Loaded, LoadedGroup, Write, count
 from ._settings import check_settings
 
@@ -81,12 +81,11 @@ def load(optimizer: Making, state_dict: Mapping[str, Any], first: Callable[[], N
         _renumber(optimizer, numbers, max(numbers, default=-1) + 1)
         extended = [entry for entry in loaded if entry.added]
         new = [entry.new_states() for entry in extended]
-        places = [part for states in new for value in states.values() for part in _parts(value)]
-        check_apart(optimizer._memory, places, optimizer._near())
-        for entry, states in zip(extended, new, strict=True):
-            entry.fill(states)
+        gather(new, optimizer._memory, optimizer._near())
+        for entry, made in zip(extended, new, strict=True):
+            entry.fill(made.states)
             undo.callback(setattr, entry.slot, "states", entry.slot.states)
-            entry.slot.states = entry.slot.states | states
+            entry.slot.states = entry.slot.states | made.states
         if extended:
             optimizer._taken = None
             undo.callback(setattr, optimizer._progress, "model", model)
@@ -105,11 +104,6 @@ def load(optimizer: Making, state_dict: Mapping[str, Any], first: Callable[[], N
         model.set_step(i, entry.step)
         model.set_scalars(i, entry.scalars)
     optimizer._loaded()
-
-
-def _parts(stored: Any) -> tuple[Array, ...]:
-    """The arrays of a state: codes and scales, or one."""
-    return stored if isinstance(stored, tuple) else (stored,)
 
 
 def _numbers(optimizer: Making, saved: Sequence[Any], own: bool) -> list[int]:

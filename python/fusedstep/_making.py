@@ -252,7 +252,7 @@ class Making(Accumulating):
                 grads = casts.readable(grads, self._settings["zero_grads"])
             (self._adder or model).bind(Tree(list(range(len(grads))), "params"), grads)
         if isinstance(self._memory, str):
-            mapping.add(self)
+            mapping[id(self)] = self
         self._tree, self._casts = structure, casts
         self._model = self._progress.model = model
         if self._watch is not None:

@@ -14,14 +14,15 @@ __all__ = ["Memory", "allocated", "check_memory", "mapping"]
 
 Bytes = NDArray[np.uint8]
 Memory: TypeAlias = str | os.PathLike[str] | Callable[[int], Any] | None
-mapping: weakref.WeakSet[Any] = weakref.WeakSet()
-"""Optimizers whose arrays are in files: a process that is forked shares them."""
+mapping: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+"""Optimizers whose arrays are in files, by their identity, as a subclass may compare in its own way: a process that is
+forked shares them."""
 
 PIECE = 1 << 22  # bytes written at a time where the system cannot reserve the space of a file
 
 
 def check_memory(memory: Memory) -> Memory:
-    """Check the option; return a folder as a string.
+    """Check the option; return a folder as the string of an absolute path, as the process may go elsewhere.
 
     Raises
     ------
@@ -41,7 +42,7 @@ def check_memory(memory: Memory) -> Memory:
         ) from None
     if not os.path.isdir(folder):
         raise NotADirectoryError(f"memory: got {folder!r}, needs the path of a folder that exists")
-    return folder
+    return os.path.abspath(folder)
 
 
 def allocated(memory: Memory, size: int) -> Bytes:
@@ -97,7 +98,7 @@ class Forked:
 
 
 def _forked() -> None:
-    for optimizer in tuple(mapping):
+    for optimizer in tuple(mapping.values()):
         optimizer._model = optimizer._progress.model = Forked(optimizer._memory)
 
 
@@ -108,7 +109,7 @@ if hasattr(os, "register_at_fork"):  # not on Windows
 def _given(buffer: Any, size: int) -> Bytes:
     try:
         view = memoryview(buffer)
-    except TypeError:
+    except (BufferError, TypeError, ValueError):  # ValueError: closed, released, or of a dtype that no buffer has
         raise TypeError(f"memory: its function returned {type(buffer).__name__}, needs a buffer of bytes") from None
     if "O" in view.format:
         raise TypeError("memory: its function returned a buffer of Python objects, needs one of bytes")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from ._memory import Memory, allocated
 from ._slots import Slot
 from .reference._checks import check_overlap
 
-__all__ = ["check_apart", "gather", "like"]
+__all__ = ["gather", "like"]
 
 Array = NDArray[Any]
 
@@ -33,12 +34,18 @@ def gather(slots: Iterable[Slot], memory: Memory, near: Iterable[Any] = ()) -> N
     """
     slots = list(slots)
     kinds = max((sum(1 for _ in slot.items()) for slot in slots), default=0)
-    sizes = [0] * kinds
+    sizes, large = [0] * kinds, []
     for slot in slots:
         for kind, (_, array) in enumerate(slot.items()):
-            sizes[kind] += _whole_lines(array.nbytes) * (array.nbytes < LARGE)
+            if array.nbytes < LARGE:
+                sizes[kind] += _whole_lines(array.nbytes)
+            else:
+                large.append(_whole_lines(array.nbytes))
     starts = [(kind + 1) * PAGE // (kinds + 1) // LINE * LINE for kind in range(kinds)]
-    blocks = [_aligned(memory, size, start) for size, start in zip(sizes, starts, strict=True)]
+    allocate: Callable[[int], NDArray[np.uint8]] = partial(allocated, memory)
+    if isinstance(memory, str):  # one file: each takes one of the few descriptors that a process has
+        allocate = _in_turn(allocate(sum(size + PAGE for size in (*sizes, *large) if size)))
+    blocks = [_aligned(allocate, size, start) for size, start in zip(sizes, starts, strict=True)]
     places: list[Array] = []
     for slot in slots:
         for kind, (_, array) in enumerate(slot.items()):
@@ -46,9 +53,9 @@ def gather(slots: Iterable[Slot], memory: Memory, near: Iterable[Any] = ()) -> N
             if array.nbytes < LARGE:
                 place, blocks[kind] = blocks[kind][:size], blocks[kind][size:]
             else:
-                place = _aligned(memory, size, starts[kind])
+                place = _aligned(allocate, size, starts[kind])
             places.append(place[: array.nbytes].view(array.dtype).reshape(array.shape))
-    check_apart(memory, places, [*(slot.param for slot in slots), *near])
+    _check_apart(memory, places, [*(slot.param for slot in slots), *near])
     following = iter(places)
 
     def move(array: Array) -> Array:
@@ -60,7 +67,7 @@ def gather(slots: Iterable[Slot], memory: Memory, near: Iterable[Any] = ()) -> N
         slot.move(move)
 
 
-def check_apart(memory: Memory, places: Iterable[Array], others: Iterable[Any]) -> None:
+def _check_apart(memory: Memory, places: Iterable[Array], others: Iterable[Any]) -> None:
     """Raise ValueError where memory that a function returned is not for these places alone."""
     if not callable(memory):
         return
@@ -75,22 +82,32 @@ def check_apart(memory: Memory, places: Iterable[Array], others: Iterable[Any]) 
         ) from None
 
 
+def _in_turn(block: NDArray[np.uint8]) -> Callable[[int], NDArray[np.uint8]]:
+    """A function that gives the next so many bytes of a block."""
+    used = 0
+
+    def following(size: int) -> NDArray[np.uint8]:
+        nonlocal used
+        used += size
+        return block[used - size : used]
+
+    return following
+
+
 def _whole_lines(size: int) -> int:
     return -(-size // LINE) * LINE
 
 
-def _aligned(memory: Memory, size: int, start: int) -> NDArray[np.uint8]:
+def _aligned(allocate: Callable[[int], NDArray[np.uint8]], size: int, start: int) -> NDArray[np.uint8]:
     """New memory that begins `start` bytes after a page does."""
     if size == 0:
         return np.empty(0, np.uint8)
-    place = allocated(memory, size + PAGE)
+    place = allocate(size + PAGE)
     return place[(start - place.ctypes.data) % PAGE :][:size]
 
 
-def like(stored: Any, memory: Memory = None) -> Any:
+def like(stored: Any) -> Any:
     """New memory of the same format, not set to anything."""
     if isinstance(stored, tuple):
-        return tuple(like(part, memory) for part in stored)
-    if memory is None:
-        return np.empty(stored.shape, stored.dtype)
-    return _aligned(memory, stored.nbytes, 0).view(stored.dtype).reshape(stored.shape)
+        return tuple(map(like, stored))
+    return np.empty(stored.shape, stored.dtype)

@@ -17,7 +17,7 @@ from ._hyper import check_hyper, check_hypers
 from ._making import Making
 from ._names import needs
 from ._pieces import BLOCK_8BIT, flat, pieces
-from ._placing import like
+from ._slots import Slot
 from ._stored import Stored
 from .reference import RULES, State
 
@@ -153,7 +153,6 @@ class Loaded:
         self.shape = slot.array.shape
         self.shapes = {state.name: state.shape(self.shape, group.options) for state in about.states}
         self.writes: list[Write] = []
-        self.memory = optimizer._memory
         self.added: list[tuple[State, Any, Any]] = []
         needs(saved, Mapping, where, "a dict")
         saved = _from_torch(saved, {state.name for state in about.states})
@@ -181,9 +180,10 @@ class Loaded:
         self._rest(saved)
         self.received = saved.get("grad_sum") is not None
 
-    def new_states(self) -> dict[str, Any]:
-        """Memory for the states that the loaded options call for and that there were not."""
-        return {state.name: like(format_, self.memory) for state, format_, _ in self.added}
+    def new_states(self) -> Slot:
+        """The states that the loaded options call for and that there were not, still without memory."""
+        states = {state.name: format_ for state, format_, _ in self.added}
+        return Slot(self.slot.param, self.slot.path, self.slot.group, states)
 
     def fill(self, new: Mapping[str, Any]) -> None:
         """Write the saved values of new states."""
