@@ -339,9 +339,13 @@ def test_groups_and_states_that_are_none(name: str) -> None:
         optimizer.step()
     optimizer = made()
     optimizer.state[param] = None
-    for use in (optimizer.step, optimizer.state_dict, functools.partial(pickle.dumps, optimizer)):
+    for use in (optimizer.step, optimizer.state_dict, functools.partial(pickle.dumps, optimizer), optimizer.ema_params):
         with pytest.raises(TypeError, match="state: got NoneType, needs a dict of dicts"):
             use()
+    optimizer = made()
+    optimizer.param_groups[0]["capturable"] = torch.zeros(2)
+    with pytest.raises(ValueError, match=r'param_groups\[0\]\["capturable"\]: got a tensor of 2 elements'):
+        optimizer.step()
     if name == "Muon":
         for option in ("ns_steps", "ns_coefficients", "eps"):
             optimizer = made()

@@ -81,12 +81,12 @@ def check_implementation(options: Any, where: str = "{}") -> None:
     ValueError
         ``differentiable`` or ``capturable`` is True.
     """
-    if options.get("differentiable"):
+    if plain(options.get("differentiable"), where.format("differentiable")):
         raise ValueError(
             f"{where.format('differentiable')}: got True, needs False: the step is taken outside of autograd; "
             "torch.optim has a differentiable one"
         )
-    if options.get("capturable"):
+    if plain(options.get("capturable"), where.format("capturable")):
         raise ValueError(
             f"{where.format('capturable')}: got True, needs False: the step runs on the CPU and cannot be captured "
             "in a CUDA graph"

@@ -27,10 +27,11 @@ class Reporting(Stepping):
         ValueError
             A group has no `ema_decay`.
         """
+        self._check_edited()
         averages = []
         states = self.state
         for number, group in enumerate(self.param_groups):
-            if group["ema_decay"] is None:
+            if group.get("ema_decay") is None:
                 raise ValueError(f"param_groups[{number}]: has no averages, needs ema_decay")
             averages.append([states.get(param, {}).get("ema", param) for param in group["params"]])
         return averages
