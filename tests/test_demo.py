@@ -303,6 +303,14 @@ def test_bad_environment_variables_are_one_line_and_status_2(name: str) -> None:
     assert done.stderr.startswith(f"python -m fusedstep: {name}: ") and done.stderr.count("\n") == 1
 
 
+@pytest.mark.skipif(os.name != "posix", reason="variables are text there")
+@pytest.mark.parametrize("name", ["FUSEDSTEP_ISA", "FUSEDSTEP_NUM_THREADS", "FUSEDSTEP_THREADING"])
+def test_environment_variables_that_are_no_text(name: str) -> None:
+    done = subprocess.run(program("info"), capture_output=True, text=True, env={**os.environ, name: "a\udcff"})
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr.startswith(f"python -m fusedstep: {name}: ") and r"'a\xff'" in done.stderr
+
+
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         __main__.main(["--version"])

@@ -469,9 +469,12 @@ def test_threads_and_instruction_sets() -> None:
     for bad in (0, -1, 4097, 2**40, 2**80):
         with pytest.raises(ValueError, match=r"^n: got .*, needs 1 to 4096"):
             fs.set_num_threads(bad)
-    for wrong in (1.5, "2", None, True):
+    for wrong in (1.5, "2", None, True, np.ones(1), np.ones(1, int), np.ma.masked):
         with pytest.raises(TypeError, match=r"^n: got .*, needs an integer"):
             fs.set_num_threads(wrong)
+    for choose in (fs.set_isa, fs.set_threading):  # text that has no UTF-8
+        with pytest.raises(ValueError, match=r"'\\udc80'"):
+            choose("\udc80")
     with pytest.raises(ValueError, match=r"^isa: unknown instruction set 'sse9'; available: baseline"):
         fs.set_isa("sse9")
     with pytest.raises(TypeError, match=r"^name: got 3"):

@@ -2,8 +2,11 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <cstring>
+#include <exception>
 #include <memory>
 #include <optional>
+#include <stdexcept>
 #include <string>
 
 #include "../crc32.hpp"
@@ -17,6 +20,7 @@
 #include "model.hpp"
 #include "streaming.hpp"
 #include "torch_model.hpp"
+#include "tree.hpp"
 
 namespace py = pybind11;
 using namespace fusedstep;
@@ -70,8 +74,7 @@ void take_part_in_collection(PyHeapTypeObject* heap) {
 }
 
 std::string received(py::handle object) {
-    return py::repr(object).cast<std::string>() + " (" +
-           py::str(py::type::handle_of(object).attr("__name__")).cast<std::string>() + ")";
+    return utf8(py::repr(object)) + " (" + utf8(py::str(py::type::handle_of(object).attr("__name__"))) + ")";
 }
 
 // One object for each answer without numbers: told apart by identity, the cheapest comparison in Python.
@@ -102,7 +105,7 @@ private:
 
 void choose_isa(py::object name) {
     if (!py::isinstance<py::str>(name)) throw py::type_error("name: got " + received(name) + ", needs a string");
-    set_isa(name.cast<std::string>());
+    set_isa(utf8(name));
 }
 
 void choose_threads(py::object n) {
@@ -110,16 +113,19 @@ void choose_threads(py::object n) {
         throw py::type_error("n: got " + received(n) + ", needs an integer");
     int overflow = 0;
     const long count = PyLong_AsLongAndOverflow(n.ptr(), &overflow);
-    if (PyErr_Occurred()) throw py::error_already_set();
+    if (PyErr_Occurred()) {
+        if (!PyErr_ExceptionMatches(PyExc_TypeError)) throw py::error_already_set();
+        PyErr_Clear();  // NumPy's: an array of one element has an index only without axes
+        throw py::type_error("n: got " + received(n) + ", needs an integer");
+    }
     if (overflow != 0 || count < 1 || count > kMaxThreads)
-        throw py::value_error("n: got " + py::str(n).cast<std::string>() + ", needs 1 to " +
-                              std::to_string(kMaxThreads));
+        throw py::value_error("n: got " + utf8(py::str(n)) + ", needs 1 to " + std::to_string(kMaxThreads));
     set_num_threads(static_cast<int>(count));
 }
 
 void choose_threading(py::object name) {
     if (!py::isinstance<py::str>(name)) throw py::type_error("name: got " + received(name) + ", needs a string");
-    set_threading(name.cast<std::string>());
+    set_threading(utf8(name));
 }
 
 // zlib.crc32 of contiguous memory.
@@ -148,6 +154,15 @@ extern "C" __attribute__((visibility("default"))) const char fusedstep_version[]
 PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     m.attr("__version__") = FUSEDSTEP_VERSION;
     m.doc() = "The native steps of fusedstep.";
+    py::register_local_exception_translator([](std::exception_ptr thrown) {
+        try {
+            if (thrown) std::rethrow_exception(thrown);
+        } catch (const std::invalid_argument& error) {  // may quote an environment variable, which holds any bytes
+            const auto text = py::reinterpret_steal<py::object>(PyUnicode_DecodeUTF8(
+                error.what(), static_cast<Py_ssize_t>(std::strlen(error.what())), "backslashreplace"));
+            if (text) PyErr_SetObject(PyExc_ValueError, text.ptr());
+        }
+    });
     m.def("build_info", &build_info, "What this build is: version, compiler, parallel runtime, instruction sets.");
     m.def("rules", &rules,
           "Every update rule: (name, hyper-parameters, (state, kind) pairs, scalar states, whether a step "

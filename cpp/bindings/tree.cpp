@@ -8,14 +8,6 @@ namespace {
 
 constexpr int kDeepest = 200;
 
-// Text may hold what has no UTF-8: lone surrogates, as of the names of files.
-std::string utf8(py::handle text) {
-    const auto bytes =
-        py::reinterpret_steal<py::bytes>(PyUnicode_AsEncodedString(text.ptr(), "utf-8", "backslashreplace"));
-    if (!bytes) throw py::error_already_set();
-    return bytes;
-}
-
 // ["W1"] or [0]: as Python would print the key, but with double quotes.
 std::string step_into(py::handle key) {
     if (py::isinstance<py::str>(key)) return "[\"" + utf8(key) + "\"]";
@@ -32,6 +24,13 @@ std::string fields_text(const std::vector<py::object>& names) {
 bool is_sequence(PyObject* object) { return PyList_Check(object) || PyTuple_Check(object); }
 
 }  // namespace
+
+std::string utf8(py::handle text) {
+    const auto bytes =
+        py::reinterpret_steal<py::bytes>(PyUnicode_AsEncodedString(text.ptr(), "utf-8", "backslashreplace"));
+    if (!bytes) throw py::error_already_set();
+    return bytes;
+}
 
 Tree::Tree(py::handle object, std::string name, py::object expand)
     : name_(std::move(name)), expand_(std::move(expand)) {

@@ -9,6 +9,9 @@ namespace fusedstep {
 
 namespace py = pybind11;
 
+// A str, of which what has no UTF-8 is escaped: lone surrogates, as of the names of files.
+std::string utf8(py::handle text);
+
 // The shape of a nesting: made from the parameters, then laid over gradients that must have the same one.
 class Tree {
 public:
