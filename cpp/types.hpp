@@ -118,12 +118,14 @@ struct Decay {
 };
 
 // How a second moment in factors is advanced: the weights of the old one and of the new mean of squares, what is added
-// to that mean, and the least mean that rows are divided by.
+// to that mean, and the least mean that rows are divided by. Without means of columns, rows are multiplied by `unbias`
+// before their roots are taken, and `eps` is added to these.
 struct FactorWeights {
-    double keep, take, inside, least;
+    double keep, take, inside, least, unbias, eps;
 };
 // Which states a second moment in factors is: the means of rows and those of columns, and the one in whose place the
-// rule finds its elements. Where there are no means of columns, -1, every element of a row is the row's mean.
+// rule finds the inverse roots of its elements: a root and a division for every row and every column, and none for the
+// elements. Where there are no means of columns, -1, every element of a row is the row's mean.
 struct FactorStates {
     int rows = -1, columns = -1, elements = -1;
 };

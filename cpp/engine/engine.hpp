@@ -30,8 +30,10 @@ struct Factors {
     FactorStates states;
     std::size_t batches = 0, rows = 0, columns = 0;
     void *next_rows = nullptr, *next_columns = nullptr;  // in the compute type, as the states
-    double* means = nullptr;  // of the rows of every matrix, and no less than the rule's least
-    double* sums = nullptr;   // where there are several chunks or blocks: by columns, without columns by rows
+    void* inverse_columns = nullptr;                     // the inverse roots of the new columns, in the same type
+    // The inverse root of a row of a matrix is 1 / (sqrt(row * by) + eps).
+    double *by = nullptr, *eps = nullptr;
+    double* sums = nullptr;  // where there are several chunks or blocks: by columns, without columns by rows
 
     bool any() const { return batches != 0; }
 };

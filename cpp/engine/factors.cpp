@@ -6,6 +6,9 @@
 // within a block. A column is summed in chunks of rows, row after row, and then chunk after chunk.
 //
 // A rule without means of columns has one second moment for each row: Zhang et al., "Adam-mini", 2024.
+//
+// Rules divide by the root of an element, which is the product of the roots of its row and its column: 1 / sqrt(r c) =
+// 1 / sqrt(r) * 1 / sqrt(c). So the roots and the divisions are those of rows and columns.
 #include "factors.hpp"
 
 #include <algorithm>
@@ -63,6 +66,17 @@ void advance(const Tensor& x, const FactorWeights& w, const Stream& state, const
     });
 }
 
+// The inverse roots of columns that are advanced.
+void invert_columns(const Tensor& x, std::size_t column, std::size_t n) {
+    in_type(x, [&](auto zero) {
+        using T = decltype(zero);
+        const T* const columns = static_cast<const T*>(x.factors.next_columns) + column;
+        T* const inverse = static_cast<T*>(x.factors.inverse_columns) + column;
+        for (std::size_t i = 0; i < n; ++i)
+            inverse[i] = static_cast<T>(1.0 / std::sqrt(static_cast<double>(columns[i])));
+    });
+}
+
 }  // namespace
 
 void multiply_factors(const KernelTable& kernels, const Tensor& x, std::size_t element, std::size_t n, void* out) {
@@ -71,24 +85,24 @@ void multiply_factors(const KernelTable& kernels, const Tensor& x, std::size_t e
     while (n != 0) {
         const std::size_t row = element / f.columns, column = element % f.columns, batch = row / f.rows;
         const std::size_t count = std::min(n, f.columns - column);
-        const double of_row = x.compute == kDouble ? static_cast<const double*>(f.next_rows)[row]
-                                                   : static_cast<double>(static_cast<const float*>(f.next_rows)[row]);
-        if (rows_alone(f))
-            in_type(x, [&](auto zero) {
-                using T = decltype(zero);
-                std::fill_n(static_cast<T*>(out), count, static_cast<T>(of_row));
-            });
-        else
-            kernels.multiply[x.compute](of_row / f.means[batch],
-                                        advanced(f.next_columns, (batch * f.columns + column) * item), out, count);
+        in_type(x, [&](auto zero) {
+            using T = decltype(zero);
+            const double of_row = static_cast<double>(static_cast<const T*>(f.next_rows)[row]);
+            const double inverse = 1.0 / (std::sqrt(of_row * f.by[batch]) + *f.eps);
+            if (rows_alone(f))
+                std::fill_n(static_cast<T*>(out), count, static_cast<T>(inverse));
+            else
+                kernels.multiply[x.compute](inverse, advanced(f.inverse_columns, (batch * f.columns + column) * item),
+                                            out, count);
+        });
         out = advanced(out, count * item);
         element += count;
         n -= count;
     }
 }
 
-// After sum_factors(): the new columns of matrices of several chunks, and the mean of the rows; without columns, the
-// new rows of several blocks.
+// After sum_factors(): the new columns of matrices of several chunks, and by what the rows are multiplied; without
+// columns, the new rows of several blocks.
 void Engine::advance_factors() {
     for (const Tensor& x : tensors) {
         const Factors& f = x.factors;
@@ -96,6 +110,8 @@ void Engine::advance_factors() {
         const Group& group = groups[static_cast<std::size_t>(x.group)];
         const FactorWeights w = kernels_->rules[group.rule].factors[x.compute](group.hypers.data(), x.step);
         const std::size_t chunks = chunks_of(f), blocks = blocks_of_row(f);
+        *f.eps = w.eps;
+        if (rows_alone(f)) *f.by = w.unbias;
         for (std::size_t row = 0; rows_alone(f) && blocks > 1 && row < f.rows; ++row) {
             double sum = 0;
             for (std::size_t i = 0; i < blocks; ++i) sum += f.sums[row * blocks + i];
@@ -105,15 +121,17 @@ void Engine::advance_factors() {
             double* const sums = f.sums + batch * chunks * f.columns;
             for (std::size_t chunk = 1; chunk < chunks; ++chunk)
                 for (std::size_t i = 0; i < f.columns; ++i) sums[i] += sums[chunk * f.columns + i];
-            if (chunks > 1)
+            if (chunks > 1) {
                 advance(x, w, x.state(f.states.columns), sums, f.rows, batch * f.columns, f.columns, f.next_columns);
+                invert_columns(x, batch * f.columns, f.columns);
+            }
             in_type(x, [&](auto zero) {
                 using T = decltype(zero);
                 const T* const rows = static_cast<const T*>(f.next_rows) + batch * f.rows;
                 double sum = 0;
                 for (std::size_t i = 0; i < f.rows; ++i) sum += static_cast<double>(rows[i]);
                 const double mean = sum / static_cast<double>(f.rows);
-                f.means[batch] = mean < w.least ? w.least : mean;  // NaN stays NaN
+                f.by[batch] = 1.0 / (mean < w.least ? w.least : mean);  // NaN stays NaN
             });
         }
     }
@@ -155,12 +173,14 @@ void Engine::place_factors() {
             factors_ = true;
             const std::size_t item = width(native(x.compute)), chunks = chunks_of(f);
             f.next_rows = take(doubles(f.batches * f.rows, item));
+            f.by = take(f.batches);
+            f.eps = take(1);
             if (rows_alone(f)) {
                 f.sums = take(blocks_of_row(f) > 1 ? f.rows * blocks_of_row(f) : 0);
                 continue;
             }
             f.next_columns = take(doubles(f.batches * f.columns, item));
-            f.means = take(f.batches);
+            f.inverse_columns = take(doubles(f.batches * f.columns, item));
             f.sums = take(chunks > 1 ? f.batches * chunks * f.columns : 0);
         }
     }
@@ -235,10 +255,12 @@ void Engine::sum_factors(std::size_t t, std::size_t begin, std::size_t end) {
                 }
             }
             const std::size_t at_column = batch * f.columns + column;
-            if (chunks > 1)
+            if (chunks > 1) {
                 std::copy_n(columns, n, f.sums + (batch * chunks + chunk) * f.columns + column);
-            else
+            } else {
                 advance(x, w, x.state(f.states.columns), columns, f.rows, at_column, n, f.next_columns);
+                invert_columns(x, at_column, n);
+            }
         }
         advance(x, w, x.state(f.states.rows), rows, f.columns, batch * f.rows + first, count, f.next_rows);
     };

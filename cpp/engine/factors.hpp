@@ -4,7 +4,8 @@
 
 namespace fusedstep {
 
-// Writes `n` elements of the second moment that advance_factors() has made, from `element` on, in the compute type.
+// Writes the inverse roots of `n` elements of the second moment that advance_factors() has made, from `element` on, in
+// the compute type.
 void multiply_factors(const KernelTable& kernels, const Tensor& x, std::size_t element, std::size_t n, void* out);
 
 }  // namespace fusedstep

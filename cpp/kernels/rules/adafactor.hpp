@@ -3,7 +3,8 @@
 // torch.optim.Adafactor; with like_transformers as transformers.Adafactor.
 //
 // The second moment of matrices is a product of two vectors, which the engine advances before anything else
-// (engine/factors.cpp). The rule sees its elements in the place of the third state, that of vectors.
+// (engine/factors.cpp). The rule sees the inverse roots of its elements in the place of the third state, that of
+// vectors.
 struct Adafactor : Elementwise {
     static constexpr const char* kName = "adafactor";
     static constexpr const char* kHypers[] = {"lr",
@@ -37,31 +38,35 @@ struct Adafactor : Elementwise {
     static FactorWeights factors(const double* h, std::uint64_t step) {
         const double take = det_pow(static_cast<double>(step), h[kDecay]);
         const double least = eps1<T>(h), smallest = static_cast<double>(smallest_normal(T{}));
-        return {1.0 - take, take, h[kLikeTransformers] != 0.0 ? least : 0.0, least > smallest ? least : smallest};
+        return {1.0 - take, take, h[kLikeTransformers] != 0.0 ? least : 0.0, least > smallest ? least : smallest,
+                1.0,        0.0};
     }
 
     template <class T>
     struct Constants {
-        T shrink, lr, keep, take, inside, least;
+        T shrink, lr, keep, take, inside, least, most;
     };
     template <class T>
     static Constants<T> derive(const double* h, std::uint64_t step, double*) {
         const FactorWeights w = factors<T>(h, step);
         const double smallest = static_cast<double>(smallest_normal(T{}));
         const double square = h[kLikeTransformers] != 0.0 ? 0.0 : w.least * w.least;
-        return {T(1.0), T(h[kLr]), T(w.keep), T(w.take), T(w.inside), T(square > smallest ? square : smallest)};
+        const double least = square > smallest ? square : smallest;
+        return {T(1.0), T(h[kLr]), T(w.keep), T(w.take), T(w.inside), T(least), T(1.0 / std::sqrt(least))};
     }
 
-    // The second moment of this step; that of matrices is.
+    // Advances the second moment, which is done for matrices; returns the step before it is clipped. NaN stays NaN.
     template <class T, unsigned V>
-    static T advanced(const Constants<T>& c, T g, T v) {
-        return V & kMatrices ? v : c.keep * v + c.take * (g * g + c.inside);
+    static T moved(const Constants<T>& c, T g, T& v) {
+        if constexpr (V & kMatrices) return g * (v > c.most ? c.most : v);
+        v = c.keep * v + c.take * (g * g + c.inside);
+        return g / root(larger(v, c.least));
     }
 
     // First pass: the step before it is clipped, and the parameter.
     template <class T, unsigned V>
     static void direction(const Constants<T>& c, T p, T g, T, T, T v, T& a, T& b) {
-        a = g / root(larger(advanced<T, V>(c, g, v), c.least));
+        a = moved<T, V>(c, g, v);
         b = p;
     }
     template <class T>
@@ -78,7 +83,6 @@ struct Adafactor : Elementwise {
     // Second pass.
     template <class T, unsigned V>
     static void update(const Constants<T>& c, T& p, T g, T&, T&, T& v) {
-        v = advanced<T, V>(c, g, v);
-        p = p * c.shrink - c.lr * (g / root(larger(v, c.least)));
+        p = p * c.shrink - c.lr * moved<T, V>(c, g, v);
     }
 };

@@ -2,7 +2,7 @@
 // Zhang et al., "Adam-mini: use fewer learning rates to gain more", ICLR 2025, algorithms 1 and 2.
 //
 // The engine advances the blocks' second moments before anything else (engine/factors.cpp): a block is a row of a
-// matrix without means of columns. The rule sees the block's number in every element.
+// matrix without means of columns. The rule sees 1 / (sqrt(v_hat) + eps) of its block in every element.
 struct AdamMini : Elementwise {
     static constexpr bool kCautious = true;
     static constexpr const char* kName = "adam_mini";
@@ -15,18 +15,18 @@ struct AdamMini : Elementwise {
     static constexpr unsigned states(unsigned) { return 3u; }
 
     template <class T>
-    static FactorWeights factors(const double* h, std::uint64_t) {
-        return {h[kBeta2], 1.0 - h[kBeta2], 0.0, 0.0};
+    static FactorWeights factors(const double* h, std::uint64_t step) {
+        return {h[kBeta2], 1.0 - h[kBeta2], 0.0, 0.0, 1.0 / (1.0 - power(h[kBeta2], step)), h[kEps]};
     }
 
     template <class T>
     struct Constants {
-        T shrink, keep, take, unbias, eps, lr;
+        T shrink, keep, take, lr;
     };
     template <class T>
     static Constants<T> derive(const double* h, std::uint64_t step, double*) {
-        return {T(1.0 - h[kLr] * h[kWeightDecay]),       T(h[kBeta1]), T(1.0 - h[kBeta1]),
-                T(1.0 / (1.0 - power(h[kBeta2], step))), T(h[kEps]),   T(h[kLr] / (1.0 - power(h[kBeta1], step)))};
+        return {T(1.0 - h[kLr] * h[kWeightDecay]), T(h[kBeta1]), T(1.0 - h[kBeta1]),
+                T(h[kLr] / (1.0 - power(h[kBeta1], step)))};
     }
 
     template <class T>
@@ -35,8 +35,8 @@ struct AdamMini : Elementwise {
     }
 
     template <class T, unsigned V>
-    static void update(const Constants<T>& c, T& p, T g, T& m, T& v) {
+    static void update(const Constants<T>& c, T& p, T g, T& m, T& inverse) {
         m = c.keep * m + c.take * g;
-        p = p * c.shrink - c.lr * (m / (root(v * c.unbias) + c.eps));
+        p = p * c.shrink - c.lr * (m * inverse);
     }
 };

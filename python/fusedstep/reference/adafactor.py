@@ -81,11 +81,11 @@ def adafactor(
         matrices = grad.reshape(-1, *shape[-2:])
         advance(row_var, squares_of_rows(matrices) / shape[-1] + inside, 1.0 - take, take)
         advance(col_var, squares_of_columns(matrices) / shape[-2] + inside, 1.0 - take, take)
-        moment = _product(row_var.reshape(-1, shape[-2]), col_var.reshape(-1, shape[-1]), max(least, tiny))
+        inverse = _inverse_roots(row_var.reshape(-1, shape[-2]), col_var.reshape(-1, shape[-1]), max(least, tiny))
+        update = grad * np.minimum(inverse, T(1.0 / math.sqrt(max(floor, tiny))))
     else:
         variance[...] = T(1.0 - take) * variance + T(take) * (grad * grad + T(inside))
-        moment = variance
-    update = grad / np.sqrt(larger(moment, T(max(floor, tiny))))
+        update = grad / np.sqrt(larger(variance, T(max(floor, tiny))))
     excess = math.sqrt(sum_of_squares(update) / update.size) / d
     size = math.sqrt(sum_of_squares(param) / param.size)
     rate = min(lr, 1.0 / math.sqrt(step)) if relative_step else lr
@@ -95,12 +95,18 @@ def adafactor(
     param[...] = param * T(shrink) - T(rate / (excess if excess > 1.0 or excess != excess else 1.0)) * update
 
 
-def _product(rows: Any, columns: Any, least: float) -> Any:
-    """The second moment of matrices, flattened, from their row means and column means."""
+def _inverse_roots(rows: Any, columns: Any, least: float) -> Any:
+    """Those of the second moment of matrices, flattened, from its row means and column means.
+
+    A root and a division for every row and every column, and none for the elements.
+    """
     mean = np.zeros(len(rows))
     for i in range(rows.shape[1]):
         mean += rows[:, i]
     mean /= rows.shape[1]
     mean[mean < least] = least
-    factors = (rows / mean[:, None]).astype(columns.dtype)
-    return (factors[:, :, None] * columns[:, None, :]).reshape(-1)
+    by_row, by_column = (
+        (1.0 / np.sqrt(means.astype(np.float64))).astype(columns.dtype)
+        for means in (rows * (1.0 / mean)[:, None], columns)
+    )
+    return (by_row[:, :, None] * by_column[:, None, :]).reshape(-1)

@@ -66,6 +66,6 @@ def adam_mini(
     rows = grad.reshape(exp_avg_sq.size, -1)
     advance(exp_avg_sq, squares_of_rows(rows) / rows.shape[1], betas[1], 1.0 - betas[1])
     exp_avg[...] = T(betas[0]) * exp_avg + T(1.0 - betas[0]) * grad
-    root = np.sqrt(exp_avg_sq * T(1.0 / (1.0 - power(betas[1], step)))) + T(eps)
-    update = exp_avg / np.repeat(root, rows.shape[1])
+    root = np.sqrt(exp_avg_sq.astype(np.float64) * (1.0 / (1.0 - power(betas[1], step)))) + eps
+    update = exp_avg * np.repeat((1.0 / root).astype(T), rows.shape[1])
     param[...] = param * T(1.0 - lr * weight_decay) - T(lr / (1.0 - power(betas[0], step))) * update
