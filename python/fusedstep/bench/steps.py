@@ -6,6 +6,7 @@ leave the same bytes; at the timed size every element must hold the bytes of a s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -25,9 +26,9 @@ __all__ = ["STORAGES", "Case", "Storage", "WrongResult", "measure", "names", "pr
 Array = NDArray[Any]
 
 CHECKED_STEPS = 3
-SAMPLE = 4 * 1_024 + 3
+SAMPLE = 4 * 1_024 + 4
 """Elements of the byte-for-byte comparison with the reference: above the 8-bit threshold, no multiple of a
-block."""
+block, and a matrix of 50 rows for the rules that need one."""
 
 REFERENCE_CHECKED = 300_000
 """Elements up to which the second computation of the timed size may be the reference itself."""
@@ -90,8 +91,7 @@ def names() -> list[str]:
     """Return every name that ``--rules`` takes: the optimizers' in lower case, and those with other
     options."""
     rules = {cls: getattr(getattr(fs, cls), "rule", "") for cls in fs.optimizers.__all__}
-    flat = [cls.lower() for cls, rule in rules.items() if rule and not fs.reference.RULES[rule].needs_shape]
-    return flat + list(EXTRA)
+    return [cls.lower() for cls, rule in rules.items() if rule and rule != "muon"] + list(EXTRA)  # muon.py measures it
 
 
 def _optimizer(case: Case, params: list[Array], grads: list[Array] | None) -> Any:
@@ -121,11 +121,19 @@ def _bytes(value: Array) -> Array:
     return flat.view(np.uint8)
 
 
+def _shape(case: Case) -> tuple[int, ...]:
+    """A vector; a matrix, as square as the number of elements allows, for rules whose states depend on the shape."""
+    if not RULES[_class(case.rule)[0].rule].needs_shape:
+        return (case.elements,)
+    rows = next(rows for rows in range(math.isqrt(case.elements), 0, -1) if case.elements % rows == 0)
+    return rows, case.elements // rows
+
+
 def prepare(case: Case) -> tuple[Any, list[Array], list[Array]]:
     """Return an optimizer with bound gradients, its parameters and its gradients, filled from the tile."""
     dtype = _dtype(case)
-    params = [arrays.fill((case.elements,), "param", dtype)]
-    grads = [arrays.fill((case.elements,), "grad", dtype)]
+    params = [arrays.fill(_shape(case), "param", dtype)]
+    grads = [arrays.fill(_shape(case), "grad", dtype)]
     return _optimizer(case, params, grads), params, grads
 
 
@@ -139,6 +147,8 @@ def _reference_step(case: Case, optimizer: Any, params: list[Array], grads: list
     view = optimizer.state[0]
     arguments: dict[str, Any] = {}
     for state in about.used(hypers):
+        if state.name not in view:  # Adafactor's states of vectors alone
+            continue
         scales = view.get(f"{state.name}_scales")
         arguments[state.name] = [view[state.name] if scales is None else (view[state.name], scales)]
     arguments |= {name: [np.array(view[name])] for name in about.scalars}
@@ -182,15 +192,16 @@ def check_timed(case: Case, params: list[Array]) -> None:
     """Compare parameters after a few steps at the timed size, every element, with a second computation.
 
     For element-wise rules on plain storage that is the reference on one tile, which every repetition must equal.
-    Where places matter (trust ratios, blocks with a scale, noise) it is the reference on all elements, and from
-    ``REFERENCE_CHECKED`` on the native step again on one thread and the lowest instruction set.
+    Where places matter (trust ratios, sums of rows, blocks with a scale, noise) it is the reference on all elements,
+    and from ``REFERENCE_CHECKED`` on the native step again on one thread and the lowest instruction set.
 
     Raises
     ------
     WrongResult
         They differ.
     """
-    plain = case.storage == "plain" and not RULES[_class(case.rule)[0].rule].norms
+    about = RULES[_class(case.rule)[0].rule]
+    plain = case.storage == "plain" and not about.norms and not about.needs_shape
     if plain or case.elements <= REFERENCE_CHECKED:
         second = replace(case, elements=arrays.TILE) if plain else case
         other, wanted, grads = prepare(second)
@@ -225,7 +236,8 @@ def stream(written: int, read: int, before: int = 0) -> Callable[[], object]:
     pieces = max(1, round(written / max(read, 1)))
     writes = [arrays.fill((max(16, written // pieces // 4),), "param", np.float32) for _ in range(pieces)]
     reads = [arrays.fill((max(16, read // 4),), "grad", np.float32)]
-    first = [*reads, *writes][: round(before / max(read, 1))]
+    passed = [*reads, *writes]
+    first = [passed[i % len(passed)] for i in range(round(before / max(read, 1)))]
 
     def run() -> None:
         if first:
@@ -257,8 +269,10 @@ def measure(case: Case, *, repeats: int = 9, reference: bool = True) -> tuple[di
     check_timed(case, params)
     written = sum(array.nbytes for array in [*params, *held(optimizer)])
     read = sum(array.nbytes for array in grads)
-    first = RULES[optimizer.rule].norms  # read a first time, for sums over whole tensors
-    before = read * ("grad" in first) + sum(array.nbytes for array in params) * ("param" in first)
+    about = RULES[optimizer.rule]
+    first = about.norms  # read a first time, for sums over whole tensors
+    before = read * (about.needs_shape + ("grad" in first))  # the sums of rows come before those of tensors
+    before += sum(array.nbytes for array in params) * ("param" in first)
     before += sum(array.nbytes for name in first for array in held(optimizer, name))
     runs = {"native": runner(optimizer.step), "limit": runner(stream(written, read, before))}
     if reference and case.elements <= REFERENCE_MOST:
