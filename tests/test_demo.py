@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -393,11 +394,13 @@ def test_a_pipe_that_nobody_reads(arguments: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
-def test_a_full_disk() -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk(unbuffered: str) -> None:
     with open("/dev/full", "w") as full:
-        done = subprocess.run(program("info"), stdout=full, stderr=subprocess.PIPE, text=True)
+        environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+        done = subprocess.run(program("info"), stdout=full, stderr=subprocess.PIPE, text=True, env=environment)
     assert done.returncode == 1
-    assert done.stderr == "python -m fusedstep info: [Errno 28] No space left on device\n"
+    assert re.fullmatch(r"python -m fusedstep( info)?: \[Errno 28\] No space left on device\n", done.stderr)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell of POSIX")

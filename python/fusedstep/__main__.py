@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from typing import TextIO
 
 from . import _core
 from ._version import __version__
@@ -49,14 +50,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for stream in (sys.stdout, sys.stderr):
                 stream.flush()
     except BrokenPipeError:
-        # Python flushes once more at exit; what is left has to go somewhere.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                os.dup2(nowhere, stream.fileno())
-            except OSError:  # not a file of the system's
-                continue
+        _drop(sys.stdout, sys.stderr)
         return 141
+    except OSError as error:  # a full disk
+        _drop(sys.stdout)
+        print(f"python -m fusedstep: {error}", file=sys.stderr)
+        return 1
+
+
+def _drop(*streams: TextIO) -> None:
+    """Let what is left to write go nowhere: Python flushes once more at exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in streams:
+        try:
+            os.dup2(nowhere, stream.fileno())
+        except OSError:  # not a file of the system's
+            continue
 
 
 def _print_anywhere() -> None:
