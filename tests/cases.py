@@ -7,6 +7,7 @@ options that are errors. Its class, function, states and hyper-parameters are fo
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,13 @@ Array = NDArray[Any]
 Options = dict[str, Any]
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 FLOAT64, FLOAT32, FLOAT16 = np.dtype(np.float64), np.dtype(np.float32), np.dtype(np.float16)
+
+
+def reshape(array: Array, shape: tuple[int, ...]) -> None:
+    """In place, as programs do, though NumPy deprecates it from 2.5 on."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        array.shape = shape
 
 
 TEAMS = tuple(_core.build_info()["threading"])

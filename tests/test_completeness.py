@@ -55,7 +55,7 @@ def test_class_takes_the_hyper_parameters(rule: str) -> None:
     assert list(parameters)[:3] == ["self", "params", "lr"] or "lr" not in RULES[rule].hypers
     assert getattr(fs, CLASSES[rule].__name__) is CLASSES[rule]
     text = CLASSES[rule].__doc__ or ""
-    assert all(re.search(rf"^\s+{name}\b", text, re.M) or f", {name}" in text for name in RULES[rule].hypers)
+    assert all(re.search(rf"^\s*{name}\b", text, re.M) or f", {name}" in text for name in RULES[rule].hypers)
 
 
 @pytest.mark.parametrize("rule", [*NAMES, *MATRIX_RULES])

@@ -188,9 +188,8 @@ def test_the_callers_decimal_context_has_no_say() -> None:
     ]
     schedules.append(staircase(0.3, 2, 0.7))
     expected = [schedule(t) for schedule in schedules for t in range(20)]
-    strict = decimal.Context(
-        prec=2, rounding=decimal.ROUND_UP, Emin=-1, Emax=1, capitals=0, traps=list(decimal.Context().flags)
-    )
+    signals = list(decimal.getcontext().flags)
+    strict = decimal.Context(prec=2, rounding=decimal.ROUND_UP, Emin=-1, Emax=1, capitals=0, traps=signals)
     with decimal.localcontext(strict):
         assert [schedule(t) for schedule in schedules for t in range(20)] == expected
 

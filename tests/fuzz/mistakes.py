@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from cases import Array, assert_same, copied
+from cases import Array, assert_same, copied, reshape
 
 import fusedstep as fs
 from fusedstep._step_options import GROUP_VALUES
@@ -371,7 +371,7 @@ def live_array(world: World) -> bool:
         elif how == 1:
             array.dtype = rng.choice([np.float32, np.int32, np.uint8, np.float16, np.float64, np.int16])
         elif how == 2:
-            array.shape = rng.choice([(array.size,), (1, array.size), (array.size, 1), (2, -1), (-1, 3)])
+            reshape(array, rng.choice([(array.size,), (1, array.size), (array.size, 1), (2, -1), (-1, 3)]))
         elif how == 3:
             array.flags.writeable = False
         elif how == 4:
@@ -399,7 +399,7 @@ def live_array(world: World) -> bool:
     try:
         array.flags.writeable = written
         array.dtype = dtype
-        array.shape = shape
+        reshape(array, shape)
         array.strides = strides
     except ValueError:  # of memory that NumPy does not see the whole of
         return True
