@@ -145,9 +145,9 @@ def test_wheel_contains_only_the_package(wheel: zipfile.ZipFile) -> None:
 
 
 def test_wheel_is_small(wheel: zipfile.ZipFile) -> None:
-    size = sum(info.compress_size for info in wheel.infolist())
+    size = os.path.getsize(wheel.filename or "")
     print(f"wheel: {size:,} bytes, installed {sum(info.file_size for info in wheel.infolist()):,}")
-    assert size < 1_350_000
+    assert size < 1_400_000
 
 
 def test_two_builds_of_the_source_archive_are_one(tmp_path: pathlib.Path) -> None:
