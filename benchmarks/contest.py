@@ -24,6 +24,9 @@ from fusedstep.bench.timing import runner
 CHECKED_STEPS = 3
 """Steps whose result is compared with the expectation before a peer is timed."""
 
+LARGEST_WHOLE = 30_000_000
+"""Elements up to which a case is stepped whole in float64 for a comparison."""
+
 
 @cache
 def expected(rule: str) -> tuple[Array, float]:
@@ -33,18 +36,37 @@ def expected(rule: str) -> tuple[Array, float]:
     """
     start = arrays.tile("param").astype(np.float64)
     problem = Problem(RULES[rule], "float64", [start], [arrays.tile("grad").astype(np.float64)], 1)
-    for name in ("numpy", "torch single", "optax jit"):
+    result = stepped(problem)[0]
+    return result, float(np.max(np.abs(result - start)))
+
+
+@cache
+def expected_whole(case: str, rule: str) -> tuple[list[Array], float]:
+    """Return the same of all tensors of a case, for rules with sums over them."""
+    if models.elements(models.CASES[case]) > LARGEST_WHOLE:
+        raise Unsupported(f"{rule} is checked up to {LARGEST_WHOLE:,} elements")
+    problem = problem_of(case, rule, "float64", 1)
+    result = stepped(problem)
+    pairs = zip(result, problem.params, strict=True)
+    return result, max(float(np.max(np.abs(after - before))) for after, before in pairs)
+
+
+def stepped(problem: Problem) -> list[Array]:
+    """Return the tensors of a float64 problem after the checked steps of the first peer that has the rule."""
+    for name in ("numpy", "torch single", "optax jit", "pytorch_optimizer"):
         offered, _ = load([name])
         try:
             session = offered[name].build(problem)
         except (KeyError, Unsupported):
             continue
         for _ in range(CHECKED_STEPS):
+            if session.before is not None:
+                session.before()
             session.step()
-        result = np.array(session.values()[0])
-        if result.dtype == np.float64:
-            return result, float(np.max(np.abs(result - start)))
-    raise Unsupported(f"nothing here computes {rule} in float64 to compare with")
+        result = [np.array(value) for value in session.values()]
+        if result[0].dtype == np.float64:
+            return result
+    raise Unsupported(f"nothing here computes {problem.rule.name} in float64 to compare with")
 
 
 def tolerance(dtype: str, change: float) -> tuple[float, float]:
@@ -66,8 +88,13 @@ def problem_of(case: str, rule: str, dtype: str, threads: int) -> Problem:
     return Problem(RULES[rule], dtype, params, grads, threads)
 
 
-def wrong_elements(values: Sequence[Array], rule: str, dtype: str) -> int:
-    """Return how many elements of all tensors are not what :func:`expected` says, within the tolerance."""
+def wrong_elements(values: Sequence[Array], case: str, rule: str, dtype: str) -> int:
+    """Return how many elements of all tensors are not what is expected, within the tolerance."""
+    if RULES[rule].whole:
+        wanted, change = expected_whole(case, rule)
+        atol, rtol = tolerance(dtype, change)
+        pairs = zip(values, wanted, strict=True)
+        return sum(int(np.count_nonzero(~np.isclose(v, w, rtol=rtol, atol=atol))) for v, w in pairs)
     result, change = expected(rule)
     atol, rtol = tolerance(dtype, change)
     wrong = 0
@@ -96,7 +123,7 @@ class Local:
                 if session.before is not None:
                     session.before()
                 session.step()
-            wrong = wrong_elements(session.values(), rule, dtype)
+            wrong = wrong_elements(session.values(), case, rule, dtype)
         except Unsupported as reason:
             return str(reason)
         if wrong:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "deepspeed_ops": ("deepspeed",),
     "numba_loops": ("numba", "numba serial"),
     "optax_jit": ("optax jit",),
+    "pytorch_optimizer_loops": ("pytorch_optimizer",),
     "numpy_plain": ("numpy",),
     "thinc_optimizer": ("thinc",),
     "sklearn_optimizer": ("scikit-learn",),
@@ -35,12 +37,15 @@ class Rule:
     states : int
         Arrays of state that a step reads and writes beside the parameter.
     hyper : dict of str to float
-        Hyper-parameters, named and meant as in torch.optim.
+        Hyper-parameters, named and meant as in torch.optim, or as in this package where torch has no such rule.
+    whole : bool
+        Whether an element's step depends on all elements of its tensor, so that a tile alone cannot be its check.
     """
 
     name: str
     states: int
-    hyper: dict[str, float | tuple[float, float]] = field(default_factory=dict)
+    hyper: dict[str, Any] = field(default_factory=dict)
+    whole: bool = False
 
 
 _BETAS = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8}
@@ -62,6 +67,13 @@ RULES: dict[str, Rule] = {
         Rule("rprop", 2, {"lr": 1e-3}),
         Rule("lion", 1, {"lr": 1e-4, "betas": (0.9, 0.99)}),
         Rule("adabelief", 2, {**_BETAS, "eps": 1e-16}),
+        Rule("adan", 4, {"lr": 1e-3, "betas": (0.98, 0.92, 0.99), "eps": 1e-8, "weight_decay": 0.0}),
+        Rule("ademamix", 3, {**_BETAS, "betas": (0.9, 0.999, 0.9999), "alpha": 5.0, "weight_decay": 0.0}),
+        Rule("yogi", 2, {"lr": 1e-2, "betas": (0.9, 0.999), "eps": 1e-3, "weight_decay": 0.0}),
+        Rule("mars", 3, {"lr": 3e-3, "betas": (0.95, 0.99), "eps": 1e-8, "weight_decay": 0.0}, whole=True),
+        Rule("stable_adamw", 2, {"lr": 1e-3, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 1e-2}, whole=True),
+        Rule("novograd", 1, {**_BETAS, "betas": (0.95, 0.98), "grad_averaging": True}, whole=True),
+        Rule("adafactor", 0, {"lr": 1e-2}, whole=True),
     )
 }
 """Every rule that at least one peer has too. ``momentum`` is torch's SGD with a momentum (heavy ball)."""

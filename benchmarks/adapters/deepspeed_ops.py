@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import Peer, Problem, Session, Unsupported
-from .torch_optim import _tensors
+from .torch_optim import tensors
 
 
 def _build(problem: Problem) -> Session:
@@ -13,7 +13,7 @@ def _build(problem: Problem) -> Session:
 
     if problem.dtype != "float32":
         raise Unsupported(f"DeepSpeed's CPU steps have no {problem.dtype}")
-    arrays, params = _tensors(problem)
+    arrays, params = tensors(problem)
     hyper = dict(problem.rule.hyper)
     if problem.rule.name in ("adam", "adamw"):
         optimizer = DeepSpeedCPUAdam(params, adamw_mode=problem.rule.name == "adamw", **hyper)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from . import Peer, Problem, Session, Unsupported, fusedstep_steps
-from .torch_optim import _tensors
+from .torch_optim import tensors
 
 STORAGES: dict[str, tuple[str, dict[str, Any]]] = {
     "fusedstep float32": ("float32", {}),
@@ -24,7 +24,7 @@ STORAGES: dict[str, tuple[str, dict[str, Any]]] = {
 def _torchao(name: str, problem: Problem) -> Session:
     from torchao import optim
 
-    arrays, params = _tensors(problem)
+    arrays, params = tensors(problem)
     hyper: Any = dict(problem.rule.hyper)
     optimizer = getattr(optim, name)(params, weight_decay=0.0, **hyper)
     return Session(optimizer.step, lambda: arrays)
@@ -33,7 +33,7 @@ def _torchao(name: str, problem: Problem) -> Session:
 def _bitsandbytes(problem: Problem) -> Session:
     import bitsandbytes
 
-    arrays, params = _tensors(problem)
+    arrays, params = tensors(problem)
     hyper: Any = dict(problem.rule.hyper)
     optimizer = bitsandbytes.optim.Adam8bit(params, **hyper)
     return Session(optimizer.step, lambda: arrays)

@@ -14,7 +14,7 @@ def _transform(problem: Problem) -> Any:
 
     hyper: Any = dict(problem.rule.hyper)
     rate = hyper.pop("lr")
-    beta1, beta2 = hyper.get("betas", (0.0, 0.0))
+    beta1, beta2 = hyper.get("betas", (0.0, 0.0))[:2]
     name = problem.rule.name
     made = {
         "adam": lambda: optax.adam(rate, beta1, beta2, hyper["eps"]),

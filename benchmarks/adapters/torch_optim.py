@@ -22,10 +22,12 @@ _CLASSES = {
     "radam": "RAdam",
     "asgd": "ASGD",
     "rprop": "Rprop",
+    "adafactor": "Adafactor",
 }
 
 
-def _tensors(problem: Problem) -> tuple[list[Any], list[Any]]:
+def tensors(problem: Problem) -> tuple[list[Any], list[Any]]:
+    """Return the problem's arrays, and torch parameters over them with their gradients."""
     import torch
 
     torch.set_num_threads(problem.threads)
@@ -42,7 +44,7 @@ def build(kind: str, problem: Problem) -> Session:
 
     if problem.rule.name not in _CLASSES:
         raise Unsupported(f"torch.optim has no {problem.rule.name}")
-    arrays, params = _tensors(problem)
+    arrays, params = tensors(problem)
     how = {"fused": {"fused": True}, "foreach": {"foreach": True}, "single": {"foreach": False}}[kind]
     if kind == "single" and problem.rule.name in ("adam", "adamw", "momentum", "sgd", "adagrad"):
         how["fused"] = False
