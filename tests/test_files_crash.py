@@ -397,11 +397,14 @@ def test_ctrl_c_while_a_file_is_waited_for(tmp_path: pathlib.Path) -> None:
     code = f"""
 path = {str(tmp_path / "run.npz")!r}
 saving = fs.save(path, np.zeros(2_000_000), background=True)
-def interrupt(seconds):
-    threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)).start()
-interrupt(0.05)
+def interrupt():
+    while not saving._ended._cond._waiters:  # a signal that comes just before the wait is seen after it
+        time.sleep(0.01)
+    time.sleep(0.3)
+    os.kill(os.getpid(), signal.SIGINT)
+threading.Thread(target=interrupt).start()
 assert "KeyboardInterrupt" in result(saving) and not saving.done()
-interrupt(0.05)
+threading.Thread(target=interrupt).start()
 try:
     fs.save(path, extra=2)
 except KeyboardInterrupt:
