@@ -20,7 +20,13 @@ from ._stepper import NARROW, Row, Stepper, check_variable
 
 __all__ = ["FusedStep"]
 
-# The allowed range of every option that is a number; Keras itself checks few. Those from `weight_decay` on may be None.
+# The allowed range of every option that is a number; Keras itself checks few.
+NUMBERS_OR_NONE: dict[str, dict[str, float]] = {
+    "weight_decay": {},
+    "clipnorm": {},
+    "clipvalue": {},
+    "global_clipnorm": {},
+}
 RANGES: dict[str, dict[str, float]] = {
     "momentum": {"low": 0.0},
     "rho": {"low": 0.0, "high": 1.0},
@@ -28,14 +34,10 @@ RANGES: dict[str, dict[str, float]] = {
     "beta_2": {"low": 0.0, "below": 1.0},
     "epsilon": {"low": 0.0},
     "ema_momentum": {"low": 0.0, "high": 1.0},
-    "weight_decay": {},
-    "clipnorm": {},
-    "clipvalue": {},
-    "global_clipnorm": {},
+    **NUMBERS_OR_NONE,
 }
-COUNTS = ("ema_overwrite_frequency", "gradient_accumulation_steps")
-OPTIONAL = frozenset((*list(RANGES)[list(RANGES).index("weight_decay") :], *COUNTS))
-AROUND_A_STEP = ("use_ema", "ema_momentum", *list(RANGES)[list(RANGES).index("weight_decay") :], *COUNTS)
+COUNTS_OR_NONE = ("ema_overwrite_frequency", "gradient_accumulation_steps")
+AROUND_A_STEP = ("use_ema", "ema_momentum", *NUMBERS_OR_NONE, *COUNTS_OR_NONE)
 
 
 # Methods and properties of Keras that the native step stands for. Where a subclass or an instance has its own, every
@@ -351,9 +353,9 @@ class FusedStep(keras.optimizers.Optimizer):
 
 def _checked(name: str, value: Any) -> Any:
     """An option as a plain number, bool or None."""
-    if name in OPTIONAL and (value is None or value is False):
+    if name in (*NUMBERS_OR_NONE, *COUNTS_OR_NONE) and (value is None or value is False):
         return None
-    if name in COUNTS:
+    if name in COUNTS_OR_NONE:
         return whole(name, plain(value, name))
     if name in RANGES:
         return real(name, number(name, value), **RANGES[name])
