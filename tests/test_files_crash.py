@@ -378,6 +378,7 @@ if __name__ == "__main__":  # python tests/test_files_crash.py FOLDER 1000
 
 SLOWLY = """
 import os, signal, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a program in the background ignores it
 from fusedstep.files import _writing
 goes, write = threading.Event(), _writing._write
 def slowly(*args):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 
 import pytest
 from repository import script
@@ -18,6 +19,9 @@ BOUNDS = {
     "step, passed": 6_400.0,
 }
 """Instructions of an Adam step in AVX2: a quarter above what was counted when the bound was set."""
+
+if sys.version_info >= (3, 12):  # the interpreter's own: 5,920 and 7,100 with 3.13.0, 4,940 and 5,980 with 3.11
+    BOUNDS |= {"step, bound": 6_400.0, "step, passed": 7_600.0}
 
 
 @pytest.mark.skipif(shutil.which("valgrind") is None, reason="counts instructions under valgrind, not installed")

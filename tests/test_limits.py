@@ -98,6 +98,7 @@ def test_interrupt_during_a_step(team: str, bound: bool) -> None:
     """Ctrl-C: the step that runs is taken whole and counted; KeyboardInterrupt comes between two steps."""
     code = f"""
 import os, signal, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a program in the background ignores it
 param, grad = np.zeros(3_000_000, np.float32), np.ones(3_000_000, np.float32)
 optimizer = fs.SGD(param, lr=1.0, momentum=1.0, grads=grad if {bound} else None)
 for _ in range(10):

@@ -370,6 +370,7 @@ def test_variables_of_16_bits_keep_states_in_float32(name: str, dtype: str) -> N
         np.testing.assert_allclose(a, b, rtol=0, atol=0.1)
 
 
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0")
 def test_inside_torch_compile() -> None:
     """What ``jit_compile=True`` does to a train step, with a backend that compiles nothing."""
     ours, theirs = pair("Adam", {"learning_rate": 0.01})
