@@ -70,7 +70,6 @@ RULES: dict[str, Rule] = {
         Rule("adan", 4, {"lr": 1e-3, "betas": (0.98, 0.92, 0.99), "eps": 1e-8, "weight_decay": 0.0}),
         Rule("ademamix", 3, {**_BETAS, "betas": (0.9, 0.999, 0.9999), "alpha": 5.0, "weight_decay": 0.0}),
         Rule("yogi", 2, {"lr": 1e-2, "betas": (0.9, 0.999), "eps": 1e-3, "weight_decay": 0.0}),
-        Rule("mars", 3, {"lr": 3e-3, "betas": (0.95, 0.99), "eps": 1e-8, "weight_decay": 0.0}, whole=True),
         Rule("stable_adamw", 2, {"lr": 1e-3, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 1e-2}, whole=True),
         Rule("novograd", 1, {**_BETAS, "betas": (0.95, 0.98), "grad_averaging": True}, whole=True),
         Rule("adafactor", 0, {"lr": 1e-2}, whole=True),

@@ -25,7 +25,6 @@ _CLASSES = {
     "adan": "Adan",
     "ademamix": "AdEMAMix",
     "yogi": "Yogi",
-    "mars": "MARS",
     "stable_adamw": "StableAdamW",
     "novograd": "NovoGrad",
     "adafactor": "Adafactor",
