@@ -198,13 +198,13 @@ class FusedStep(keras.optimizers.Optimizer):
             if self._watch is not None:
                 self._watch._attach()
         stepper, every = self._fused_stepper, given["gradient_accumulation_steps"]
-        # All that can be wrong is looked at here: from the first sum, decay or average on, variables change.
+        # Everything is checked before the first sum, decay or average changes a variable.
         numbers = [stepper.numbers[id(v)] for v in variables]
         grads = stepper.fit(numbers, grads, read=bool(every or given["clipnorm"]))
         steps = whole("iterations", plain(self._iterations._value, "iterations"))
         rate = self._rate_now()
         totals = self._fused_totals(variables, numbers, every) if every else []
-        if every or self.use_ema or given["weight_decay"]:
+        if every or given["use_ema"] or given["weight_decay"]:
             stepper.check_memory()
         stepped = True
         if not every:
@@ -285,7 +285,7 @@ class FusedStep(keras.optimizers.Optimizer):
     ) -> None:
         decay = given["weight_decay"] or 0.0
         values = {"lr": rate, **self._rule_options(given, steps + 1)}
-        if self.use_ema:
+        if given["use_ema"]:
             values["ema_decay"] = given["ema_momentum"] if steps else 0.0
         clipnorm, clipvalue, global_clipnorm = (given[n] or 0.0 for n in ("clipnorm", "clipvalue", "global_clipnorm"))
         values["clip_value"] = clipvalue if clipvalue > 0 else None
