@@ -73,9 +73,9 @@ std::string joined(const std::vector<std::string>& names) {
 const Isa& checked(const std::string& name, const char* source) {
     const Isa* isa = find(name);
     if (isa != nullptr && isa->supported()) return *isa;
-    throw std::invalid_argument(std::string(source) + ": " +
-                                (isa == nullptr ? "unknown instruction set '" : "this machine cannot run '") + name +
-                                "'; available: " + joined(available_isas()));
+    throw std::invalid_argument(std::string(source) + ": got '" + name +
+                                (isa == nullptr ? "'" : "', which this machine cannot run") + ", needs one of " +
+                                joined(available_isas()));
 }
 
 const KernelTable* initial() {
@@ -118,6 +118,6 @@ std::vector<std::string> available_isas() {
 
 const KernelTable& active_kernels() { return *active().load(std::memory_order_relaxed); }
 
-void set_isa(const std::string& name) { active().store(&checked(name, "isa").table()); }
+void set_isa(const std::string& name) { active().store(&checked(name, "name").table()); }
 
 }  // namespace fusedstep

@@ -418,7 +418,7 @@ def errors() -> None:
     wrong: list[tuple[str, Any]] = [
         ("got dtype float64", np.zeros(3)),
         ("got shape (4,)", np.zeros(4, np.float32)),
-        ("adam has no form for SparseRows", SparseRows(np.array([0]), np.zeros(1, np.float32))),
+        ("got SparseRows, needs an array for adam", SparseRows(np.array([0]), np.zeros(1, np.float32))),
     ]
     for text, grad in wrong:
         grads = model(6) | ({"a": grad} if last == RANK else {})

@@ -186,7 +186,7 @@ def test_what_does_not_combine_is_refused() -> None:
         (
             {"state_format": "8bit"},
             ValueError,
-            "state_format: got '8bit', but the states of adafactor",
+            "state_format: got '8bit', needs 'float32' for adafactor",
         ),
         ({"state_format": "bfloat16"}, ValueError, "state_format"),
         ({"cautious": True}, ValueError, "cautious: got True, needs False with adafactor"),

@@ -206,7 +206,7 @@ def test_functions_check_the_shapes_of_states(module: Any) -> None:
     ):
         with pytest.raises(kind, match=message):
             module.adam_mini(p, g, first, second, step=1, **options)
-    with pytest.raises(TypeError, match="adam_mini has no form for SparseRows"):
+    with pytest.raises(TypeError, match="got SparseRows, needs an array for adam_mini"):
         module.adam_mini(p, fs.SparseRows(np.array([0]), np.ones((1, 3))), m, v, step=1)
     assert (p == 1).all() and not m.any() and not v.any()
 

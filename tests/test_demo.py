@@ -49,8 +49,8 @@ def test_names_of_optimizers() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("adamant", "no optimizer is called 'adamant'; there are .*adam"),
-        ("adam:0.1", "write options as name=value, got '0.1'"),
+        ("adamant", "got the optimizer 'adamant', needs one of .*adam"),
+        ("adam:0.1", "got the option '0.1', needs name=value"),
         ("adam:lr=fast", "lr: got 'fast', needs a number, True, False or None"),
         ("adam:lr=-1", "lr"),
         ("adam:betas=0.9", "betas"),

@@ -96,7 +96,7 @@ BAD_SETS: list[tuple[dict[str, NDArray[Any]], str]] = [
     ({**SOUND, "y": SOUND["y"] * 1j}, "y: got dtype complex128, needs classes"),
     ({**SOUND, "y": SOUND["y"] * 0}, "y: got 0 for all 90 examples, needs at least two classes"),
     ({**SOUND, "y": np.arange(90)}, "90 different values for 90 examples"),
-    ({"X": SOUND["X"][:6], "y": SOUND["y"][:6]}, "at least 10 examples are needed, there are 6"),
+    ({"X": SOUND["X"][:6], "y": SOUND["y"][:6]}, "got 6 examples, needs at least 10"),
     ({"X": SOUND["X"][:10], "y": np.arange(10) % 5}, "too few examples of each class"),
     ({**SOUND, "X": np.array([None] * 90)[:, None]}, "got Python objects, needs X and y as plain arrays"),
 ]
@@ -129,7 +129,7 @@ def test_unreadable_files(tmp_path: Path) -> None:
     cut.write_bytes(whole.read_bytes()[:1000])
     for path, message in (
         (tmp_path / "absent.npz", "no such file"),
-        (tmp_path, "this is a folder"),
+        (tmp_path, "got a folder, needs a .npz file"),
         (text, "no .npz file"),
         (single, "no .npz file"),
         (cut, "no .npz file"),

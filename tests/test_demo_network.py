@@ -94,5 +94,5 @@ def test_impossible_sizes(sizes: tuple[int, ...]) -> None:
 
 
 def test_unknown_activation() -> None:
-    with pytest.raises(ValueError, match=r"hidden: 'relu' or 'sigmoid' is needed, got 'tanh'"):
+    with pytest.raises(ValueError, match=r"hidden: got 'tanh', needs 'relu' or 'sigmoid'"):
         Network((2, 1), hidden="tanh")  # type: ignore[arg-type]

@@ -60,14 +60,14 @@ def test_group_that_is_replaced_is_used(put: Callable[[Any, Any], None]) -> None
     assert (opt.param_groups[0]["lr"], opt.param_groups[0]["weight_decay"]) == (1.0, 0.5)
     before = snapshot(opt), dict(opt.param_groups[0])
     for wrong, error, text in (
-        ({"params": w, "learning_rate": 0.1}, ValueError, r"^param_groups\[0\] has an unknown option .*mean lr\?"),
+        ({"params": w, "learning_rate": 0.1}, ValueError, r"^param_groups\[0\]: got an unknown option .*mean lr\?"),
         ({"params": w, "lr": -1.0}, ValueError, r'^param_groups\[0\]\["lr"\]: got .*, needs'),
-        ({"params": w, "nesterov": True}, ValueError, r'^param_groups\[0\]\["nesterov"\] needs'),
+        ({"params": w, "nesterov": True}, ValueError, r'^param_groups\[0\]\["nesterov"\]: got True.*, needs'),
         ({"params": w.copy()}, ValueError, r'^param_groups\[0\]\["params"\]: got other arrays'),
         ({"params": {"w": w}}, ValueError, r'^param_groups\[0\]\["params"\]: got other arrays'),
         ({"params": w, "state_format": "8bit"}, ValueError, r'^param_groups\[0\]\["state_format"\]: got .8bit., needs'),
-        ({"lr": 0.5}, TypeError, r"^param_groups: needs a list of dicts"),
-        (3, TypeError, r"^param_groups: needs a list of dicts"),
+        ({"lr": 0.5}, TypeError, r"^param_groups: got .*, needs a list of dicts"),
+        (3, TypeError, r"^param_groups: got .*, needs a list of dicts"),
     ):
         with pytest.raises(error, match=text):
             put(opt, wrong)
@@ -169,11 +169,11 @@ def test_unknown_option_says_which_was_meant() -> None:
         ("weightdecay", "weight_decay"),
     ):
         with pytest.raises(
-            ValueError, match=rf"^param_groups\[0\] has an unknown option '{wrong}', did you mean {meant}"
+            ValueError, match=rf"^param_groups\[0\]: got an unknown option '{wrong}', did you mean {meant}"
         ):
             opt.param_groups[0][wrong] = 0.1
         with pytest.raises(
-            ValueError, match=rf"^param_groups\[1\] has an unknown option '{wrong}', did you mean {meant}"
+            ValueError, match=rf"^param_groups\[1\]: got an unknown option '{wrong}', did you mean {meant}"
         ):
             fs.Adam([{"params": zeros(2)}, {"params": zeros(2), wrong: 0.1}])
         with pytest.raises(TypeError, match=rf"unexpected keyword argument '{wrong}', did you mean {meant}\?$"):
@@ -354,9 +354,13 @@ def test_nesterov_with_a_schedule_as_momentum(rule: str) -> None:
     assert CLASSES[rule](grouped, momentum=0.9, nesterov=True).step([ones(2)])
     if rule == "sgd":
         assert_same(runs(momentum=lambda t: 0.9, dampening=lambda t: 0.0, nesterov=True), expected)
-        with pytest.raises(ValueError, match=r"nesterov.* needs a momentum above 0 and dampening of 0, got .*=0.5"):
+        with pytest.raises(
+            ValueError, match=r"nesterov.*: got True with .*=0.5, needs a momentum above 0 and dampening of 0"
+        ):
             fs.SGD(zeros(2), momentum=lambda t: 0.9, dampening=0.5, nesterov=True)
-    with pytest.raises(ValueError, match=r'^param_groups\[0\]\["nesterov"\] needs a momentum above 0'):
+    with pytest.raises(
+        ValueError, match=r'^param_groups\[0\]\["nesterov"\]: got True with .*, needs a momentum above 0'
+    ):
         CLASSES[rule](zeros(2), momentum=lambda t: 0.0, nesterov=True)
 
 
@@ -554,7 +558,7 @@ def test_group_that_cannot_be_added_leaves_all_as_it_was() -> None:
     ):
         with pytest.raises(ValueError, match=text):
             opt.add_param_group({"params": params})
-    with pytest.raises(ValueError, match=r'^param_groups\[2\]\["nesterov"\] needs'):
+    with pytest.raises(ValueError, match=r'^param_groups\[2\]\["nesterov"\]: got True.*, needs'):
         opt.add_param_group({"params": zeros(2), "nesterov": True, "momentum": lambda t: 0.0})
     assert len(opt.param_groups) == len(opt.state) == 2
     assert_same(snapshot(opt), before)
@@ -613,3 +617,35 @@ def test_a_sequence_that_says_another_length_than_it_has() -> None:
 
     with pytest.raises(ValueError, match=r"^betas: got 1 numbers, needs a pair of real numbers"):
         fs.Adam(np.ones(2), betas=Lying([0.9]))
+
+
+LOST: dict[str, Callable[[fs.AdamW], Any]] = {
+    "step": lambda opt: opt.step(ones(2)),
+    "metrics": lambda opt: opt.metrics(),
+    "lr": lambda opt: opt.lr,
+    "load": lambda opt: opt.load_state_dict(fs.AdamW(ones(2), lr=0.5).state_dict()),
+    "deepcopy": copy.deepcopy,
+}
+
+
+@pytest.mark.parametrize("use", LOST.values(), ids=list(LOST))
+def test_an_option_that_was_removed(use: Callable[[fs.AdamW], Any]) -> None:
+    opt = fs.AdamW(ones(2), lr=0.1)
+    value = opt.param_groups[0].pop("lr")
+    before = snapshot(opt)
+    with pytest.raises(ValueError, match=r'param_groups\[0\]: has no entry "lr", needs one'):
+        use(opt)
+    with pytest.raises(KeyError):  # as of any dict
+        opt.param_groups[0]["lr"]
+    assert_same(snapshot(opt), before)
+    opt.param_groups[0]["lr"] = value
+    use(opt)
+
+
+def test_groups_of_no_groups() -> None:
+    opt = fs.AdamW(ones(2))
+    bad: Any
+    for bad in (None, 3, {}, [None], [{}], "ab"):
+        with pytest.raises(TypeError, match=rf"^param_groups: got {type(bad).__name__}, needs a list of dicts with an"):
+            opt.param_groups = bad
+    assert opt.step(ones(2))

@@ -96,9 +96,9 @@ def test_ranges_may_depend_on_the_rule() -> None:
 @pytest.mark.parametrize(
     ("rule", "values", "message"),
     [
-        ("sgd", {"nesterov": True, "momentum": 0.0}, "nesterov needs a momentum above 0"),
+        ("sgd", {"nesterov": True, "momentum": 0.0}, "nesterov: got True with .*, needs a momentum above 0"),
         ("sgd", {"nesterov": True, "momentum": 0.9, "dampening": 0.1}, "dampening of 0"),
-        ("lars", {"nesterov": True, "momentum": 0.0}, "nesterov needs a momentum above 0"),
+        ("lars", {"nesterov": True, "momentum": 0.0}, "nesterov: got True with .*, needs a momentum above 0"),
         ("rprop", {"step_sizes": (1.0, 0.1)}, "step_sizes: got .*, needs ascending order"),
     ],
 )

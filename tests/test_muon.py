@@ -383,7 +383,7 @@ def test_loading_errors() -> None:
         ({"reshape": "rows"}, ValueError, "reshape: got 'rows', needs one of None, 'flatten', 'batch'"),
         ({"reshape": []}, ValueError, r"reshape: got \[\], needs one of"),
         ({"rest": 3}, TypeError, "rest: got int, needs a dict"),
-        ({"rest": {"lrr": 3}}, ValueError, "rest has an unknown option 'lrr', did you mean lr"),
+        ({"rest": {"lrr": 3}}, ValueError, "rest: got an unknown option 'lrr', did you mean lr"),
         ({"rest": {"lr": -1}}, ValueError, "rest.*lr"),
         ({"rest": {"rule": "adagrad"}}, ValueError, r"rest\[\"rule\"\]: got 'adagrad', needs one of 'adabelief'"),
         ({"betas": (0.9, 0.99)}, TypeError, "unexpected keyword argument 'betas'"),
@@ -407,7 +407,10 @@ def test_wrong_options(options: dict[str, Any], error: type[Exception], message:
         ),
         ({"params": np.ones((3, 2, 2)), "rule": "muon"}, "needs a matrix; reshape='batch' takes"),
         ({"params": np.ones(3), "rule": "muons"}, r"param_groups\[0\]\[\"rule\"\]: got 'muons', needs one of 'muon', "),
-        ({"params": np.ones(3), "rule": "adamw", "ns_steps": 3}, r"param_groups\[0\] has an unknown option 'ns_steps'"),
+        (
+            {"params": np.ones(3), "rule": "adamw", "ns_steps": 3},
+            r"param_groups\[0\]: got an unknown option 'ns_steps'",
+        ),
     ],
     ids=str,
 )
@@ -422,7 +425,7 @@ def test_a_group_without_matrices() -> None:
     opt = fs.Muon(fs.groups(params, where=lambda path, array: array.ndim < 2, lr=0.0), lr=0.1)
     assert opt.step({"W": np.ones((2, 2)), "b": np.ones(2)})
     assert (params["b"] == 1).all() and (params["W"] != 1).all()
-    with pytest.raises(ValueError, match=r"param_groups\[0\] has an unknown option 'momentum'"):
+    with pytest.raises(ValueError, match=r"param_groups\[0\]: got an unknown option 'momentum'"):
         fs.Muon([{"params": np.ones(3), "momentum": 0.5}])
 
 

@@ -36,7 +36,7 @@ def test_choice() -> None:
 
 
 def test_wrong_choice() -> None:
-    with pytest.raises(ValueError, match="threading: got 'tbb', needs 'openmp' or 'pool'"):
+    with pytest.raises(ValueError, match="name: got 'tbb', needs 'openmp' or 'pool'"):
         fs.set_threading("tbb")
     with pytest.raises(TypeError, match=r"name: got 3 \(int\), needs a string"):
         fs.set_threading(3)  # type: ignore[arg-type]
@@ -86,7 +86,7 @@ step()
     head = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{HEAD}"
     told, error = prints(code.replace("{folder!r}", repr(str(tmp_path))), head=head).splitlines()
     assert told == "pool (pool: threads of the package's own) ['pool']"
-    assert error.startswith("threading: got 'openmp', needs 'pool'; there is no OpenMP: ")
+    assert error.startswith("name: got 'openmp', needs 'pool'; there is no OpenMP: ")
     failed = python("fs.SGD(np.ones(1))", head=head, FUSEDSTEP_THREADING="openmp")
     assert "ValueError: FUSEDSTEP_THREADING: got 'openmp', needs 'pool'" in failed.stderr
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import functools
 import gc
 import pickle
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -24,6 +26,19 @@ def ones(count: int = 1, size: int = 2) -> list[Any]:
     for p in params:
         p.grad = torch.ones(size)
     return params
+
+
+def uses(optimizer: Any) -> list[Callable[[], Any]]:
+    """What looks at an optimizer's groups."""
+    saved = ft.SGD(ones(), lr=0.5).state_dict()
+    return [
+        optimizer.step,
+        optimizer.metrics,
+        optimizer.watch,
+        optimizer.state_dict,
+        functools.partial(optimizer.load_state_dict, saved),
+        functools.partial(copy.deepcopy, optimizer),
+    ]
 
 
 # ---- entries of the user's ----
@@ -136,12 +151,54 @@ def test_what_is_no_list_of_tensors_is_refused(params: Any, message: str) -> Non
     optimizer.step()
     before = param.detach().clone()
     optimizer.param_groups[0]["params"] = params
-    with pytest.raises(
-        TypeError, match=r'^param_groups\[0\]\["params"\]' + (message if message[0] == "\\" else ": " + message)
-    ):
-        optimizer.step()
+    message = r'^param_groups\[0\]\["params"\]' + (message if message[0] == "\\" else ": " + message)
+    for use in uses(optimizer):
+        with pytest.raises(TypeError, match=message):
+            use()
     assert optimizer.param_groups[0]["params"] is params
     assert torch.equal(param, before)
+
+
+@pytest.mark.parametrize("groups", [[None], [{}], [[]], "ab", {"params": []}], ids=repr)
+def test_what_is_no_list_of_groups_is_refused(groups: Any) -> None:
+    (p,) = ones()
+    optimizer = ft.SGD([p], lr=0.1)
+    optimizer.step()
+    optimizer.param_groups = groups
+    for use in uses(optimizer):
+        with pytest.raises(TypeError, match=r'^param_groups\[0\]: got .*, needs a dict with an entry "params"$'):
+            use()
+    for bad in (None, 3):
+        with pytest.raises(TypeError, match=rf"^param_groups: got {type(bad).__name__}, needs a list of dicts"):
+            optimizer.param_groups = bad
+    assert torch.equal(p, torch.full((2,), 0.9))
+
+
+def test_options_that_are_no_numbers_are_named() -> None:
+    (p,) = ones()
+    optimizer = ft.SGD([p], lr=0.1)
+    optimizer.step()
+    for value, got in ((torch.ones(3), "a tensor of 3 elements"), (torch.ones(1, device="meta"), "a tensor on meta")):
+        optimizer.param_groups[0]["lr"] = value
+        for use in (optimizer.step, optimizer.metrics, optimizer.watch):
+            with pytest.raises(ValueError, match=rf'^param_groups\[0\]\["lr"\]: got {got}, needs'):
+                use()
+        assert optimizer._watch is None
+    optimizer.param_groups[0].update(lr=0.1, param_names=3)
+    for use in uses(optimizer):
+        with pytest.raises(TypeError, match=r'^param_groups\[0\]\["param_names"\]: got int, needs a list of names'):
+            use()
+
+
+def test_watching_after_a_group_was_put_in_by_hand() -> None:
+    p, q = ones(2)
+    optimizer = ft.SGD([("p", p)], lr=0.1)
+    optimizer.step()
+    optimizer.param_groups.append({**optimizer.param_groups[0], "params": [q], "param_names": ["q"], "lr": 0.2})
+    watch = optimizer.watch(every=1)
+    optimizer.step()
+    assert list(watch.last) == ["p", "q"]
+    assert q.tolist() == pytest.approx([0.8, 0.8])
 
 
 def test_a_group_without_an_option_that_the_rule_needs() -> None:

@@ -36,7 +36,7 @@ def assert_equal(one: Any, other: Any) -> None:
         ({"reshape": "rows"}, ValueError, "got 'rows', needs one of None, 'flatten', 'batch'"),
         ({"ns_dtype": torch.float16}, ValueError, "ns_dtype: got torch.float16, needs one of None, torch.float32"),
         ({"rest": 3}, TypeError, "rest: got int, needs a dict"),
-        ({"rest": {"lrr": 3}}, ValueError, "rest has an unknown option 'lrr', did you mean lr"),
+        ({"rest": {"lrr": 3}}, ValueError, "rest: got an unknown option 'lrr', did you mean lr"),
         ({"rest": {"lr": -1}}, ValueError, r"rest\[\"lr\"\]: got -1"),
         ({"rest": {"rule": "adagrad"}}, ValueError, r"rest\[\"rule\"\]: got 'adagrad', needs one of 'adabelief'"),
         ({"betas": (0.9, 0.99)}, TypeError, "unexpected keyword argument 'betas'"),

@@ -28,7 +28,9 @@ int find_rule(const std::string& name) {
     const KernelTable& kernels = active_kernels();
     for (int r = 0; r < kernels.n_rules; ++r)
         if (name == kernels.rules[r].name) return r;
-    throw py::value_error("rule: unknown update rule '" + name + "'");
+    std::string known;
+    for (int r = 0; r < kernels.n_rules; ++r) known += std::string(r == 0 ? "" : ", ") + kernels.rules[r].name;
+    throw py::value_error("rule: got '" + name + "', needs one of " + known);
 }
 
 int GroupReader::add(py::dict group, const std::string& rule) {
@@ -61,7 +63,7 @@ void GroupReader::read_value(std::size_t group, Value& value) {
     const py::object found = dict_item(source.dict.ptr(), value.key.ptr());
     if (!found)
         throw py::value_error("param_groups[" + std::to_string(group) + "]: has no entry \"" +
-                              value.key.cast<std::string>() + "\"");
+                              value.key.cast<std::string>() + "\", needs one");
     const DefaultFloats guard;  // schedules compute
     const py::object checked = check_ ? check_(group, value.key, found) : found;
     Group& target = engine_.groups[group];

@@ -120,7 +120,7 @@ int num_threads() {
 void set_num_threads(int n) {
     default_threads();  // an error in the environment is not hidden by a choice
     if (n < 1 || n > kMaxThreads)
-        throw std::invalid_argument("n: needs a number of threads from 1 to " + std::to_string(kMaxThreads));
+        throw std::invalid_argument("n: got " + std::to_string(n) + ", needs 1 to " + std::to_string(kMaxThreads));
     cpus = 0;
     chosen = n;
 }

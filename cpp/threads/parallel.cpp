@@ -160,7 +160,7 @@ const char* threading() { return current() == Team::openmp ? "openmp" : "pool"; 
 
 void set_threading(const std::string& name) {
     current();  // an error in the environment is not hidden by a choice
-    const Team chosen = named(name, "threading");
+    const Team chosen = named(name, "name");
     if (chosen == Team::openmp && forked)
         throw std::invalid_argument(
             "threading: got 'openmp', needs 'pool' in a forked process; OpenMP's threads stay behind in its parent");

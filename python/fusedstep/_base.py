@@ -220,7 +220,7 @@ class Optimizer(Keeping):
     @param_groups.setter
     def param_groups(self, groups: Sequence[Mapping[str, Any]]) -> None:
         if not isinstance(groups, (list, tuple)) or not all(is_group(group) for group in groups):
-            raise TypeError('param_groups: needs a list of dicts with an entry "params"')
+            raise TypeError(f'param_groups: got {type(groups).__name__}, needs a list of dicts with an entry "params"')
         kept = len(self._groups)
         if len(groups) < kept:
             raise ValueError(

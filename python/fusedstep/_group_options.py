@@ -41,6 +41,9 @@ class Options(TypedDict, total=False):
 def check_group(rule: str, group: Mapping[str, Any], where: str) -> None:
     """Check a group's options; values of schedules are checked when they are known."""
     names = [*RULES[rule].hypers, *GROUP_VALUES]
+    for name in (*names, *STORAGE):
+        if name not in group:
+            raise ValueError(where.removesuffix('["{}"]') + f': has no entry "{name}", needs one')
     check_hypers(rule, {n: group[n] for n in names if not callable(group[n])}, where)
     for name in STORAGE:
         check_hyper(name, group[name], where.format(name))
@@ -48,6 +51,6 @@ def check_group(rule: str, group: Mapping[str, Any], where: str) -> None:
     if narrow and all(state.kind == "exact" for state in RULES[rule].states) and RULES[rule].states:
         able = sorted(r.name for r in RULES.values() if any(s.kind != "exact" for s in r.states))
         raise ValueError(
-            f"{where.format('state_format')}: got {group['state_format']!r}, but the states of {rule} need the "
-            f"compute type; rules that can store theirs so: {', '.join(able)}"
+            f"{where.format('state_format')}: got {group['state_format']!r}, needs 'float32' for {rule}; rules "
+            f"whose states have other formats are {', '.join(able)}"
         )

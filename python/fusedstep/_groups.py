@@ -101,7 +101,13 @@ def unknown_option(where: str, name: Any, known: Iterable[str]) -> ValueError:
         hint = f", which belongs to the whole optimizer: pass {name}= when it is made"
     else:
         hint = did_you_mean(name, known)
-    return ValueError(f"{where} has an unknown option {name!r}{hint}")
+    return ValueError(f"{where}: got an unknown option {name!r}{hint}")
+
+
+class MissingOption(KeyError, ValueError):
+    """A group's option that was removed, where something needs it: as for any dict, and as for any bad value."""
+
+    __str__ = ValueError.__str__
 
 
 class Group(dict[str, Any]):
@@ -118,6 +124,9 @@ class Group(dict[str, Any]):
         super().__setitem__("params", fixed(options["params"]))
         self._names = frozenset(options)
         self._where = f"param_groups[{number}]"
+
+    def __missing__(self, name: Any) -> NoReturn:
+        raise MissingOption(f'{self._where}: has no entry "{name}", needs one')
 
     def knows(self, name: str) -> bool:
         """Whether this is one of the group's options; which of them there are depends on its rule."""

@@ -282,7 +282,7 @@ def check_hypers(rule: str, values: Mapping[str, Any], where: str = "{}") -> dic
     if checked.get("nesterov") and (alone or (rule == "sgd" and checked.get("dampening"))):
         shown = [f"{name}={checked[name]}" for name in ("momentum", "dampening") if name in checked]
         needed = "a momentum above 0" + " and dampening of 0" * (rule == "sgd")
-        raise ValueError(f"{where.format('nesterov')} needs {needed}, got {', '.join(shown)}")
+        raise ValueError(f"{where.format('nesterov')}: got True with {' and '.join(shown)}, needs {needed}")
     if checked.get("cautious") and checked.get("momentum", 1) == 0:
         raise ValueError(
             f"{where.format('cautious')}: got True with momentum={checked['momentum']}, needs a momentum above 0; "

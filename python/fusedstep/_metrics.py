@@ -23,7 +23,7 @@ def numbers(
             if name in FLAGS or name not in (*RULES[rule].hypers, *GROUP_VALUES):
                 continue
             if name not in group:
-                raise ValueError(f'param_groups[{i}]: has no entry "{name}"')
+                raise ValueError(f'param_groups[{i}]: has no entry "{name}", needs one')
             value: Any = check_hyper(name, now(group[name]), f'param_groups[{i}]["{name}"]', rule=rule)
             parts = {f"[{k}]": part for k, part in enumerate(value)} if isinstance(value, tuple) else {"": value}
             suffix = f"/{i}" * (len(groups) > 1)

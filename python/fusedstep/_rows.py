@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from .reference import Rule
 from .reference._storage import check_rows, store_param
-from .reference._tensors import check_rows_form
+from .reference._tensors import check_rows_form, eight_bit_rows
 from .sparse import SparseRows
 
 __all__ = ["check_row_gradient"]
@@ -55,7 +55,7 @@ def check_row_gradient(
     given = check_rows(grad, name, stored, zero_grads)
     for other, array in kept:
         if other.endswith("_scales"):
-            raise TypeError(f"{name}: states of 8 bits have no form for SparseRows; a block may span several rows")
+            raise TypeError(eight_bit_rows(name))
         for part, memory in ((".indices", grad.indices), (".values", grad.values)):
             if np.may_share_memory(memory, array):
                 raise ValueError(f"{name}{part} overlaps {other} in memory; each needs memory of its own")

@@ -127,8 +127,8 @@ class LoadedGroup:
             self.taken[name] = check_hyper(name, value, where.format(name), rule=rule)
         self.options = {**group, **self.taken}
         about = RULES[rule]
-        known = {name: self.options[name] for name in about.hypers if not callable(self.options[name])}
-        check_hypers(rule, known, where)
+        hypers = {name: self.taken.get(name, group[name]) for name in about.hypers}
+        check_hypers(rule, {name: value for name, value in hypers.items() if not callable(value)}, where)
         self.used = optimizer._used(self.options)
         self.scalars = optimizer._initial_scalars(self.options)
 

@@ -54,7 +54,7 @@ def is_bfloat16(dtype: npt.DTypeLike) -> bool:
 def _bits(values: Array) -> npt.NDArray[np.uint32]:
     """Return the bit patterns of `values` after rounding them to float32."""
     if values.dtype not in (np.float32, np.float64):
-        raise TypeError(f"values: got dtype {values.dtype}, need float32 or float64")
+        raise TypeError(f"values: got dtype {values.dtype}, needs float32 or float64")
     return np.ascontiguousarray(values, np.float32).view(np.uint32).reshape(values.shape)
 
 

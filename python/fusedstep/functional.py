@@ -99,7 +99,7 @@ def _native(about: Rule, definition: Callable[..., bool]) -> Callable[..., bool]
             if value is None and not needed:
                 return [None] * count
             if value is None:
-                raise TypeError(f"{name} is needed with these options of {about.name}(), got None")
+                raise TypeError(f"{name}: got None, needs an array with these options of {about.name}()")
             if not many:
                 return [value]
             if not isinstance(value, (list, tuple)):

@@ -87,7 +87,7 @@ class minibatches:
                     "use array.filled(value), or leave masked examples out"
                 )
         if not arrays:
-            raise ValueError("minibatches needs at least one array, got none")
+            raise ValueError("arrays: got none, needs at least one")
         for name, flag in (("shuffle", shuffle), ("drop_last", drop_last)):
             if not isinstance(flag, (bool, np.bool_)):
                 raise TypeError(f"{name}: got {type(flag).__name__}, needs a bool")

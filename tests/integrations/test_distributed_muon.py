@@ -281,7 +281,7 @@ REFUSED = [
     "ValueError: params[0][0]: got a distributed tensor of partial sums",
     "ValueError: params[0][0]: got the placements (",
     "ValueError: params[0][0]: got a local part of shape (%d, 4), needs (4, 4) by its placements",
-    "TypeError: params[0][0] is a distributed tensor, needs a tensor of this process alone",
+    "TypeError: params[0][0]: got a distributed tensor, needs a tensor of this process alone",
     "ValueError: params[0][0]: got a distributed tensor, needs whole matrices or blocks in this process for adafactor",
     "ValueError: params[0][0]: got a distributed matrix, needs a process group with a backend for the CPU",
 ]

@@ -491,7 +491,9 @@ def test_gradient_of_another_shape() -> None:
 def test_variables_elsewhere_than_on_the_cpu() -> None:
     weight = keras.Variable(np.ones(3), name="w")
     weight._value = torch.nn.Parameter(torch.ones(3, device="meta"))
-    with pytest.raises(ValueError, match=r'variables\["w"\]: is on meta, needs the CPU; set .*KERAS_TORCH_DEVICE=cpu'):
+    with pytest.raises(
+        ValueError, match=r'variables\["w"\]: got a tensor on meta, needs one on the CPU; set .*KERAS_TORCH_DEVICE=cpu'
+    ):
         fk.Adam().build([weight])
 
 
@@ -512,7 +514,7 @@ def test_another_backend_says_which_one_works(backend: str) -> None:
         pytest.importorskip("jax")
     done = python("import fusedstep.keras", KERAS_BACKEND=backend)
     assert done.returncode == 1
-    assert f"ImportError: fusedstep.keras needs the torch backend of Keras, got '{backend}'" in done.stderr
+    assert f"ImportError: fusedstep.keras: got Keras's backend '{backend}', needs its torch backend" in done.stderr
     assert "KERAS_BACKEND=torch" in done.stderr
 
 

@@ -104,13 +104,13 @@ def parse(text: str) -> Choice:
     key = name.strip().lower().replace("-", "").replace("_", "")
     rule = known.get(_ALIASES.get(key, key))
     if rule is None:
-        raise ChoiceError(f"{text!r}: no optimizer is called {name!r}; there are {', '.join(known)}")
+        raise ChoiceError(f"{text!r}: got the optimizer {name!r}, needs one of {', '.join(known)}")
     options: dict[str, Any] = {}
     # Split only at a comma that begins the next option, so that betas=0.9,0.99 stays whole.
     for pair in re.split(r",(?=\s*\w+\s*=)", tail) if tail.strip() else []:
         option, equals, value = pair.partition("=")
         if not equals:
-            raise ChoiceError(f"{text!r}: write options as name=value, got {pair!r}")
+            raise ChoiceError(f"{text!r}: got the option {pair!r}, needs name=value")
         try:
             options[option.strip()] = ast.literal_eval(value.strip())
         except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):  # all that literal_eval raises

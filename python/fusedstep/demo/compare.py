@@ -32,7 +32,7 @@ def learning_rates(text: str) -> list[float]:
     except ValueError:
         values = []
     if not values or not all(0.0 < value < float("inf") for value in values):
-        raise argparse.ArgumentTypeError(f"a positive number is needed, or several such as 0.1,0.01, got {text!r}")
+        raise argparse.ArgumentTypeError(f"got {text!r}, needs a positive number, or several such as 0.1,0.01")
     return values
 
 

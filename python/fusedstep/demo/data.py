@@ -124,7 +124,7 @@ def _checked(
             + ("; of one-hot rows, y.argmax(axis=1) makes classes" if y.ndim == 2 and len(y) == len(x) else "")
         )
     if y.size < _FEWEST:
-        raise DataError(f"{name}: at least {_FEWEST} examples are needed, there are {y.size}")
+        raise DataError(f"{name}: got {y.size} examples, needs at least {_FEWEST}")
     features = np.asarray(x, np.float64).reshape(y.size, -1)
     if not np.isfinite(features).all():
         row = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
@@ -184,7 +184,7 @@ def load_npz(path: Path, seed: int = 3) -> Dataset:
     if not path.exists():
         raise DataError(f"{path}: there is no such file, nor a bundled set of that name ({', '.join(BUNDLED)})")
     if path.is_dir():
-        raise DataError(f"{path}: this is a folder; a .npz file with X and y is needed")
+        raise DataError(f"{path}: got a folder, needs a .npz file with X and y")
     try:
         if not zipfile.is_zipfile(path):
             raise DataError(f"{path}: this is no .npz file; write one with numpy.savez(path, X=X, y=y)")

@@ -71,9 +71,9 @@ class Network:
     ) -> None:
         self.sizes = tuple(int(size) for size in sizes)
         if len(self.sizes) < 2 or min(self.sizes) < 1:
-            raise ValueError(f"sizes: at least two layers of at least one unit are needed, got {tuple(sizes)}")
+            raise ValueError(f"sizes: got {tuple(sizes)}, needs at least two layers of at least one unit")
         if hidden not in _INITIAL_SCALE:
-            raise ValueError(f"hidden: 'relu' or 'sigmoid' is needed, got {hidden!r}")
+            raise ValueError(f"hidden: got {hidden!r}, needs 'relu' or 'sigmoid'")
         self.hidden: Hidden = hidden
         self.dtype = np.dtype(dtype)
         self.params: dict[str, Array] = {}

@@ -16,9 +16,9 @@ def count(text: str, most: int = 2**63 - 1) -> int:
     except ValueError:
         value = 0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"a whole number of at least 1 is needed, got {text!r}")
+        raise argparse.ArgumentTypeError(f"got {text!r}, needs a whole number of at least 1")
     if value > most:
-        raise argparse.ArgumentTypeError(f"a whole number of at most {most} is needed, got {text!r}")
+        raise argparse.ArgumentTypeError(f"got {text!r}, needs a whole number of at most {most}")
     return value
 
 
@@ -29,7 +29,7 @@ def natural(text: str) -> int:
     except ValueError:
         value = -1
     if value < 0:
-        raise argparse.ArgumentTypeError(f"a whole number of at least 0 is needed, got {text!r}")
+        raise argparse.ArgumentTypeError(f"got {text!r}, needs a whole number of at least 0")
     return value
 
 
@@ -48,9 +48,9 @@ def folder(text: str) -> Path:
         path.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:  # the latter for a null character
         reason = "it is a file" if isinstance(error, FileExistsError) else getattr(error, "strerror", None) or error
-        raise argparse.ArgumentTypeError(f"cannot make the folder {text!r}: {reason}") from error
+        raise argparse.ArgumentTypeError(f"got {text!r}, needs a folder that can be made: {reason}") from error
     if not os.access(path, os.W_OK | os.X_OK):
-        raise argparse.ArgumentTypeError(f"cannot write into the folder {text!r}")
+        raise argparse.ArgumentTypeError(f"got {text!r}, needs a folder that can be written")
     return path
 
 

@@ -16,10 +16,10 @@ except ImportError as error:
     ) from error
 
 if int(keras.__version__.split(".")[0]) < 3:
-    raise ImportError(f"fusedstep.keras needs Keras 3, got Keras {keras.__version__}")
+    raise ImportError(f"fusedstep.keras: got Keras {keras.__version__}, needs Keras 3")
 if keras.backend.backend() != "torch":
     raise ImportError(
-        f"fusedstep.keras needs the torch backend of Keras, got {keras.backend.backend()!r}: a step writes the weights "
-        "where they lie in memory, and only torch's can be written there (arrays of JAX cannot be changed, those of "
-        f"TensorFlow belong to its graphs, and Keras does not train on NumPy); {_SETTING}"
+        f"fusedstep.keras: got Keras's backend {keras.backend.backend()!r}, needs its torch backend: a step writes the "
+        "weights where they lie in memory, and only torch's can be written there (arrays of JAX cannot be changed, "
+        f"those of TensorFlow belong to its graphs, and Keras does not train on NumPy); {_SETTING}"
     )

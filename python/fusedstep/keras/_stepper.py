@@ -45,8 +45,8 @@ def check_variable(variable: Any) -> None:
     name, value = f'variables["{variable.path}"]', variable.value
     if value.device.type != "cpu":
         raise ValueError(
-            f"{name}: is on {value.device}, needs the CPU; set the environment variable KERAS_TORCH_DEVICE=cpu, or "
-            'make the model inside keras.device("cpu")'
+            f"{name}: got a tensor on {value.device}, needs one on the CPU; set the environment variable "
+            'KERAS_TORCH_DEVICE=cpu, or make the model inside keras.device("cpu")'
         )
     if hasattr(value, "_local_tensor") or not _is_plain(value):
         raise TypeError(f"{name}: got {type(value).__name__} ({value.layout}), needs a dense tensor of this process")

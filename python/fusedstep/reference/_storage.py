@@ -153,7 +153,7 @@ def check_rows(grad: SparseRows, name: str, param: Stored, writeable: bool) -> A
     """Check a gradient of some rows and return its values."""
     shape = param.array.shape
     if not shape:
-        raise ValueError(f"{name}: SparseRows need a parameter with rows, got one of shape ()")
+        raise ValueError(f"{name}: got SparseRows for a parameter of shape (), needs one with rows")
     integers = (np.dtype(np.int32), np.dtype(np.int64))
     indices = check_array(grad.indices, f"{name}.indices", integers, writeable=False)
     if indices.ndim != 1:

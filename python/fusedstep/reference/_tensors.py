@@ -15,7 +15,7 @@ from ._about import RULES, Rule
 from ._checks import as_list, check_array, check_overlap
 from ._storage import Stored, check_gradient, check_rows, store_param, store_state
 
-__all__ = ["Tensor", "check_rows_form", "check_tensors", "other_states"]
+__all__ = ["Tensor", "check_rows_form", "check_tensors", "eight_bit_rows", "other_states"]
 
 Array = NDArray[Any]
 
@@ -59,7 +59,7 @@ def check_tensors(
             return [None for _ in every]
         if value is None:
             when = next((state.when for state in about.states if state.name == name), "")
-            raise TypeError(f"{name} is needed" + (f" with {when}={hypers[when]}" if when else ""))
+            raise TypeError(f"{name}: got None, needs an array" + (f" with {when}={hypers[when]}" if when else ""))
         return as_list(value, name, count)
 
     columns = {"param": column("param", param), "grad": column("grad", arguments["grad"])}
@@ -98,7 +98,7 @@ def check_tensors(
         numbers = [check_array(columns[name][i], name + at, (np.dtype(np.float64),), ()) for name in about.scalars]
         ema = None if averages[i] is None else check_array(averages[i], "ema" + at, (stored.kind,), stored.array.shape)
         if rows is not None and any(state is not None and state.format.startswith("8bit") for state in states):
-            raise TypeError(f"grad{at}: states of 8 bits have no form for SparseRows; a block may span several rows")
+            raise TypeError(eight_bit_rows("grad" + at))
         tensors.append(Tensor(stored, grad, states, numbers, ema, step, given, rows))
         memory += [*stored.memory, ("grad" + at, given, around["zero_grads"])]
         memory += [item for state in states if state for item in state.memory]
@@ -114,15 +114,24 @@ def other_states(about: Rule, name: str, value: Any, shape: tuple[int, ...], hyp
     return f"{name}: got {type(value).__name__} for a parameter of shape {shape}, needs {needed} and no other state"
 
 
+def eight_bit_rows(name: str) -> str:
+    """The message for a gradient of some rows with states of 8 bits."""
+    return f"{name}: got SparseRows, needs an array with states of 8 bits; a block may span several rows"
+
+
 def check_rows_form(about: Rule, hypers: Mapping[str, Any], around: Mapping[str, Any], name: str) -> None:
     """Check that a rule with these options can step some rows alone."""
     if about.rows_without is None:
         able = ", ".join(sorted(rule.name for rule in RULES.values() if rule.rows_without is not None))
-        raise TypeError(f"{name}: {about.name} has no form for SparseRows; those that have are {able}")
+        raise TypeError(
+            f"{name}: got SparseRows, needs an array for {about.name}; rules that take SparseRows are {able}"
+        )
     for option in about.rows_without:
         if hypers[option]:
-            raise ValueError(f"{name}: SparseRows need {option}=0, got {hypers[option]}: it would change every row")
+            raise ValueError(
+                f"{name}: got SparseRows with {option}={hypers[option]}, which would change every row, needs {option}=0"
+            )
     if around["ema"] is not None:
-        raise ValueError(f"{name}: SparseRows need ema=None: an average changes in every row")
+        raise ValueError(f"{name}: got SparseRows with ema, an average, which changes in every row, needs ema=None")
     if around["rounding"] != "nearest":
-        raise ValueError(f"{name}: SparseRows need rounding='nearest', got {around['rounding']!r}")
+        raise ValueError(f"{name}: got SparseRows with rounding={around['rounding']!r}, needs rounding='nearest'")

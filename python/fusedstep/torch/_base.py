@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .._constructors import constructor
 from .._hyper import unexpected
+from .._names import needs
 from .._settings import check_settings
 from .._step_options import GROUP_OPTIONS, MODEL_OPTIONS
 from ..reference import RULES
 from ._keeping import Keeping
 from ._making import Making
-from ._options import check_group, check_implementation, likely_meant, plain
+from ._options import GROUPS, check_group, check_implementation, likely_meant, plain
 
 __all__ = ["FusedOptimizer"]
 
@@ -122,7 +123,10 @@ class FusedOptimizer(Keeping):
         if name in OWN and "_itself" not in self.__dict__:  # this is a wrapper that forwards attributes
             setattr(self._itself(), name, value)
         elif "param_groups" not in self.__dict__ or name in self.__dict__ or hasattr(type(self), name):
-            super().__setattr__(name, list(value) if name == "param_groups" else value)
+            if name == "param_groups":
+                needs(value, Iterable, name, GROUPS)
+                value = list(value)
+            super().__setattr__(name, value)
         elif (meant := likely_meant(name, self._options())) is not None:
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}, did you mean {meant}?")
         else:

@@ -34,7 +34,7 @@ from ._states import (
     whole_number,
 )
 
-__all__ = ["build", "complete"]
+__all__ = ["build", "complete", "named"]
 
 
 def build(
@@ -59,11 +59,13 @@ def build(
     nothing = torch.empty(0)
 
     def check(group: int, name: str, value: Any) -> Any:
-        return check_hyper(name, plain(value), f'param_groups[{group}]["{name}"]', rule=rules[group])
+        where = f'param_groups[{group}]["{name}"]'
+        return check_hyper(name, plain(value, where), where, rule=rules[group])
 
     def cross_check(group: int) -> None:
-        values = {name: plain(groups[group][name]) for name in (*RULES[rules[group]].hypers, "cautious")}
-        check_hypers(rules[group], values, f'param_groups[{group}]["{{}}"]')
+        names, where = (*RULES[rules[group]].hypers, "cautious"), f'param_groups[{group}]["{{}}"]'
+        values = {name: plain(groups[group][name], where.format(name)) for name in names}
+        check_hypers(rules[group], values, where)
 
     model = _core.Model(optimizer.rule, check, cross_check)
     tensors = _core.TorchModel(model, reader(), WATCHED)
@@ -109,15 +111,20 @@ def _slots(optimizer: Making, nothing: Tensor) -> Iterator[Slot]:
     """The slots of all parameters."""
     states = optimizer._all_states()
     for number, group in enumerate(optimizer.param_groups):
-        names = group.get("param_names") or ()
-        if len(names) != len(group["params"]):  # parameters were put in or taken out by hand
-            names = [None] * len(group["params"])
-        for i, (param, called) in enumerate(zip(group["params"], names, strict=True)):
-            path = f"[{number}][{i}]" if called is None else f'["{called}"]'
-            slot = _used_slot(optimizer, param, group, states.get(param, {}), "params" + path)
-            slot = slot or Slot(param, nothing, None, "params" + path, used=False)
+        for param, name in named(group, number):
+            slot = _used_slot(optimizer, param, group, states.get(param, {}), name)
+            slot = slot or Slot(param, nothing, None, name, used=False)
             slot.group = number
             yield slot
+
+
+def named(group: dict[str, Any], number: int) -> Iterator[tuple[Tensor, str]]:
+    """The parameters of a group, each with what messages call it."""
+    names = group.get("param_names") or ()
+    if len(names) != len(group["params"]):  # parameters were put in or taken out by hand
+        names = [None] * len(group["params"])
+    for i, (param, called) in enumerate(zip(group["params"], names, strict=True)):
+        yield param, f"params[{number}][{i}]" if called is None else f'params["{called}"]'
 
 
 def _used_slot(

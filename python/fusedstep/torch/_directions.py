@@ -104,8 +104,8 @@ def make_directions(
     def options(number: int) -> dict[str, Any]:
         names = ("eps", *RULES["muon"].outside)
         if missing := [name for name in names if name not in groups[number]]:
-            raise ValueError(f'param_groups[{number}]: has no entry "{missing[0]}"')
-        return {name: plain(groups[number][name]) for name in names}
+            raise ValueError(f'param_groups[{number}]: has no entry "{missing[0]}", needs one')
+        return {name: plain(groups[number][name], f'param_groups[{number}]["{name}"]') for name in names}
 
     return TensorDirections(matrices, options, 'param_groups[{}]["{}"]', cuts, agree)
 

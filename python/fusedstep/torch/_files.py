@@ -51,6 +51,8 @@ def _arrays(value: Any, where: str) -> Any:
         return value
     if local(value) is not value or value.layout is not torch.strided:
         raise TypeError(f"{where}: got a part of a tensor, needs whole ones; torch.distributed.checkpoint saves parts")
+    if value.is_meta:
+        raise ValueError(f"{where}: got a tensor on meta, needs one with memory")
     tensor = value.detach().cpu()
     if tensor.dtype == torch.bits8:
         return tensor.view(torch.uint8).numpy()

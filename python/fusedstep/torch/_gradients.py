@@ -40,7 +40,7 @@ def fitting_copy(param: Tensor, like: Tensor, name: str) -> Tensor:
     if hasattr(mine, "wait"):  # the result of a collective that may still be under way
         mine = mine.wait()
     if mine.device.type != "cpu":
-        raise ValueError(f"the gradient of {name} is on {mine.device}, needs the CPU")
+        raise ValueError(f"the gradient of {name}: got a tensor on {mine.device}, needs one on the CPU")
     out = torch.empty_like(local(like).detach(), dtype=grad.dtype, memory_format=torch.preserve_format)
     return out.copy_(mine)
 
@@ -48,10 +48,10 @@ def fitting_copy(param: Tensor, like: Tensor, name: str) -> Tensor:
 def check_gradient(param: Tensor, grad: Tensor, name: str) -> None:
     """Check that a dense gradient has its parameter's shape, a dtype that fits it, and memory."""
     if grad.shape != param.shape:
-        raise ValueError(f"the gradient of {name} has shape {tuple(grad.shape)}, needs {tuple(param.shape)}")
+        raise ValueError(f"the gradient of {name}: got shape {tuple(grad.shape)}, needs {tuple(param.shape)}")
     narrow = {torch.float16, torch.bfloat16, torch.float32}
     fits = grad.dtype == param.dtype or (grad.dtype in narrow and param.dtype in narrow | {torch.float64})
     if not fits:
-        raise TypeError(f"the gradient of {name} has dtype {grad.dtype}, needs {param.dtype} or a narrower one")
+        raise TypeError(f"the gradient of {name}: got dtype {grad.dtype}, needs {param.dtype} or a narrower one")
     mine = local(grad)
     check_memory(mine, f"the gradient of {name}")

@@ -14,7 +14,7 @@ from .._settings import check_settings
 from .._step_options import GROUP_OPTIONS
 from ..reference import RULES
 from ._loading import load
-from ._options import check_group, check_is_group
+from ._options import GROUPS, check_group, check_is_group
 from ._reporting import Reporting
 from ._saved import packed, without
 from ._states import check_held, check_states, whole_number
@@ -179,11 +179,12 @@ class Keeping(Reporting):
             state = {**state, "_settings": self._settings, "eager": flag("eager", state["eager"])}
         needs(state["state"], Mapping, "state", "a dict of states")
         check_states(state["state"])
-        needs(state["param_groups"], list, "param_groups", "a list of dicts")
+        needs(state["param_groups"], list, "param_groups", GROUPS)
         for number, group in enumerate(state["param_groups"]):
             check_is_group(group, f"param_groups[{number}]")
         super().__setstate__(state)
         self.state = self._all_states()
+        self._check_edited()
         for number, group in enumerate(self.param_groups):
             where = f"param_groups[{number}]"
             self._fill_in(group, where)

@@ -36,6 +36,7 @@ def load(optimizer: Making, state_dict: Mapping[str, Any]) -> None:
             raise ValueError(f'state_dict: has no entry "{key}"; it is not the state dict of an optimizer')
     needs(state_dict["state"], Mapping, 'state_dict["state"]', "a dict")
     settings, skipped = _own_entry(optimizer, state_dict.get("fusedstep", {}))
+    optimizer._check_edited()
     places = _places(optimizer.param_groups, state_dict["param_groups"])
     merged = _merged(optimizer, state_dict["param_groups"])
     state = States()
@@ -141,6 +142,6 @@ def _merged(optimizer: Making, saved: Sequence[Mapping[str, Any]]) -> list[dict[
         where, rule = f"{GROUPS}[{i}]", optimizer._rule_of(new)
         missing = [name for name in (*RULES[rule].hypers, *GROUP_OPTIONS) if name not in new]
         if missing:
-            raise ValueError(f'{where}: has no entry "{missing[0]}"')
+            raise ValueError(f'{where}: has no entry "{missing[0]}", needs one')
         check_group(rule, new, f'{where}["{{}}"]')
     return merged

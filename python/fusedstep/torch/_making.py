@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from .. import _core
+from .._names import needs
 from .._settings import Settings
 from .._step_options import GROUP_OPTIONS, STORAGE
 from ..reference import RULES
 from ..reference._about import PARAM
 from ._directions import TensorDirections
-from ._options import check_group, check_is_group, plain
+from ._options import GROUPS, check_group, check_is_group, plain
 from ._slots import Slot, make_slot
 from ._states import States, check_states
 
@@ -115,8 +116,25 @@ class Making(Settings, torch.optim.Optimizer):
     def _check_edited(self) -> None:
         """Check what anyone may have put among the states and groups."""
         check_states(self._all_states())
+        needs(self.param_groups, list, "param_groups", GROUPS)
         for number, group in enumerate(self.param_groups):
-            check_is_group(group, f"param_groups[{number}]")
+            where = f"param_groups[{number}]"
+            check_is_group(group, where)
+            params, names = group["params"], group.get("param_names")
+            if isinstance(params, Tensor) or not isinstance(params, Iterable):
+                raise TypeError(f'{where}["params"]: got {type(params).__name__}, needs a list of tensors')
+            params = params if isinstance(params, list) else list(params)
+            for i, param in enumerate(params):
+                needs(param, Tensor, f'{where}["params"][{i}]', "a tensor")
+            group["params"] = params
+            if names is not None:
+                needs(names, (list, tuple), f'{where}["param_names"]', "a list of names")
+
+    def _complete_groups(self) -> None:
+        """Check what anyone may have put among the states and groups, and give groups the options that they lack."""
+        self._check_edited()
+        for number, group in enumerate(self.param_groups):
+            self._fill_in(group, f"param_groups[{number}]")
 
     def _expose(self, exposed: bool) -> None:
         """Note whether others may hold states: only then could they change unseen, and must be looked at.
@@ -157,14 +175,6 @@ class Making(Settings, torch.optim.Optimizer):
 
     def _fill_in(self, group: dict[str, Any], where: str) -> None:
         """Give a group that was made by hand the options that it lacks."""
-        params = group["params"]
-        if isinstance(params, Tensor) or not isinstance(params, Iterable):
-            raise TypeError(f'{where}["params"]: got {type(params).__name__}, needs a list of tensors')
-        params = params if isinstance(params, list) else list(params)
-        for i, param in enumerate(params):
-            if not isinstance(param, Tensor):
-                raise TypeError(f'{where}["params"][{i}]: got {type(param).__name__}, needs a tensor')
-        group["params"] = params
         for name, value in self._own_of(group).items():
             group.setdefault(name, value)
         hypers = RULES[self._rule_of(group)].hypers
@@ -173,14 +183,15 @@ class Making(Settings, torch.optim.Optimizer):
             group.setdefault("maximize", False)
         for name in hypers:
             if name not in group:
-                raise ValueError(f'{where}: has no entry "{name}"')
+                raise ValueError(f'{where}: has no entry "{name}", needs one')
 
     def _plain_groups(self) -> list[dict[str, Any]]:
         """The options of the groups, their values as numbers."""
         found = []
-        for group in self.param_groups:
+        for number, group in enumerate(self.param_groups):
             names = (*RULES[self._rule_of(group)].hypers, *GROUP_OPTIONS)
-            found.append({name: plain(group[name]) for name in names if name in group})
+            where = f'param_groups[{number}]["{{}}"]'
+            found.append({name: plain(group[name], where.format(name)) for name in names if name in group})
         return found
 
     def _rule_of(self, group: dict[str, Any]) -> str:

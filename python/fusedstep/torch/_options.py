@@ -14,6 +14,7 @@ from .._step_options import GROUP_OPTIONS, GROUP_VALUES, STORAGE
 from ..reference import RULES
 
 __all__ = [
+    "GROUPS",
     "Options",
     "Own",
     "check_group",
@@ -105,6 +106,9 @@ def plain(value: Any, where: str = "a hyper-parameter") -> Any:
     if isinstance(value, (list, tuple)):
         return tuple(plain(part, where) for part in value)
     return value
+
+
+GROUPS = 'a list of dicts with an entry "params"'
 
 
 def check_is_group(group: Any, where: str) -> None:

@@ -46,6 +46,7 @@ class Reporting(Stepping):
             (``"lr"``, or ``"lr/0"``, ``"lr/1"``), and with `watch` the whole model's figures of the last watched step:
             ``"watch/ratio"`` and so on.
         """
+        self._complete_groups()
         found: dict[str, float] = {"skipped_steps": float(self.skipped_steps)}
         if self.grad_norm is not None:
             found["grad_norm"] = self.grad_norm
@@ -78,6 +79,8 @@ class Reporting(Stepping):
         >>> watch.last["weight"].update_norm
         1.0
         """
+        self._complete_groups()
+        self._stale()  # groups may have been put in by hand since the native model was made
         return watch(self._itself(), every, keep)
 
     def _watched_model(self) -> tuple[_core.Model | None, list[str], list[str], list[dict[str, Any]]]:

@@ -62,17 +62,17 @@ def make_slot(param: Tensor, name: str) -> Slot:
     mine = local(param)
     if mine.device.type != "cpu":
         raise ValueError(
-            f"{name} is on {mine.device}, needs the CPU; fusedstep.torch.CPUOffload steps on the CPU for parameters "
-            "that live elsewhere"
+            f"{name}: got a tensor on {mine.device}, needs one on the CPU; fusedstep.torch.CPUOffload steps "
+            "on the CPU for parameters that live elsewhere"
         )
     if mine.layout is not torch.strided:
-        raise TypeError(f"{name} is sparse ({mine.layout}), needs a dense tensor")
+        raise TypeError(f"{name}: got a sparse tensor ({mine.layout}), needs a dense one")
     check_memory(mine, name)
     if is_dense(mine) and holds_values(mine) and not param.is_inference():
         return Slot(param, param, None, name)
     if mine is not param:
         raise ValueError(
-            f"{name} is a distributed tensor whose local part has gaps, or is a conjugate view, needs a dense one"
+            f"{name}: got a distributed tensor whose local part has gaps, or is a conjugate view, needs a dense one"
         )
     check_places(mine, name)
     with torch.inference_mode(False), torch.no_grad():
@@ -83,11 +83,13 @@ def make_slot(param: Tensor, name: str) -> Slot:
 def check_places(tensor: Tensor, name: str) -> None:
     """Check that every element of what a step writes has memory of its own."""
     if overlaps_itself(tensor):
-        raise ValueError(f"{name} is an expanded tensor: several of its elements share memory; needs one of its own")
+        raise ValueError(
+            f"{name}: got an expanded tensor, several of whose elements share memory, needs one of its own"
+        )
 
 
 def check_memory(tensor: Tensor, name: str) -> None:
     """Check a parameter's dtype, and that its memory is there."""
     if tensor.dtype not in PARAMETERS:
-        raise TypeError(f"{name} has dtype {tensor.dtype}, needs one of {', '.join(str(d) for d in PARAMETERS)}")
+        raise TypeError(f"{name}: got dtype {tensor.dtype}, needs one of {', '.join(str(d) for d in PARAMETERS)}")
     check_storage(tensor, name)

@@ -41,26 +41,27 @@ def prepare(optimizer: Making, slot: Slot, group: dict[str, Any]) -> Callable[[b
     rule = optimizer.rule
     if rule not in ABLE or grad.layout is not torch.sparse_coo:
         raise TypeError(
-            f"the gradient of {slot.name} is sparse ({grad.layout}), and {rule} does not support sparse gradients; "
-            "SparseAdam and Adagrad do (torch.sparse_coo), and so does SGD without momentum"
+            f"the gradient of {slot.name}: got a sparse tensor ({grad.layout}), needs a dense one for {rule}; "
+            "SparseAdam and Adagrad take sparse ones (torch.sparse_coo), and so does SGD without momentum"
         )
     for name in ("weight_decay", "momentum"):
         if plain(group.get(name, 0.0)):
             raise TypeError(
-                f"the gradient of {slot.name} is sparse, needs {name}=0, got {plain(group[name])!r}, "
-                "which would touch every row"
+                f"the gradient of {slot.name}: got a sparse tensor with {name}={plain(group[name])!r}, which would "
+                f"touch every row, needs {name}=0"
             )
     for name in ("max_grad_norm", "skip_nonfinite"):
         if getattr(optimizer, name):
-            raise ValueError(f"{name}: the gradient of {slot.name} is sparse, needs dense gradients")
+            raise ValueError(f"{name}: got a sparse tensor as the gradient of {slot.name}, needs dense ones")
     has_master = group["master"] is not None and param.dtype in (torch.float16, torch.bfloat16)
     if group["state_format"] != "float32" or has_master or group["ema_decay"] is not None:
         raise ValueError(
-            f"the gradient of {slot.name} is sparse, needs state_format='float32', no master and no ema_decay"
+            f"the gradient of {slot.name}: got a sparse tensor, needs state_format='float32', no master and no "
+            "ema_decay"
         )
     if grad.shape != param.shape or grad.dtype != param.dtype:
         raise ValueError(
-            f"the gradient of {slot.name} has shape {tuple(grad.shape)} and dtype {grad.dtype}, "
+            f"the gradient of {slot.name}: got shape {tuple(grad.shape)} and dtype {grad.dtype}, "
             f"needs {tuple(param.shape)} and {param.dtype}"
         )
     _check_places(slot.name, grad)
@@ -80,7 +81,7 @@ def _check_places(name: str, grad: Tensor) -> None:
     for dimension, (low, high) in enumerate(zip(*(part.tolist() for part in places.aminmax(dim=1)), strict=True)):
         if low < 0 or high >= grad.shape[dimension]:
             raise ValueError(
-                f"the gradient of {name} has indices from {low} to {high} in dimension {dimension}, "
+                f"the gradient of {name}: got indices from {low} to {high} in dimension {dimension}, "
                 f"needs them from 0 to {grad.shape[dimension] - 1}"
             )
 

@@ -173,7 +173,9 @@ class Stepping(Making):
         if not torch.is_inference_mode_enabled():
             for slot in self._works:
                 if slot.param.is_inference():
-                    raise RuntimeError(f"{slot.name} was made in inference mode, needs a step in inference mode")
+                    raise RuntimeError(
+                        f"{slot.name}: got a tensor made in inference mode, needs a step in inference mode"
+                    )
         with torch.no_grad():
             self._copy_works()
 
@@ -201,9 +203,7 @@ class Stepping(Making):
 
     def _build(self) -> None:
         self._stale()
-        self._check_edited()
-        for number, group in enumerate(self.param_groups):
-            self._fill_in(group, f"param_groups[{number}]")
+        self._complete_groups()
         model, tensors, self._slots = build(self, self._counts)
         model.share_claim(self._claim)
         if distributed(self):

@@ -65,12 +65,16 @@ def apply_in_backward(
         raise TypeError(f"optimizer_class: got {optimizer_class!r}, needs an optimizer class of fusedstep.torch")
     for name in ("max_grad_norm", "skip_nonfinite"):
         if options.get(name):
-            raise ValueError(f"{name}: needs all gradients at once, of which each is used and freed as it arrives")
+            raise ValueError(
+                f"{name}: got {options[name]!r}, needs to be left out; it takes all gradients at once, of which each "
+                "is used and freed as it arrives"
+            )
     given = params.parameters() if isinstance(params, torch.nn.Module) else params
     optimizer = optimizer_class(given, **options)
     if RULES[optimizer.rule].whole:  # no other optimizer has a group of such a rule
         raise ValueError(
-            f"{optimizer.rule}: needs all gradients at once, of which each is used and freed as it arrives"
+            f"optimizer_class: got {optimizer_class.__name__}, needs another rule; it takes all gradients at once, of "
+            "which each is used and freed as it arrives"
         )
     optimizer.eager = True  # or every first gradient would have the native model made anew
     for group in optimizer.param_groups:

@@ -139,9 +139,9 @@ class CPUOffload(FusedOptimizer):
 
     def _make_slot(self, param: Tensor, name: str) -> Slot:
         if local(param) is not param:
-            raise TypeError(f"{name} is a distributed tensor, needs a tensor of this process alone")
+            raise TypeError(f"{name}: got a distributed tensor, needs a tensor of this process alone")
         if param.layout is not torch.strided:
-            raise TypeError(f"{name} is sparse ({param.layout}), needs a dense tensor")
+            raise TypeError(f"{name}: got a sparse tensor ({param.layout}), needs a dense one")
         check_memory(param, name)
         work = self._hosts.get(param)
         if work is None or work.shape != param.shape or work.dtype != param.dtype:
@@ -196,7 +196,9 @@ class CPUOffload(FusedOptimizer):
                 check_gradient(param, grad, slot.name)
                 brought[i] = self._to_host(grad.detach(), self._buffer(param, grad))
             elif param.device.type != "cpu":
-                raise TypeError(f"the gradient of {slot.name} is sparse and on {param.device}, needs a dense one")
+                raise TypeError(
+                    f"the gradient of {slot.name}: got a sparse tensor on {param.device}, needs a dense one"
+                )
             check_memory(param, slot.name)
             check_places(local(param), slot.name)
             self._to_host(param.detach(), slot.work)

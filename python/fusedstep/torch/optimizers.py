@@ -12,6 +12,7 @@ import torch
 
 from .._hyper import check_hyper
 from ._base import FusedOptimizer
+from ._building import named
 from ._options import plain
 
 __all__ = [
@@ -113,10 +114,12 @@ class SparseAdam(FusedOptimizer, torch.optim.SparseAdam):
     def _advance(self, closure: Callable[[], Any] | None = None) -> Any:
         def checked() -> Any:
             loss = None if closure is None else closure()
-            for group in self.param_groups:
-                for param in group["params"]:
+            for number, group in enumerate(self.param_groups):
+                for param, name in named(group, number):
                     if param.grad is not None and not param.grad.is_sparse:
-                        raise TypeError("SparseAdam needs sparse gradients, got a dense one; Adam takes those")
+                        raise TypeError(
+                            f"the gradient of {name}: got a dense tensor, needs a sparse one; Adam takes dense ones"
+                        )
             return loss
 
         return super()._advance(checked)
