@@ -11,7 +11,7 @@ set(optimised ${FUSEDSTEP_OPTIMISE})
 # The extension: what runs once is built for size; a step goes through the rest, and -O3 makes it larger but no faster.
 set(for_size -Os)
 set(for_steps $<$<CONFIG:Release>:-O2>)
-set(avx2 -mavx2 -mf16c)
+set(avx2 -mavx2 -mfma -mf16c)
 set(avx512 ${avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512)
 
 if(CMAKE_CXX_COMPILER_ID STREQUAL "MSVC")

@@ -36,7 +36,8 @@ bool has_avx2() {
     int r1[4], r7[4];
     __cpuid(r1, 1);
     __cpuidex(r7, 7, 0);
-    return saves_registers(0x6) && (r7[1] & (1 << 5)) != 0 && (r1[2] & (1 << 29)) != 0;
+    const int fma = 1 << 12, f16c = 1 << 29;
+    return saves_registers(0x6) && (r7[1] & (1 << 5)) != 0 && (r1[2] & fma) != 0 && (r1[2] & f16c) != 0;
 }
 bool has_avx512() {
     int r[4];
@@ -49,7 +50,8 @@ bool has_avx512() {
 // GCC's and Clang's own check asks the operating system (XGETBV) too. Not all of them know F16C by name.
 bool has_avx2() {
     unsigned a, b, c, d;
-    return __builtin_cpu_supports("avx2") && __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & (1u << 29)) != 0;
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __get_cpuid(1, &a, &b, &c, &d) != 0 &&
+           (c & (1u << 29)) != 0;
 }
 bool has_avx512() {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
@@ -98,7 +100,7 @@ const std::vector<Isa>& built_isas() {
     static const std::vector<Isa> all = {
 #if defined(FUSEDSTEP_X86)
         {"baseline", "SSE2", always, table_baseline},
-        {"avx2", "AVX2, F16C", has_avx2, table_avx2},
+        {"avx2", "AVX2, FMA, F16C", has_avx2, table_avx2},
         {"avx512", "AVX-512 F, BW, DQ, VL", has_avx512, table_avx512},
 #elif defined(__aarch64__) || defined(_M_ARM64)
         {"baseline", "NEON", always, table_baseline},

@@ -76,6 +76,7 @@ struct Run {
     void* states[kMaxStates];
     std::size_t n;
     void* direction = nullptr;  // only of a rule with a product
+    double factor = 1;          // what a second moment in factors is multiplied by: the row's part
 };
 
 // The sum of squares of one block, and whether every element was finite.
@@ -215,8 +216,9 @@ struct KernelTable {
     std::size_t (*count_descents[kComputes])(const void* step, const void* grad, std::size_t n);
     void (*descend[kComputes])(Decay decay, double scale, const void* step, const void* grad, void* param,
                                std::size_t n);
-    // Second moments in factors (Engine::sum_factors()): sums += squares of x, and out = factor * x.
-    void (*add_squares[kComputes])(const void* x, double* sums, std::size_t n);
+    // Second moments in factors (Engine::sum_factors()): sums += squares of x, whose own sum is returned, as
+    // sum_squares has it, while memory is asked for `next`; and out = factor * x.
+    double (*add_squares[kComputes])(const void* x, const void* next, double* sums, std::size_t n);
     void (*multiply[kComputes])(double factor, const void* x, void* out, std::size_t n);
     // The bits of the largest magnitude; those of an infinity or NaN are larger than any number's.
     std::uint32_t (*largest)(const float* x, std::size_t n);

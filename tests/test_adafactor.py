@@ -28,9 +28,10 @@ from fusedstep.reference._arithmetic import squares_of_columns, squares_of_rows,
 SHAPES = (
     *((), (1,), (5,), (2500,), (0,), (0, 4), (3, 0)),
     *((1, 1), (1, 7), (7, 1), (4, 3), (70, 300), (3, 2100), (200, 2200), (5000, 2)),
-    *((2, 3, 4), (3, 100, 40), (4, 2, 3, 3), (2, 0, 3)),
+    *((2, 3, 4), (3, 100, 40), (4, 2, 3, 3), (2, 0, 3), (1500, 2, 1, 1), (50, 30, 3, 3), (90, 7, 17), (130, 257)),
 )
-"""No axis to four, sizes of 0 and 1, matrices of one chunk of rows and of several, of one block of columns or more."""
+"""No axis to four, sizes of 0 and 1; matrices of one chunk of rows and of several, of one block of columns or more,
+many in one block; rows that are stepped one by one."""
 
 OPTIONS: tuple[dict[str, Any], ...] = (
     {},

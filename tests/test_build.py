@@ -94,19 +94,25 @@ def test_kernels_use_their_instruction_set(objects: dict[str, pathlib.Path]) -> 
     """No wide register below its level, none missing at it, and no fused multiply-add but on purpose."""
     if shutil.which("objdump") is None or "avx512" not in objects:
         pytest.skip("needs objdump and an x86-64 build")
-    text = {isa: passes("objdump", "-d", "--no-show-raw-insn", str(path)) for isa, path in objects.items()}
+    text = {isa: passes("objdump", "-dC", "--no-show-raw-insn", str(path)) for isa, path in objects.items()}
     assert "%ymm" not in text["baseline"] and "%zmm" not in text["baseline"]
     assert "%ymm" in text["avx2"] and "%zmm" not in text["avx2"]
     assert len(re.findall(r"vsqrtps.*%zmm", text["avx512"])) >= 3
     assert len(re.findall(r"vsqrtps.*%ymm", text["avx2"])) >= 3
     assert len(re.findall(r"\tsqrtps", text["baseline"])) >= 3
     for isa, code in text.items():
-        rounded_once = re.findall(r"\tvfn?m(?:add|sub)\S*.*", code)
+        of_squares, others = [], []
+        for function in code.split("\n\n"):
+            sums = re.search(
+                r"(sum_squares|add_squares|add_gradient|add_update)<float>|direction<.*, float, ", function
+            )
+            (of_squares if sums else others).extend(re.findall(r"\tvfn?m(?:add|sub)\S*.*", function))
+        # A double holds the square of a float32: plus_square() in cpp/kernels/kernels.cpp.
+        assert bool(of_squares) == (isa != "baseline")
+        assert all(re.match(r"\tvfmadd...[ps]d", line) for line in of_squares)
         # Five for each root by products (cpp/kernels/vec.hpp), none elsewhere.
-        assert len(rounded_once) == 5 * len(re.findall(r"\tvrsqrt14ps", code)), (
-            f"{isa} rounds a product and a sum at once"
-        )
-        assert all("%zmm" in line for line in rounded_once)
+        assert len(others) == 5 * len(re.findall(r"\tvrsqrt14ps", code)), f"{isa} rounds a product and a sum at once"
+        assert all("%zmm" in line for line in others)
 
 
 # -------------------------------------------------------------------------------------------------------- the wheel

@@ -29,10 +29,8 @@ struct Group {
 struct Factors {
     FactorStates states;
     std::size_t batches = 0, rows = 0, columns = 0;
-    void *next_rows = nullptr, *next_columns = nullptr;  // in the compute type, as the states
-    void* inverse_columns = nullptr;                     // the inverse roots of the new columns, in the same type
-    // The inverse root of a row of a matrix is 1 / (sqrt(row * by) + eps).
-    double *by = nullptr, *eps = nullptr;
+    void *next_rows = nullptr, *next_columns = nullptr;        // in the compute type, as the states
+    void *inverse_rows = nullptr, *inverse_columns = nullptr;  // whose product is the inverse root of an element
     double* sums = nullptr;  // where there are several chunks or blocks: by columns, without columns by rows
 
     bool any() const { return batches != 0; }

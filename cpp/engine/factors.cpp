@@ -66,73 +66,116 @@ void advance(const Tensor& x, const FactorWeights& w, const Stream& state, const
     });
 }
 
-// The inverse roots of columns that are advanced.
-void invert_columns(const Tensor& x, std::size_t column, std::size_t n) {
+// Of advanced rows or columns: 1 / (sqrt(mean * by) + eps).
+template <class T>
+void invert(const T* means, T* inverse, std::size_t n, double by, double eps) {
+    for (std::size_t i = 0; i < n; ++i)
+        inverse[i] = static_cast<T>(1.0 / (std::sqrt(static_cast<double>(means[i]) * by) + eps));
+}
+
+// The inverse roots of the rows and columns of matrices that are advanced. The rows of a matrix are divided by their
+// mean.
+void invert_matrices(const Tensor& x, const FactorWeights& w, std::size_t first, std::size_t count) {
+    const Factors& f = x.factors;
     in_type(x, [&](auto zero) {
         using T = decltype(zero);
-        const T* const columns = static_cast<const T*>(x.factors.next_columns) + column;
-        T* const inverse = static_cast<T*>(x.factors.inverse_columns) + column;
-        for (std::size_t i = 0; i < n; ++i)
-            inverse[i] = static_cast<T>(1.0 / std::sqrt(static_cast<double>(columns[i])));
+        const std::size_t column = first * f.columns;
+        invert(static_cast<const T*>(f.next_columns) + column, static_cast<T*>(f.inverse_columns) + column,
+               count * f.columns, 1.0, 0.0);
+        for (std::size_t batch = first; batch < first + count; ++batch) {
+            const T* const rows = static_cast<const T*>(f.next_rows) + batch * f.rows;
+            double sum = 0;
+            for (std::size_t i = 0; i < f.rows; ++i) sum += static_cast<double>(rows[i]);
+            const double mean = sum / static_cast<double>(f.rows);
+            const double by = 1.0 / (mean < w.least ? w.least : mean);  // NaN stays NaN
+            invert(rows, static_cast<T*>(f.inverse_rows) + batch * f.rows, f.rows, by, w.eps);
+        }
     });
+}
+
+// The next rows where there are no columns, and their inverse roots.
+void advance_rows(const Tensor& x, const FactorWeights& w, const double* sums, std::size_t row, std::size_t n) {
+    const Factors& f = x.factors;
+    advance(x, w, x.state(f.states.rows), sums, f.columns, row, n, f.next_rows);
+    in_type(x, [&](auto zero) {
+        using T = decltype(zero);
+        invert(static_cast<const T*>(f.next_rows) + row, static_cast<T*>(f.inverse_rows) + row, n, w.unbias, w.eps);
+    });
+}
+
+// Adds the squares of a row of at most kLanes elements to those by columns, and returns their sum, in the order of
+// sum_squares: the lanes that it lacks are zeros.
+template <class T>
+double add_short_row(const T* values, double* columns, std::size_t n) {
+    double lane[kLanes];
+    for (std::size_t j = 0; j < n; ++j) {
+        const double value = static_cast<double>(values[j]);
+        lane[j] = value * value;
+        columns[j] += lane[j];
+    }
+    for (std::size_t half = kLanes / 2; half > 0; half /= 2) {
+        for (std::size_t j = half; j < n; ++j) lane[j - half] += lane[j];
+        n = std::min(n, half);
+    }
+    return lane[0];
 }
 
 }  // namespace
 
 void multiply_factors(const KernelTable& kernels, const Tensor& x, std::size_t element, std::size_t n, void* out) {
     const Factors& f = x.factors;
-    const std::size_t item = width(native(x.compute));
-    while (n != 0) {
-        const std::size_t row = element / f.columns, column = element % f.columns, batch = row / f.rows;
-        const std::size_t count = std::min(n, f.columns - column);
-        in_type(x, [&](auto zero) {
-            using T = decltype(zero);
-            const double of_row = static_cast<double>(static_cast<const T*>(f.next_rows)[row]);
-            const double inverse = 1.0 / (std::sqrt(of_row * f.by[batch]) + *f.eps);
+    in_type(x, [&](auto zero) {
+        using T = decltype(zero);
+        T* to = static_cast<T*>(out);
+        std::size_t row = element / f.columns, column = element % f.columns, left = f.rows - row % f.rows;
+        const T* columns = static_cast<const T*>(f.inverse_columns) + row / f.rows * f.columns;
+        for (std::size_t end = n; end != 0; column = 0, ++row) {
+            const std::size_t count = std::min(end, f.columns - column);
+            const T of_row = static_cast<const T*>(f.inverse_rows)[row];
             if (rows_alone(f))
-                std::fill_n(static_cast<T*>(out), count, static_cast<T>(inverse));
+                std::fill_n(to, count, of_row);
+            else if (count >= kLanes)
+                kernels.multiply[x.compute](static_cast<double>(of_row), columns + column, to, count);
             else
-                kernels.multiply[x.compute](inverse, advanced(f.inverse_columns, (batch * f.columns + column) * item),
-                                            out, count);
-        });
-        out = advanced(out, count * item);
-        element += count;
-        n -= count;
-    }
+                for (std::size_t j = 0; j < count; ++j) to[j] = of_row * columns[column + j];
+            to += count;
+            end -= count;
+            if (--left == 0) left = f.rows, columns += f.columns;
+        }
+    });
 }
 
-// After sum_factors(): the new columns of matrices of several chunks, and by what the rows are multiplied; without
-// columns, the new rows of several blocks.
+RowOfFactors row_of_factors(const Tensor& x, std::size_t element) {
+    const Factors& f = x.factors;
+    const std::size_t row = element / f.columns, column = element % f.columns;
+    RowOfFactors found{1, nullptr, f.columns - column};
+    in_type(x, [&](auto zero) {
+        using T = decltype(zero);
+        found.factor = static_cast<double>(static_cast<const T*>(f.inverse_rows)[row]);
+        found.columns = static_cast<T*>(f.inverse_columns) + (row / f.rows * f.columns + column);
+    });
+    return found;
+}
+
+// After sum_factors(): what it leaves of matrices of several chunks and, without columns, of rows of several blocks.
 void Engine::advance_factors() {
     for (const Tensor& x : tensors) {
         const Factors& f = x.factors;
-        if (!f.any() || x.grad.data == nullptr) continue;
+        if (!f.any() || f.sums == nullptr || x.grad.data == nullptr) continue;
         const Group& group = groups[static_cast<std::size_t>(x.group)];
         const FactorWeights w = kernels_->rules[group.rule].factors[x.compute](group.hypers.data(), x.step);
         const std::size_t chunks = chunks_of(f), blocks = blocks_of_row(f);
-        *f.eps = w.eps;
-        if (rows_alone(f)) *f.by = w.unbias;
-        for (std::size_t row = 0; rows_alone(f) && blocks > 1 && row < f.rows; ++row) {
+        for (std::size_t row = 0; rows_alone(f) && row < f.rows; ++row) {
             double sum = 0;
             for (std::size_t i = 0; i < blocks; ++i) sum += f.sums[row * blocks + i];
-            advance(x, w, x.state(f.states.rows), &sum, f.columns, row, 1, f.next_rows);
+            advance_rows(x, w, &sum, row, 1);
         }
         for (std::size_t batch = 0; !rows_alone(f) && batch < f.batches; ++batch) {
             double* const sums = f.sums + batch * chunks * f.columns;
             for (std::size_t chunk = 1; chunk < chunks; ++chunk)
                 for (std::size_t i = 0; i < f.columns; ++i) sums[i] += sums[chunk * f.columns + i];
-            if (chunks > 1) {
-                advance(x, w, x.state(f.states.columns), sums, f.rows, batch * f.columns, f.columns, f.next_columns);
-                invert_columns(x, batch * f.columns, f.columns);
-            }
-            in_type(x, [&](auto zero) {
-                using T = decltype(zero);
-                const T* const rows = static_cast<const T*>(f.next_rows) + batch * f.rows;
-                double sum = 0;
-                for (std::size_t i = 0; i < f.rows; ++i) sum += static_cast<double>(rows[i]);
-                const double mean = sum / static_cast<double>(f.rows);
-                f.by[batch] = 1.0 / (mean < w.least ? w.least : mean);  // NaN stays NaN
-            });
+            advance(x, w, x.state(f.states.columns), sums, f.rows, batch * f.columns, f.columns, f.next_columns);
+            invert_matrices(x, w, batch, 1);
         }
     }
 }
@@ -173,15 +216,15 @@ void Engine::place_factors() {
             factors_ = true;
             const std::size_t item = width(native(x.compute)), chunks = chunks_of(f);
             f.next_rows = take(doubles(f.batches * f.rows, item));
-            f.by = take(f.batches);
-            f.eps = take(1);
+            f.inverse_rows = take(doubles(f.batches * f.rows, item));
+            f.sums = nullptr;
             if (rows_alone(f)) {
-                f.sums = take(blocks_of_row(f) > 1 ? f.rows * blocks_of_row(f) : 0);
+                if (blocks_of_row(f) > 1) f.sums = take(f.rows * blocks_of_row(f));
                 continue;
             }
             f.next_columns = take(doubles(f.batches * f.columns, item));
             f.inverse_columns = take(doubles(f.batches * f.columns, item));
-            f.sums = take(chunks > 1 ? f.batches * chunks * f.columns : 0);
+            if (chunks > 1) f.sums = take(f.batches * chunks * f.columns);
         }
     }
 }
@@ -206,7 +249,7 @@ void Engine::sum_rows(std::size_t t, std::size_t begin, std::size_t end) {
                 sums[k] = kernels_->sum_squares[x.compute](values, f.columns).sum;
                 values = advanced(values, f.columns * width(native(x.compute)));
             }
-            advance(x, w, x.state(f.states.rows), sums, f.columns, row, several, f.next_rows);
+            advance_rows(x, w, sums, row, several);
         }
         return;
     }
@@ -220,21 +263,40 @@ void Engine::sum_rows(std::size_t t, std::size_t begin, std::size_t end) {
     }
 }
 
-// The new rows, and the columns of matrices of one chunk, of the chunks that begin in a run of elements.
+// Of the matrices that begin in a run of elements, and of the chunks of those of several: the new rows and, where the
+// matrix is one chunk, all else.
 void Engine::sum_factors(std::size_t t, std::size_t begin, std::size_t end) {
     const Tensor& x = tensors[t];
     const Factors& f = x.factors;
     if (!f.any()) return;
     if (rows_alone(f)) return sum_rows(t, begin, end);
     const Group& group = groups[static_cast<std::size_t>(x.group)];
-    const Constants& c = constants_[constants_of_[t]];
+    const double scale = constants_[constants_of_[t]].multiplier;
     const FactorWeights w = kernels_->rules[group.rule].factors[x.compute](group.hypers.data(), x.step);
     const std::size_t chunk_rows = rows_of_chunk(f), chunks = chunks_of(f), size = f.rows * f.columns;
+    const std::size_t item = width(native(x.compute)), row_bytes = f.columns * item;
     Staging<kBlock> staging(*kernels_, x.compute);
     double* const columns = static_cast<double*>(staging.scratch(2));  // of one block of columns
     double* const rows = static_cast<double*>(staging.scratch(3));
     static_assert(kMostRows * sizeof(double) + 3 * kBlock * sizeof(double) <= Scratch::kBytes);
+    const auto add_row = [&](const void* values, const void* next, double* sums, std::size_t n) {
+        if (n > kLanes) return kernels_->add_squares[x.compute](values, next, sums, n);
+        double sum = 0;
+        in_type(x, [&](auto zero) { sum = add_short_row(static_cast<const decltype(zero)*>(values), sums, n); });
+        return sum;
+    };
 
+    // Matrices that a block holds several of.
+    const auto sum_matrices = [&](std::size_t first, std::size_t count) {
+        const void* values = scaled_gradient(staging, *kernels_, x, group, scale, first * size, count * size);
+        std::fill_n(columns, count * f.columns, 0.0);
+        for (std::size_t k = 0, row = 0; k < count; ++k)
+            for (std::size_t r = 0; r < f.rows; ++r, values = advanced(values, row_bytes))
+                rows[row++] = add_row(values, values, columns + k * f.columns, f.columns);
+        advance(x, w, x.state(f.states.rows), rows, f.columns, first * f.rows, count * f.rows, f.next_rows);
+        advance(x, w, x.state(f.states.columns), columns, f.rows, first * f.columns, count * f.columns, f.next_columns);
+        invert_matrices(x, w, first, count);
+    };
     const auto sum_chunk = [&](std::size_t batch, std::size_t chunk) {
         const std::size_t first = chunk * chunk_rows, count = std::min(chunk_rows, f.rows - first);
         const std::size_t begin_of = batch * size + first * f.columns;
@@ -246,24 +308,26 @@ void Engine::sum_factors(std::size_t t, std::size_t begin, std::size_t end) {
             std::fill_n(columns, n, 0.0);
             for (std::size_t row = 0; row < count; row += together) {
                 const std::size_t several = std::min(together, count - row), loaded = several * n;
-                const void* values = scaled_gradient(staging, *kernels_, x, group, c.multiplier,
-                                                     begin_of + row * f.columns + column, loaded);
-                for (std::size_t k = 0; k < several; ++k) {
-                    rows[row + k] += kernels_->sum_squares[x.compute](values, n).sum;
-                    kernels_->add_squares[x.compute](values, columns, n);
-                    values = advanced(values, n * width(native(x.compute)));
-                }
+                const void* values =
+                    scaled_gradient(staging, *kernels_, x, group, scale, begin_of + row * f.columns + column, loaded);
+                for (std::size_t k = 0; k < several; ++k, values = advanced(values, n * item))
+                    rows[row + k] += add_row(values, advanced(values, row_bytes), columns, n);
             }
-            const std::size_t at_column = batch * f.columns + column;
-            if (chunks > 1) {
+            if (chunks > 1)
                 std::copy_n(columns, n, f.sums + (batch * chunks + chunk) * f.columns + column);
-            } else {
-                advance(x, w, x.state(f.states.columns), columns, f.rows, at_column, n, f.next_columns);
-                invert_columns(x, at_column, n);
-            }
+            else
+                advance(x, w, x.state(f.states.columns), columns, f.rows, batch * f.columns + column, n,
+                        f.next_columns);
         }
         advance(x, w, x.state(f.states.rows), rows, f.columns, batch * f.rows + first, count, f.next_rows);
+        if (chunks == 1) invert_matrices(x, w, batch, 1);
     };
+    if (size <= kBlock) {
+        const std::size_t together = kBlock / size, last = (end + size - 1) / size;
+        for (std::size_t first = (begin + size - 1) / size; first < last; first += together)
+            sum_matrices(first, std::min(together, last - first));
+        return;
+    }
     // Chunks have one size, but for the last of every matrix.
     for (std::size_t batch = begin / size; batch < f.batches && batch * size < end; ++batch)
         for (std::size_t chunk = 0; chunk < chunks; ++chunk) {

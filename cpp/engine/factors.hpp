@@ -8,4 +8,12 @@ namespace fusedstep {
 // the compute type.
 void multiply_factors(const KernelTable& kernels, const Tensor& x, std::size_t element, std::size_t n, void* out);
 
+// The rest of an element's row: what its elements of the inverse roots are made of.
+struct RowOfFactors {
+    double factor;  // that of the row,
+    void* columns;  // times these
+    std::size_t left;
+};
+RowOfFactors row_of_factors(const Tensor& x, std::size_t element);
+
 }  // namespace fusedstep

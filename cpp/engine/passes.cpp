@@ -63,11 +63,16 @@ NarrowRun narrow_run(const Tensor& x, const Group& group, unsigned used, std::si
 }
 
 // Whether all that a step reads and writes of a tensor is of the compute type, and nothing is done but the rule's
-// maths.
+// maths. Of second moments in factors, where rows are long enough to be stepped one by one.
 bool is_plain(const Tensor& x, const Group& group, unsigned used, const StepOptions& options) {
+    constexpr std::size_t kLongRow = 256;
     const Format format = native(x.compute);
     bool plain = x.param.format == format && x.grad.format == format && x.ema == nullptr && !options.zero_grads &&
-                 !std::isfinite(group.clip_value) && !group.cautious && !x.factors.any();
+                 !std::isfinite(group.clip_value) && !group.cautious;
+    if (x.factors.any()) {
+        used &= ~(1u << x.factors.states.elements);
+        plain = plain && x.factors.states.columns >= 0 && x.factors.columns >= kLongRow;
+    }
     for (std::size_t s = 0; s < x.states.size(); ++s)
         plain = plain && !((used >> s & 1u) && x.states[s].format != format);
     return plain && (x.direction.data == nullptr || x.direction.format == format);
@@ -108,6 +113,26 @@ void step_from_memory(UpdateFn kernel, const void* constants, double multiplier,
         if (run.direction != nullptr) run.direction = advanced(run.direction, kAhead);
         for (unsigned s = 0; s < kMaxStates; ++s)
             if (used >> s & 1u) run.states[s] = advanced(run.states[s], kAhead);
+    }
+}
+
+// Steps a plain run of elements, which is in place; with a second moment in factors row after row.
+void step_in_place(const Tensor& x, const RuleEntry& rule, UpdateFn kernel, const void* constants, double multiplier,
+                   unsigned used, std::size_t element, std::size_t grad_element, std::size_t n, bool from_memory) {
+    const auto step = [&](const Run& run) {
+        if (from_memory)
+            step_from_memory(kernel, constants, multiplier, run, used, width(native(x.compute)));
+        else
+            kernel(constants, multiplier, run);
+    };
+    if (!x.factors.any()) return step(run_in_place(x, rule, used, element, grad_element, n));
+    for (std::size_t done = 0; done < n;) {
+        const RowOfFactors row = row_of_factors(x, element + done);
+        Run run = run_in_place(x, rule, used, element + done, grad_element + done, std::min(row.left, n - done));
+        run.factor = row.factor;
+        run.states[x.factors.states.elements] = row.columns;
+        step(run);
+        done += run.n;
     }
 }
 
@@ -302,12 +327,8 @@ std::uint64_t Engine::update(std::size_t t, std::size_t begin, std::size_t end, 
     const Constants& c = constants_[constants_of_[t]];
     const unsigned used = rule.used_states(c.variant);
     if (x.rows == nullptr && is_plain(x, group, used, options)) {
-        const UpdateFn kernel = rule.update[x.compute][c.variant];
-        const Run run = run_in_place(x, rule, used, begin, begin, end - begin);
-        if (from_memory_)
-            step_from_memory(kernel, c.bytes, c.multiplier, run, used, width(native(x.compute)));
-        else
-            kernel(c.bytes, c.multiplier, run);
+        step_in_place(x, rule, rule.update[x.compute][c.variant], c.bytes, c.multiplier, used, begin, begin,
+                      end - begin, from_memory_);
         return 0;
     }
     return update(written(t, options), begin, end, options);
@@ -320,7 +341,7 @@ std::uint64_t Engine::update_span(const Written& to, std::size_t element, std::s
     const RuleEntry& rule = to.rule;
     const Constants& c = to.c;
     if (to.plain) {
-        to.kernel(c.bytes, c.multiplier, run_in_place(x, rule, to.used, element, grad_element, size));
+        step_in_place(x, rule, to.kernel, c.bytes, c.multiplier, to.used, element, grad_element, size, false);
         return 0;
     }
     Staging<kPiece> staging(*kernels_, x.compute);

@@ -15,8 +15,7 @@ void add_gradient(const void* data, std::size_t n, const Ahead& ahead, WatchedLa
     std::memcpy(lane, lanes.grad, sizeof lane);
     std::memcpy(zero, lanes.zeros, sizeof zero);
     const auto add = [&](std::size_t i, std::size_t j) {
-        const double v = static_cast<double>(x[i]);
-        lane[j] += v * v;
+        lane[j] = plus_square(lane[j], x[i]);
         zero[j] += x[i] == T(0) ? 1u : 0u;
     };
     const std::size_t whole = n / kLanes * kLanes;
@@ -43,9 +42,8 @@ void add_update(const void* before, const void* after, std::size_t n, const Ahea
     std::memcpy(first, lanes.param, sizeof first);
     std::memcpy(second, lanes.update, sizeof second);
     const auto add = [&](std::size_t i, std::size_t j) {
-        const double p = static_cast<double>(to[i]), u = static_cast<double>(T(to[i] - from[i]));
-        first[j] += p * p;
-        second[j] += u * u;
+        first[j] = plus_square(first[j], to[i]);
+        second[j] = plus_square(second[j], T(to[i] - from[i]));
     };
     const std::size_t whole = n / kLanes * kLanes;
     for (std::size_t i = 0; i < whole; i += kLanes) {
