@@ -288,3 +288,21 @@ print(os.waitstatus_to_exitcode(os.wait()[1]), [each.step(np.ones(3, np.float32)
 """.replace("FOLDER", repr(str(tmp_path)))
     done = python(code)
     assert (done.returncode, done.stdout) == (0, "2 [True, True]\n"), done.stderr
+
+
+def test_a_function_that_adds_a_group_while_one_is_added() -> None:
+    made: list[Any] = []
+
+    def give(size: int) -> bytearray:
+        if made and len(made[0].param_groups) == 1:
+            made[0].add_param_group({"params": np.ones(3, np.float32)})
+        return bytearray(size)
+
+    optimizer = fs.Adam(np.ones(2, np.float32), memory=give)
+    made.append(optimizer)
+    with pytest.raises(RuntimeError, match=r"^add_param_group\(\): got a call from within itself, needs"):
+        optimizer.add_param_group({"params": np.ones(4, np.float32)})
+    optimizer.add_param_group({"params": np.ones(5, np.float32)})
+    assert [group["params"].size for group in optimizer.param_groups] == [2, 3, 5]
+    assert optimizer.step([np.ones(size, np.float32) for size in (2, 3, 5)])
+    assert [state["step"] for state in optimizer.state] == [1, 1, 1]

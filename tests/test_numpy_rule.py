@@ -379,6 +379,62 @@ def test_a_formula_that_reshapes_its_arguments(options: dict[str, Any]) -> None:
     assert_same(left[1], left[0])
 
 
+CELL = """
+class Notebook(fs.NumPyOptimizer):
+    kinds = {{"m": "{kind}"}}
+    @staticmethod
+    def update(param, grad, {states}, *, step, lr={lr}):
+        m += grad
+        param -= lr * m
+"""
+FIRST = {"states": "m", "lr": 0.5, "kind": "signed"}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"kind": "unsigned"},
+        {"kind": "exact"},
+        {"states": "m, v"},
+        {"states": "v, m"},
+        {"lr": 2.0, "states": "m, v"},
+    ],
+    ids=str,
+)
+def test_a_class_that_is_defined_again_in_mid_training(changed: dict[str, Any]) -> None:
+    """As by a notebook's cell: optimizers of the class before go on with its rule, copies of them too."""
+    cell: dict[str, Any] = {"fs": fs, "__name__": "notebook"}
+    state_format = "float32" if changed.get("kind") == "exact" else "8bit"
+
+    def made(**others: Any) -> Any:
+        exec(CELL.format(**FIRST | others), cell)
+        return cell["Notebook"](np.ones(600, np.float32), state_format=state_format, min_quantized_size=1)
+
+    def finish(opt: Any) -> list[Any]:
+        opt.load_state_dict(opt.state_dict(state_format="float32"))
+        opt = copy.deepcopy(opt)
+        opt.add_param_group({"params": np.ones(4, np.float32)})
+        opt.step([np.full(600, -2, np.float32), np.ones(4, np.float32)])
+        return snapshot(opt)
+
+    whole = made()
+    whole.step(np.ones(600, np.float32))
+    right = finish(whole)
+    old = made()
+    old.step(np.ones(600, np.float32))
+    new = made(**changed)
+    assert_same(finish(old), right)
+    assert new.step(np.ones(600, np.float32))
+    saved = new.state_dict()
+    assert saved["fusedstep"]["rule"] == "notebook.Notebook"
+    again = made(**changed)
+    assert again.rule == new.rule
+    again.load_state_dict(saved)
+    for name, value in again.state[0].items():
+        np.testing.assert_array_equal(value, new.state[0][name])
+
+
 def test_betas_are_as_many_as_the_formula_has() -> None:
     class Three(fs.NumPyOptimizer):
         @staticmethod
@@ -433,9 +489,13 @@ WRONG: list[tuple[str, str, str]] = [
     (
         "@staticmethod\ndef update(param, grad, v, *, step): ...",
         "kinds = {'w': 'signed'}",
-        "has 'w', which is no state",
+        "got 'w', needs names of the states",
     ),
     ("@staticmethod\ndef update(param, grad, v, *, step): ...", "kinds = {'v': 'half'}", "got 'half', needs"),
+    ("@staticmethod\ndef update(param, grad, v, *, step): ...", "kinds = None", "kinds: got NoneType, needs a dict"),
+    ("@staticmethod\ndef update(param, grad, v, v_scales, *, step): ...", "", "got an argument 'v_scales'"),
+    ("@staticmethod\ndef update(param, grad, v=3, *, step): ...", "", "got 'v' with a default, needs none"),
+    ("@staticmethod\ndef update(param, grad, *, step, lr=np.ones(2)): ...", "", "lr: got .*, needs a real number"),
 ]
 
 
@@ -443,4 +503,4 @@ WRONG: list[tuple[str, str, str]] = [
 def test_wrong_definitions(body: str, kinds: str, text: str) -> None:
     lines = "\n    ".join(["class Wrong(fs.NumPyOptimizer):", kinds or "pass", *body.split("\n")])
     with pytest.raises((TypeError, ValueError), match=r"^Wrong\..*" + text):
-        exec(lines, {"fs": fs, "__name__": "tests"})
+        exec(lines, {"fs": fs, "np": np, "__name__": "tests"})

@@ -468,6 +468,7 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: piecewise([0], [1, 2]), ValueError, r"boundaries\[0\]: got .*, needs >= 1"),
     (lambda: piecewise([1.5], [1, 2]), TypeError, r"boundaries\[0\]: got .*, needs an integer"),  # type: ignore[list-item]
     (lambda: piecewise([1], [1, math.inf]), ValueError, r"values\[1\]: got .*, needs finite"),
+    (lambda: piecewise([3], np.array(2.0)), TypeError, "values: got .*, needs a sequence"),  # type: ignore[arg-type]
     (lambda: piecewise(3, [1, 2]), TypeError, "boundaries: got .*, needs a sequence"),  # type: ignore[arg-type]
     (lambda: cosine(0.1, 0), ValueError, "steps: got .*, needs >= 1"),
     (lambda: cosine(0.1, 10, -0.1), ValueError, "end: got .*, needs"),

@@ -254,10 +254,13 @@ class Optimizer(Keeping):
         if self._grads is not None:
             raise ValueError("add_param_group: gradients are bound to the old groups; make a new optimizer")
         with self._model.exclusive("add_param_group()"):
-            made, slots = self._make_group(group, len(self._groups), True, place=len(self._structures))
+            number = len(self._groups)
+            made, slots = self._make_group(group, number, True, place=len(self._structures))
             first = self._initial_scalars(made)
-            self._native([made], slots, [0] * len(slots), [first] * len(slots), len(self._groups))
+            self._native([made], slots, [0] * len(slots), [first] * len(slots), number)
             self._check_apart(slots)
+            if len(self._groups) != number:  # `memory` and schedules are the caller's functions
+                raise RuntimeError("add_param_group(): got a call from within itself, needs one after the other")
             if not self._grouped:
                 for slot in self._slots:
                     slot.path = "[0]" + slot.path

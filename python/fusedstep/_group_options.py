@@ -51,6 +51,6 @@ def check_group(rule: str, group: Mapping[str, Any], where: str) -> None:
     if narrow and all(state.kind == "exact" for state in RULES[rule].states) and RULES[rule].states:
         able = sorted(r.name for r in RULES.values() if any(s.kind != "exact" for s in r.states))
         raise ValueError(
-            f"{where.format('state_format')}: got {group['state_format']!r}, needs 'float32' for {rule}; rules "
-            f"whose states have other formats are {', '.join(able)}"
+            f"{where.format('state_format')}: got {group['state_format']!r}, needs 'float32' for {RULES[rule].name}; "
+            f"rules whose states have other formats are {', '.join(able)}"
         )

@@ -21,6 +21,7 @@ from ._settings import check_settings
 from ._step_options import GROUP_OPTIONS
 from ._structures import tree
 from ._views import Progress, progress
+from .reference import RULES
 
 if TYPE_CHECKING:
     import os
@@ -76,7 +77,7 @@ class Keeping(Reporting):
             names=self._names(),
             model=self._model,
             summed=self._summed.received,
-            rule=self.rule,
+            rule=RULES[self.rule].name,
             counts=counts,
             settings=self._settings,
             now=self._now,

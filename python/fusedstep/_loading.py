@@ -17,6 +17,7 @@ from ._names import match, needs
 from ._placing import gather
 from ._saved import Loaded, LoadedGroup, Write, count
 from ._settings import check_settings
+from .reference import RULES
 
 __all__ = ["load"]
 
@@ -33,8 +34,9 @@ def load(optimizer: Making, state_dict: Mapping[str, Any], first: Callable[[], N
     states, own = state_dict["state"], state_dict.get("fusedstep", {})
     needs(states, Mapping, 'state_dict["state"]', "a dict")
     needs(own, Mapping, 'state_dict["fusedstep"]', "a dict")
-    if not same(own.get("rule", optimizer.rule), optimizer.rule):
-        raise ValueError(f"state_dict: is of {own['rule']}, needs one of {optimizer.rule}")
+    rule = RULES[optimizer.rule].name
+    if not same(own.get("rule", rule), rule):
+        raise ValueError(f"state_dict: is of {own['rule']}, needs one of {rule}")
     order = match(optimizer._slots, optimizer._names(), state_dict["param_groups"], "fusedstep" in state_dict)
     known = set(order)
     strange = [number for number in states if number not in known]

@@ -217,7 +217,7 @@ class NumPyModel:
             self._maths(*(arg.view() if isinstance(arg, np.ndarray) else arg for arg in args), **kwargs)
             kept.check()
 
-        maths.__name__ = self._rule.name
+        maths.__name__ = self._maths.__name__
         try:
             for kept, (i, tensor) in zip(before, found, strict=True):
                 kept.check()

@@ -19,7 +19,7 @@ from ._names import needs
 from ._pieces import BLOCK_8BIT, flat, pieces
 from ._slots import Slot
 from ._stored import Stored
-from .reference import RULES, State
+from .reference import RULES, Rule, State
 
 __all__ = ["Loaded", "LoadedGroup", "Write", "count"]
 
@@ -156,7 +156,7 @@ class Loaded:
         self.added: list[tuple[State, Any, Any]] = []
         needs(saved, Mapping, where, "a dict")
         saved = _from_torch(saved, {state.name for state in about.states})
-        self._check_names(saved, about.name)
+        self._check_names(saved, about)
         self.step = self._step(saved)
         self.scalars = [
             number(f'{where}["{name}"]', _number(saved[name], f'{where}["{name}"]')) if name in saved else value
@@ -190,13 +190,12 @@ class Loaded:
         for state, _, stored in self.added:
             convert(new[state.name], stored, state.kind)
 
-    def _check_names(self, saved: Mapping[str, Any], rule: str) -> None:
-        about = RULES[rule]
+    def _check_names(self, saved: Mapping[str, Any], about: Rule) -> None:
         own = {state.name for state in about.states}
         known = {"step", "master", "remainder", "ema", "grad_sum", *own, *about.scalars}
         for name in saved:
             if name not in known and not (str(name).endswith("_scales") and name.removesuffix("_scales") in own):
-                raise ValueError(f'{self.where}: has an entry "{name}", which {rule} does not have')
+                raise ValueError(f'{self.where}: has an entry "{name}", which {about.name} does not have')
 
     def _step(self, saved: Mapping[str, Any]) -> int:
         if "step" in saved:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
@@ -67,8 +68,12 @@ class NumPyOptimizer(Optimizer):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         if "update" in vars(cls):
-            cls.rule = f"{cls.__module__}.{cls.__qualname__}"
-            OWN_RULES[cls.rule] = _rule(cls)
+            made = _rule(cls)
+            rule = _key(made)
+            _take_intervals(rule, made.hypers)
+            check_hypers(rule, made.hypers, f"{cls.__name__}.update: {{}}")
+            OWN_RULES[rule] = made
+            cls.rule = rule
         super().__init_subclass__(**kwargs)
 
     def __init__(self, params: Structure, **options: Any) -> None:
@@ -116,21 +121,47 @@ def _rule(cls: type[NumPyOptimizer]) -> Rule:
     taken = {"params", "step", "ema", "master", "remainder", "grad_sum"}
     hypers = {name: default for name, default in named.items() if name != "step"}
     for name in (*arrays[2:], *hypers):
-        if name in taken or name.startswith("_") or (name in hypers and hasattr(Optimizer, name)):
+        if (
+            name in taken
+            or name.startswith("_")
+            or name.endswith("_scales")
+            or (name in hypers and hasattr(Optimizer, name))
+        ):
             raise TypeError(f"{where}: got an argument {name!r}, needs another name; this one has a meaning already")
-    rule = f"{cls.__module__}.{cls.__qualname__}"
     for name, default in hypers.items():
         if default is inspect.Parameter.empty:
             raise TypeError(f"{where}: got {name!r} without a default, needs one")
+    for p in parameters:
+        if p.name in arrays and p.default is not inspect.Parameter.empty:
+            raise TypeError(f"{where}: got {p.name!r} with a default, needs none; states begin with zeros")
+    if not isinstance(cls.kinds, Mapping):
+        raise TypeError(f"{cls.__name__}.kinds: got {type(cls.kinds).__name__}, needs a dict")
+    strange = sorted(cls.kinds.keys() - set(arrays[2:]))
+    if strange:
+        raise TypeError(f"{cls.__name__}.kinds: got {strange[0]!r}, needs names of the states of {where}")
+    wrong = [kind for kind in cls.kinds.values() if kind not in ("signed", "unsigned", "exact")]
+    if wrong:
+        raise ValueError(f"{cls.__name__}.kinds: got {wrong[0]!r}, needs 'signed', 'unsigned' or 'exact'")
+    rule = f"{cls.__module__}.{cls.__qualname__}"
+    return Rule(rule, tuple(State(name, cls.kinds.get(name, "signed")) for name in arrays[2:]), hypers, {})
+
+
+def _key(made: Rule) -> str:
+    """What a rule is called in `OWN_RULES`: by its name, unless a class that was defined before is another rule.
+
+    Optimizers of that class go on with it: a notebook's cell may be run again in the middle of a training.
+    """
+    for number in itertools.count(1):
+        key = made.name if number == 1 else f"{made.name} ({number})"
+        other = OWN_RULES.get(key)
+        if other is None or (other.states, repr(other.hypers)) == (made.states, repr(made.hypers)):
+            return key
+    raise AssertionError
+
+
+def _take_intervals(rule: str, hypers: Mapping[str, Any]) -> None:
+    for name, default in hypers.items():
         if name == "betas" and isinstance(default, tuple):  # as many weights of averages as the formula has
             TUPLES[f"{rule}.{name}"] = (WEIGHT,) * len(default)
         elif name not in NUMBERS and name not in TUPLES and name not in FLAGS:
             NUMBERS[f"{rule}.{name}"] = FINITE
-    strange = sorted(cls.kinds.keys() - set(arrays[2:]))
-    if strange:
-        raise TypeError(f"{cls.__name__}.kinds: has {strange[0]!r}, which is no state of {where}")
-    wrong = [kind for kind in cls.kinds.values() if kind not in ("signed", "unsigned", "exact")]
-    if wrong:
-        raise ValueError(f"{cls.__name__}.kinds: got {wrong[0]!r}, needs 'signed', 'unsigned' or 'exact'")
-    check_hypers(rule, hypers, f"{where}: {{}}")
-    return Rule(rule, tuple(State(name, cls.kinds.get(name, "signed")) for name in arrays[2:]), hypers, {})

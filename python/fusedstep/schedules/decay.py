@@ -207,6 +207,6 @@ def rising(name: str, values: Iterable[object]) -> tuple[int, ...]:
 
 
 def _listed(name: str, values: Iterable[object]) -> Iterable[object]:
-    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable) or getattr(values, "shape", True) == ():
         raise TypeError(f"{name}: got {type(values).__name__}, needs a sequence of numbers")
     return values
