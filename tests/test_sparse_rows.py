@@ -84,7 +84,7 @@ def test_rows_beside_dense_gradients() -> None:
         (lambda p, g: fs.Adam(p).step(g), "got SparseRows, needs an array for adam"),
         (lambda p, g: fs.SGD(p, momentum=0.9).step(g), "got SparseRows with momentum=.*, needs momentum=0"),
         (lambda p, g: fs.SGD(p, weight_decay=0.1).step(g), "got SparseRows with weight_decay=.*, needs weight_decay=0"),
-        (lambda p, g: fs.SGD(p, ema_decay=0.9).step(g), "got SparseRows with ema, .* needs ema=None"),
+        (lambda p, g: fs.SGD(p, ema_decay=0.9).step(g), "got SparseRows with an average, .* needs ema_decay=None"),
         (lambda p, g: fs.SGD(p, grads=g), "SparseRows cannot be bound"),
         (lambda p, g: fs.SGD(p).step(fs.SparseRows(np.array([-1]), g.values[:1])), r"grads\.indices\[0\]: got"),
         (lambda p, g: fs.SGD(p).step(fs.SparseRows(np.array([10]), g.values[:1])), r"grads\.indices\[0\]: got"),

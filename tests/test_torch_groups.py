@@ -201,6 +201,42 @@ def test_watching_after_a_group_was_put_in_by_hand() -> None:
     assert q.tolist() == pytest.approx([0.8, 0.8])
 
 
+def test_an_entry_of_the_users_that_is_called_as_another_rules_option() -> None:
+    """A schedule-free average takes its weight from the rule's own option, whatever else a group holds."""
+    ends = []
+    for entries in ({}, {"momentum": 0.25}):
+        (p,) = ones()
+        optimizer = ft.ScheduleFreeAdamW([{"params": [p], **entries}], lr=0.5)
+        for _ in range(2):
+            optimizer.step()
+        optimizer.eval()
+        ends.append(p.tolist())
+    assert ends[0] == ends[1]
+    table = torch.nn.Parameter(torch.ones(3, 2))
+    optimizer = ft.SparseAdam([{"params": [table], "momentum": 0.9, "weight_decay": torch.ones(3)}], lr=0.5)
+    table.grad = torch.sparse_coo_tensor([[1]], [[1.0, 1.0]], (3, 2), check_invariants=True)
+    optimizer.step()
+    assert table[1].tolist() == pytest.approx([0.5, 0.5])
+
+
+@pytest.mark.parametrize("name", ["lr", "betas", "eps", "master"])
+def test_switching_between_points_where_an_option_is_gone(name: str) -> None:
+    (p,) = ones()
+    optimizer = ft.ScheduleFreeAdamW([p], lr=0.5)
+    optimizer.step()
+    left = p.tolist()
+    del optimizer.param_groups[0][name]
+    if name == "master":  # of this package alone: it is filled in
+        optimizer.eval()
+        return
+    with pytest.raises(ValueError, match=rf'^param_groups\[0\]: has no entry "{name}"'):
+        optimizer.eval()
+    assert p.tolist() == left
+    optimizer.param_groups[0]["params"] = None
+    with pytest.raises(TypeError, match=r'^param_groups\[0\]\["params"\]: got NoneType, needs a list of tensors'):
+        optimizer.eval()
+
+
 def test_a_group_without_an_option_that_the_rule_needs() -> None:
     (p,) = ones()
     optimizer = ft.SGD([p], lr=0.1)

@@ -132,6 +132,6 @@ def check_rows_form(about: Rule, hypers: Mapping[str, Any], around: Mapping[str,
                 f"{name}: got SparseRows with {option}={hypers[option]}, which would change every row, needs {option}=0"
             )
     if around["ema"] is not None:
-        raise ValueError(f"{name}: got SparseRows with ema, an average, which changes in every row, needs ema=None")
+        raise ValueError(f"{name}: got SparseRows with an average, which changes in every row, needs ema_decay=None")
     if around["rounding"] != "nearest":
         raise ValueError(f"{name}: got SparseRows with rounding={around['rounding']!r}, needs rounding='nearest'")

@@ -45,7 +45,7 @@ def prepare(optimizer: Making, slot: Slot, group: dict[str, Any]) -> Callable[[b
             "SparseAdam and Adagrad take sparse ones (torch.sparse_coo), and so does SGD without momentum"
         )
     for name in ("weight_decay", "momentum"):
-        if plain(group.get(name, 0.0)):
+        if name in RULES[rule].hypers and plain(group[name]):
             raise TypeError(
                 f"the gradient of {slot.name}: got a sparse tensor with {name}={plain(group[name])!r}, which would "
                 f"touch every row, needs {name}=0"

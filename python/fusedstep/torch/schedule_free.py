@@ -13,6 +13,7 @@ from torch.autograd.graph import increment_version
 
 from .._hyper import check_hyper
 from .._schedule_free import TRAIN_MODE, Weights, check_training, is_training, switch
+from ..reference import RULES
 from ._building import complete
 from ._options import Options, plain
 from ._slots import Slot
@@ -52,12 +53,15 @@ class ScheduleFree(OwnOptimizer):
     @torch.no_grad()
     def _switch(self, to_average: bool) -> None:
         with self._claim.exclusive("eval()" if to_average else "train()"):
+            self._complete_groups()
             groups = [(i, g) for i, g in enumerate(self.param_groups) if is_training(g, i) == to_average]
+            # The rule's own: a group may hold entries of the user's by any other name.
+            name = "momentum" if "momentum" in RULES[self.rule].hypers else "betas"
             states = self._all_states()
             slots, weights = [], []
             for number, group in groups:
-                name = "momentum" if "momentum" in group else "betas"
-                value = check_hyper(name, plain(group[name]), f'param_groups[{number}]["{name}"]', rule=self.rule)
+                where = f'param_groups[{number}]["{name}"]'
+                value = check_hyper(name, plain(group[name], where), where, rule=self.rule)
                 beta = float(value if name == "momentum" else value[0])
                 for i, param in enumerate(group["params"]):
                     state = states.get(param, {})
