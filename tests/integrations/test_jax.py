@@ -596,7 +596,7 @@ MADE: list[tuple[str, Options, type[Exception], str]] = [
     ("adam", {"ema_decay": 1.0}, ValueError, "ema_decay.*: got 1.0, needs"),
     ("adam", {"seed": -1}, ValueError, "seed: got -1, needs"),
     ("rprop", {"mask": True}, TypeError, "mask: got one, needs a rule with weight_decay"),
-    ("adagrad", {"state_format": "8bit"}, ValueError, "state_format.*needs 'float32' for adagrad the compute type"),
+    ("adagrad", {"state_format": "8bit"}, ValueError, "state_format.*needs 'float32' for adagrad"),
     ("sgd", {"nesterov": True}, ValueError, "nesterov.* needs a momentum above 0"),
 ]
 
