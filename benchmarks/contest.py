@@ -152,12 +152,16 @@ class Remote:
         self.name = name
         command = [sys.executable, str(Path(__file__).resolve()), name]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.missing: list[str] = self._answer()  # modules that could not be imported
 
     def _ask(self, *words: Any) -> Any:
         assert self.process.stdin is not None
-        assert self.process.stdout is not None
         self.process.stdin.write(json.dumps(words) + "\n")
         self.process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> Any:
+        assert self.process.stdout is not None
         while line := self.process.stdout.readline():
             if line.startswith("= "):
                 return json.loads(line[2:])
@@ -206,17 +210,21 @@ def moved(case: str, dtype: str, states: int) -> int:
 
 def serve(name: str) -> None:
     """Take turns as told on standard input (the other end of :class:`Remote`)."""
-    offered, missing = load([name])
-    if name not in offered:
-        raise SystemExit(f"{name} is not here: {missing}")
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+
+    def tell(answer: Any) -> None:
+        answers.write("= " + json.dumps(answer) + "\n")
+        answers.flush()
+
+    offered, missing = load([name])
+    tell(missing)
+    if missing:
+        return
     contestant = Local(offered[name])
     for line in sys.stdin:
         verb, *rest = json.loads(line)
-        answer = getattr(contestant, verb)(*rest)
-        answers.write("= " + json.dumps(answer) + "\n")
-        answers.flush()
+        tell(getattr(contestant, verb)(*rest))
 
 
 if __name__ == "__main__":

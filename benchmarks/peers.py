@@ -45,12 +45,17 @@ def contestants(chosen: argparse.Namespace) -> dict[str, Any]:
     from fusedstep.bench import report
 
     wanted = None if chosen.peers is None else chosen.peers.split(",")
+    found: dict[str, Any]
     if chosen.isolate:
-        return {name: contest.Remote(name) for name in names(wanted)}
-    offered, missing = load(wanted)
-    for line in missing:
+        remotes = [contest.Remote(name) for name in names(wanted)]
+        missing = [line for remote in remotes for line in remote.missing]
+        found = {remote.name: remote for remote in remotes if not remote.missing}
+    else:
+        offered, missing = load(wanted)
+        found = {name: contest.Local(peer) for name, peer in offered.items()}
+    for line in dict.fromkeys(missing):
         report.note(f"not installed: {line}")
-    return {name: contest.Local(peer) for name, peer in offered.items()}
+    return found
 
 
 def measure_case(

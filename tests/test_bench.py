@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -201,3 +204,17 @@ def test_the_pictures_of_the_pages_come_from_their_tables(tmp_path: Path, monkey
         assert len(large) >= 3 and all(10 < gbs < 1000 for gbs in large)  # what memory can do
         tables.draw({"results": rows}, tmp_path)
         assert (tmp_path / f"{heading.lower()}-float32-threads2-apart-models.png").exists()
+
+
+def test_a_library_that_is_missing_is_left_out_of_processes_of_their_own(tmp_path: Path) -> None:
+    benchmarks = Path(__file__).parents[1] / "benchmarks"
+    if not benchmarks.exists():
+        pytest.skip("the benchmarks are in the repository only")
+    (tmp_path / "sklearn.py").write_text("raise ImportError('not today')\n")
+    command = [sys.executable, str(benchmarks / "peers.py"), "--isolate", "--peers", "fusedstep,scikit-learn"]
+    command += ["--rules", "adam", "--cases", "network", "--repeats", "1", "--settle", "0", "--pages", "own"]
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "not installed: sklearn_optimizer: not today" in done.stdout + done.stderr
+    assert "adam network: fusedstep" in done.stdout + done.stderr
