@@ -249,7 +249,7 @@ def test_double_goes_through_single(signed: bool) -> None:
 
 
 def test_other_types_are_refused() -> None:
-    with pytest.raises(TypeError, match="got dtype int64, need float32 or float64"):
+    with pytest.raises(TypeError, match="values: got dtype int64, needs float32 or float64"):
         formats.encode_bfloat16(np.arange(3))
 
 

@@ -169,7 +169,7 @@ X = np.zeros((6, 3))
 @pytest.mark.parametrize(
     ("arrays", "options", "error", "message"),
     [
-        ((), {}, ValueError, "at least one array"),
+        ((), {}, ValueError, "arrays: got none, needs at least one"),
         (([1, 2],), {}, TypeError, r"arrays\[0\]: got list, needs a NumPy array"),
         ((np.ma.masked_array(X, X == 0),), {}, TypeError, r"arrays\[0\]: got a masked array, .* needs a plain"),
         ((X, np.zeros(5)), {}, ValueError, r"arrays\[1\]: got 5 examples along axis 0 \(shape \(5,\)\), needs 6"),
