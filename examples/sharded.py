@@ -42,7 +42,7 @@ def main(folder: str) -> None:
         "W2": rng.normal(0, 0.1, (2048, 1)).astype(np.float32),
         "b2": np.zeros(1, np.float32),
     }
-    opt = Sharded(fs.AdamW, params, lr=1e-2, max_grad_norm=1.0)
+    opt = Sharded(fs.AdamW, params, lr=2e-3, max_grad_norm=1.0)
     if os.path.exists(os.path.join(folder, "index.json")):
         opt.load(folder)
     for _ in range(100):
