@@ -292,19 +292,19 @@ class Twin:
             group = self.optimizer.param_groups[self.slots[calls[0]]["group"]]
             options = {name: self._now(group[name]) for name in self.rule.hypers}
             options.update({name: self._now(group[name]) for name in GROUP_VALUES})
-            stochastic = group["rounding"] == "stochastic"
-            assert not (together and stochastic and len(present) < len(grads)), "the noise would be of other tensors"
+            for i in calls:
+                self.slots[i]["step"] += 1
+            calls = list(range(calls[0], calls[-1] + 1))  # one number of the noise after the other
+            arrays = [self.slots[i]["arrays"] if i in present else self._emptied(i, present[0]) for i in calls]
             columns = {
-                name: [self.slots[i]["arrays"].get(name) for i in calls]
+                name: [values.get(name) for values in arrays]
                 for name in (*(s.name for s in self.rule.states), *self.rule.scalars, "master", "ema")
             }
             columns = {name: values for name, values in columns.items() if any(v is not None for v in values)}
-            for i in calls:
-                self.slots[i]["step"] += 1
             taken = self.function(
-                [self.slots[i]["arrays"]["param"] for i in calls],
-                [grads[i] for i in calls],
-                step=[self.slots[i]["step"] for i in calls],
+                [values["param"] for values in arrays],
+                [grads[i] if i in present else np.empty(0, FLOAT32) for i in calls],
+                step=[self.slots[i]["step"] if i in present else 1 for i in calls],
                 rounding=group["rounding"],
                 seed=settings["seed"],
                 first=calls[0],
@@ -319,6 +319,13 @@ class Twin:
             for slot in self.slots:
                 slot["arrays"][name][...] = self.slots[present[0]]["arrays"][name]
         return True
+
+    def _emptied(self, i: int, stepped: int) -> Options:
+        """Arrays without elements for a tensor without a gradient: no part in any sum, one of the noise's numbers."""
+        slot = self.slots[i]["arrays"]
+        arrays = {name: value[:0] for name, value in slot.items() if isinstance(value, np.ndarray) and value.ndim}
+        arrays |= {name: (value[0][:0], value[1][:0]) for name, value in slot.items() if isinstance(value, tuple)}
+        return arrays | {name: self.slots[stepped]["arrays"][name].copy() for name in self.rule.scalars}
 
     def _now(self, value: Any) -> Any:
         return value(self.optimizer.steps_taken) if callable(value) else value

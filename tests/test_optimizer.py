@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import BFLOAT16, CLASSES, ROWS, Array, assert_same, copied, numbers, snapshot
+from cases import BFLOAT16, CLASSES, ROWS, Array, Twin, assert_same, copied, numbers, snapshot
 
 import fusedstep
 from fusedstep._step_options import GROUP_OPTIONS
@@ -92,6 +92,20 @@ def test_missing_gradients(rule: str) -> None:
     optimizer.step({"a": numbers(5, seed=9), "b": None})
     single.step(numbers(5, seed=9))
     assert_same(alone, params["a"])
+
+
+@pytest.mark.parametrize("rule", sorted(CLASSES))
+def test_missing_gradients_leave_the_noise_of_others(rule: str) -> None:
+    """With sums over the model and some gradients missing, every tensor is rounded by its own number."""
+    lengths = [300, 0, 7, 2048, 33]
+    params = [numbers(n, BFLOAT16, seed=i) for i, n in enumerate(lengths)]
+    optimizer = CLASSES[rule](params, rounding="stochastic", seed=5, max_grad_norm=1.0)
+    twin = Twin(optimizer)
+    for t, present in enumerate([(1, 0, 0, 1, 0), (0, 1, 1, 0, 1), (0, 0, 0, 0, 1), (0, 0, 0, 0, 0), (1, 1, 1, 1, 1)]):
+        grads = [numbers(n, seed=10 * t + i) if present[i] else None for i, n in enumerate(lengths)]
+        mine = copied(grads)
+        assert optimizer.step(mine) is twin.step(grads)
+        twin.check(f"step {t + 1}")
 
 
 @pytest.mark.parametrize("rule", sorted(CLASSES))
