@@ -294,16 +294,18 @@ class Twin:
             options.update({name: self._now(group[name]) for name in GROUP_VALUES})
             for i in calls:
                 self.slots[i]["step"] += 1
-            calls = list(range(calls[0], calls[-1] + 1))  # one number of the noise after the other
+            if group["rounding"] == "stochastic":
+                calls = list(range(calls[0], calls[-1] + 1))  # one number of the noise after the other
             arrays = [self.slots[i]["arrays"] if i in present else self._emptied(i, present[0]) for i in calls]
             columns = {
                 name: [values.get(name) for values in arrays]
                 for name in (*(s.name for s in self.rule.states), *self.rule.scalars, "master", "ema")
             }
             columns = {name: values for name, values in columns.items() if any(v is not None for v in values)}
+            params = [values["param"] for values in arrays]
             taken = self.function(
-                [values["param"] for values in arrays],
-                [grads[i] if i in present else np.empty(0, FLOAT32) for i in calls],
+                params,
+                [grads[i] if i in present else np.empty_like(p, FLOAT32) for i, p in zip(calls, params, strict=True)],
                 step=[self.slots[i]["step"] if i in present else 1 for i in calls],
                 rounding=group["rounding"],
                 seed=settings["seed"],
