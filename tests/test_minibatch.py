@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -119,15 +120,47 @@ def test_batches_are_new_contiguous_arrays() -> None:
     np.testing.assert_array_equal(data, np.arange(24.0).reshape(4, 6))
 
 
+def _misaligned(rows: int, columns: int) -> np.ndarray:
+    return np.zeros(8 * rows * columns + 1, np.uint8)[1:].view(np.float64).reshape(rows, columns)
+
+
 @pytest.mark.parametrize("axis", [0, 1])
-def test_the_data_set_is_not_copied(axis: int) -> None:
-    data = np.zeros((2000, 2000))
+@pytest.mark.parametrize(
+    "layout",
+    [
+        lambda: np.zeros((2000, 2000)),
+        lambda: np.zeros((2000, 2000)).T,
+        lambda: np.zeros((2000, 4000))[:, ::2],
+        lambda: np.zeros((4000, 2000))[::-2],
+        lambda: np.zeros((2000, 2000), ">f8"),
+        lambda: _misaligned(2000, 2000),
+        lambda: np.broadcast_to(np.zeros(2000), (2000, 2000)),
+    ],
+    ids=["rows", "transposed", "strided columns", "reversed rows", "other byte order", "misaligned", "broadcast"],
+)
+def test_the_data_set_is_not_copied(layout: Callable[[], np.ndarray], axis: int) -> None:
+    data = layout()
     tracemalloc.start()
     for (_batch,) in minibatches(data, batch_size=20, axis=axis, rng=0):
         pass
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 0.05 * data.nbytes
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_batches_of_a_view_are_those_of_its_copy(axis: int, shuffle: bool) -> None:
+    data = np.arange(5 * 6 * 7.0).reshape(5, 6, 7)
+    flat = np.zeros(data.nbytes + 1, np.uint8)[1:].view(np.float64).reshape(data.shape)
+    flat[...] = data
+    for view in (data.transpose(2, 1, 0), data[::-1, 1::2, ::2], np.asfortranarray(data), data.astype(">f8"), flat):
+        copy = np.array(view, order="C")
+        pair = [minibatches(data, batch_size=2, axis=axis, rng=3, shuffle=shuffle) for data in (view, copy)]
+        for (mine,), (theirs,) in zip(*pair, strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+            assert mine.dtype == view.dtype and mine.flags.c_contiguous and mine.flags.writeable
+            assert not np.shares_memory(mine, view)
 
 
 def test_memory_mapped_data(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ class minibatches:
             start = i * self.batch_size
             stop = min(start + self.batch_size, self.examples)
             chosen = np.arange(start, stop) if order is None else order[start:stop]
-            yield tuple(np.take(array, chosen, axis) for array, axis in zip(self.arrays, self.axes, strict=True))
+            yield tuple(_taken(array, chosen, axis) for array, axis in zip(self.arrays, self.axes, strict=True))
         self._begun, self._given = None, 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -208,6 +208,13 @@ def _axes(axis: object, arrays: Sequence[NDArray[Any]]) -> tuple[int, ...]:
             raise ValueError(f"axis: got {number}, needs an axis of arrays[{i}], whose shape is {array.shape}")
         axes.append(number % array.ndim)
     return tuple(axes)
+
+
+def _taken(array: NDArray[Any], chosen: NDArray[np.intp], axis: int) -> NDArray[Any]:
+    if array.flags.c_contiguous and array.flags.aligned:
+        return np.take(array, chosen, axis)
+    # of any other array, numpy.take copies the whole before it takes a batch
+    return np.ascontiguousarray(array[(slice(None),) * axis + (chosen,)])
 
 
 def _generator(rng: object) -> RandomState:
