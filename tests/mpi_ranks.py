@@ -431,7 +431,12 @@ def errors() -> None:
         refused(RankError, "grad_scale", lambda: opt.step(model(6), grad_scale=1.0 + (last == RANK)))
         opt.lr = 0.1 + (last == RANK)
         refused(RankError, 'param_groups[0]["lr"]', lambda: opt.step(model(6)))
+        opt.lr = lambda taken: 0.1 * (1 + (last == RANK))  # as a plateau of each rank's own losses
+        refused(RankError, "a schedule of 0.1 on rank 0", lambda: opt.step(model(6)))
         opt.lr = 1e-3
+        opt.betas = lambda taken: (0.9, np.array(0.9 + (last == RANK) * 1e-12))  # printed as one number
+        refused(RankError, 'param_groups[0]["betas"]', lambda: opt.step(model(6)))
+        opt.betas = (0.9, 0.999)
         refused(RankError, 'params["a"]', lambda: Sharded(fs.Adam, model(5) | {"a": np.zeros(3 + RANK, np.float32)}))
     bad = {**states, "state": {**states["state"], 1: {**states["state"][1], "exp_avg": np.zeros(3, np.float32)}}}
     refused(one, "got shape (3,)", lambda: opt.load_state_dict(bad if last == RANK else states))
@@ -453,6 +458,14 @@ def errors() -> None:
         refused((TypeError, RankError), "means over whole matrices", functools.partial(Sharded, kind, params))
     assert_same(params, before, "parameters")
     assert_same(opt.state_dict()["state"], states["state"], "states")
+
+    if SIZE > 1:
+        summing = Sharded(fs.Adam, params, accumulate_steps=2, timeout=60)
+        summing.step(model(6))
+        summing.lr = lambda taken: 0.1 * (1 + (last == RANK))
+        refused(RankError, 'param_groups[0]["lr"]', lambda: summing.step(model(6)))
+        assert_same(params, before, "parameters")
+        assert summing.accumulated == 2
 
     # Code on one rank that would have it do more than the others: they stay in step.
     casting = Sharded(fs.Adam, params, cast_grads=True, timeout=60)

@@ -62,6 +62,12 @@ def piece_of(param: Array, path: str, begin: int, end: int) -> Piece:
     return Piece(array, path, begin, plain.size)
 
 
+def _text(value: Any) -> str:
+    """An option with all its digits, which arrays round in their own text."""
+    plain = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+    return f"({', '.join(map(_text, plain))})" if isinstance(plain, (tuple, list)) else repr(plain)
+
+
 class Part(Optimizer):
     """What `part_class` adds to an optimizer.
 
@@ -72,6 +78,19 @@ class Part(Optimizer):
     _pieces: dict[int, Piece]  # by the id of their arrays
     _structure: Any  # the parameters of the whole, as they were given
     _share: Callable[[Model, list[tuple[int, int]]], None]  # what joins a native model to those of other ranks
+    _told: dict[int, list[str]] | None = None  # during a step: what each schedule, by its id, has returned in it
+
+    def _now(self, value: Any) -> Any:
+        now = super()._now(value)
+        if self._told is not None and callable(value):
+            told = self._told.setdefault(id(value), [])
+            if _text(now) not in told:
+                told.append(_text(now))
+        return now
+
+    def described(self, value: Any) -> str:
+        """An option as other ranks must have it; a schedule by what it has returned in this step."""
+        return " ".join(["a schedule of", *(self._told or {}).get(id(value), [])]) if callable(value) else _text(value)
 
     def _split_by_trees(self, params: Any) -> Any:
         # Options that are trees have the structure of the whole.

@@ -259,7 +259,7 @@ class Sharded(Growing):
             for tensor, grad in rows.items():
                 self._check_rows(tensor, grad)
             whole._model.step_list(none, 1.0)  # checks that the parameters are where they were
-            self._stepping = every
+            self._stepping, part._told = every, {}
             # A rank without elements of a tensor counts its steps too.
             flat: list[Any] = [None if grad is None else mine for grad, mine in zip(leaves, self._reduced, strict=True)]
             if rows:
@@ -283,7 +283,7 @@ class Sharded(Growing):
             raise
         finally:
             whole._model.bind(self._flat, none)  # lets go of the gradients
-            self._stepping, self._dense = [], []
+            self._stepping, self._dense, part._told = [], [], None
             self._rows.forget()
             if self._agreed and self._ranks.lost is None:
                 self._traffic.finish()
@@ -314,7 +314,7 @@ class Sharded(Growing):
     def _begin(self) -> None:
         """Called by the native step when nothing is left that could fail on this rank alone."""
         if self._summing:
-            self._agree(None, lambda: [])
+            self._agree(None, self._options)
             return
         self._agree(None, self._facts)
         self._traffic.start(self._dense, [grad is not None for grad in self._dense])
@@ -333,7 +333,7 @@ class Sharded(Growing):
         self._agreed = False  # the step itself may still fail
 
     def _facts(self) -> list[tuple[str, str]]:
-        """What must be the same on all ranks in a step; of a schedule only that it is one."""
+        """What must be the same on all ranks in a step."""
         found = [
             (f"grads{slot.path}", _described(grad))
             for slot, grad in zip(self._whole._slots, self._stepping, strict=True)
@@ -342,7 +342,7 @@ class Sharded(Growing):
 
     def _options(self) -> list[tuple[str, str]]:
         found = [
-            (f'param_groups[{i}]["{name}"]', "a schedule" if callable(value) else repr(value))
+            (f'param_groups[{i}]["{name}"]', self._part.described(value))
             for i, group in enumerate(self._part._groups)
             for name, value in group.items()
             if name != "params"
