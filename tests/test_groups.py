@@ -272,6 +272,8 @@ def test_unknown_attributes() -> None:
             setattr(opt, wrong, 0.1)
         with pytest.raises(AttributeError, match=wrong):
             getattr(opt, wrong)
+    with pytest.raises(AttributeError, match=r"^Adam has no attribute 'tree'; a subclass"):  # there is a _tree
+        opt.tree = 3
     with pytest.raises(AttributeError, match="declares its own attributes"):
         opt.note = "mine"
     for name in ("state", "steps_taken", "grad_norm", "nonfinite_blocks"):

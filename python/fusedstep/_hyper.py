@@ -150,7 +150,7 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     """
     import difflib  # here, as importing the package is to cost little
 
-    names = sorted(set(known) - {name})
+    names = sorted(each for each in set(known) - {name} if not each.startswith("_"))
     meant = OTHER_NAMES.get(str(name).lower())
     near = [meant] if meant in names else difflib.get_close_matches(str(name), names, 1)
     return f", did you mean {near[0]}?" if near else ""

@@ -584,6 +584,13 @@ MADE: list[tuple[str, Options, type[Exception], str]] = [
     ("adam", {"lr": np.array([0.1, -0.1])}, ValueError, r"lr\[1\]: got .*-0.1.*, needs >= 0"),
     ("adam", {"lr": np.zeros(0)}, ValueError, "lr: got an empty array"),
     ("adam", {"lr": np.ones((2, 2))}, TypeError, "lr: got "),
+    (
+        "adam",
+        {"lr": np.ma.array([0.1, 0.2], mask=[False, True])},
+        TypeError,
+        "lr: got a masked array, needs one without",
+    ),
+    ("adam", {"lr": np.ma.array(0.1)}, TypeError, "lr: got a masked array, needs"),
     ("adam", {"lr": fs.schedules.cosine(0.1, 10)}, TypeError, r"lr: got cosine\(.*np.array\(\[schedule\(t\)"),
     ("adam", {"lr": lambda step: -1.0}, ValueError, "lr: got -1.0, needs"),
     ("adam", {"betas": (0.9, 1.0)}, ValueError, r"betas\[1\]: got 1.0, needs >= 0 and < 1"),

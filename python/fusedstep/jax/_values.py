@@ -51,6 +51,8 @@ class Values:
             )
         if name in FLAGS and (callable(value) or _is_table(value)):
             raise TypeError(f"{name}: got {type(value).__name__}, needs True or False")
+        if isinstance(value, np.ma.MaskedArray):
+            raise TypeError(f"{name}: got a masked array, needs one without a mask; use array.filled(value)")
         if name in TUPLES or not _is_table(value) or isinstance(value, jax.core.Tracer):
             return value
         table = np.asarray(value)
