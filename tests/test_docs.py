@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import re
 from collections.abc import Iterator
@@ -73,3 +74,12 @@ def test_links_lead_somewhere(page: Path) -> None:
         other = (page.parent / path).resolve() if path else page
         assert other.exists(), f"{name(page)}: {target}"
         assert not anchor or anchor in anchors(other), f"{name(page)}: {target}"
+
+
+@pytest.mark.parametrize("source", sorted((ROOT / "python").rglob("*.py")), ids=name)
+def test_examples_of_docstrings_have_their_heading(source: Path) -> None:
+    """Without it the site takes them for Markdown: ``>>>`` for a quotation, ``[a][b]`` for a link that leads nowhere."""
+    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            before, example, _ = (ast.get_docstring(node) or "").partition(">>>")
+            assert not example or re.search(r"^Examples\n-{8}\n", before, re.M), node.name

@@ -86,6 +86,8 @@ class State:
 
         Errors begin with `where`, the parameter's name.
 
+        Examples
+        --------
         >>> State("row_var", "exact", form="rows").shape((2, 4, 3), {})
         (2, 4, 1)
         >>> [State("exp_avg_sq", "exact", form="blocks").shape((2, 4, 3), {"blocks": n}) for n in (0, 8)]

@@ -33,6 +33,8 @@ def power(base: float, exponent: int) -> float:
     """``base**exponent`` by square and multiply; the C library's ``pow`` differs between processors in the
     last bit.
 
+    Examples
+    --------
     >>> power(0.5, 10) == 0.5**10
     True
     """
@@ -53,6 +55,8 @@ def det_pow(base: float, exponent: float) -> float:
     repeated square roots, which IEEE 754 rounds correctly. For exponents up to 1000 the relative error stays
     below 1e-12 (below 1e-14 for exponents up to 10).
 
+    Examples
+    --------
     >>> det_pow(2.0, 0.5) == math.sqrt(2.0)
     True
     """
@@ -80,6 +84,8 @@ def det_log(x: float) -> float:
     Square roots take it near 1, where twice the series of the inverse hyperbolic tangent of ``(x - 1) / (x + 1)`` has
     full precision after 12 terms. The relative error stays below 1e-14.
 
+    Examples
+    --------
     >>> abs(det_log(0.5) / math.log(0.5) - 1.0) < 1e-14
     True
     """

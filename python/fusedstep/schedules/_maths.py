@@ -18,6 +18,8 @@ _CONTEXT = Context(
 def power(base: float, exponent: float) -> float:
     """`base**exponent` rounded once to double, for ``base >= 0`` and ``exponent >= 0``.
 
+    Examples
+    --------
     >>> power(0.95, 2)
     0.9025
     """
@@ -42,6 +44,8 @@ def cospi(x: float) -> float:
 
     Exact at 0, 1/2 and 1, odd about 1/2, and within 2 units in the last place elsewhere.
 
+    Examples
+    --------
     >>> cospi(0.0), cospi(0.5), cospi(1.0)
     (1.0, 0.0, -1.0)
     """
