@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,45 @@ def test_images_are_flattened(tmp_path: Path) -> None:
     assert (coloured.features, coloured.image) == (90, (5, 6, 3))
 
 
+def mnist(folder: Path, *, in_parts: bool) -> str:
+    """A file of MNIST's shapes and dtypes: 70,000 images of 28 x 28 bytes, a bright band for each class."""
+    y = (np.arange(70_000) * 7 % 10).astype(np.uint8)
+    images = np.zeros((70_000, 28, 28), np.uint8)
+    for value in range(10):
+        images[y == value, 2 * value + 4 : 2 * value + 6, 4:24] = 200
+    parts = {"x_train": images[:60_000], "y_train": y[:60_000], "x_test": images[60_000:], "y_test": y[60_000:]}
+    np.savez_compressed(folder / "mnist.npz", **(parts if in_parts else {"X": images, "y": y.astype(np.int64)}))
+    return str(folder / "mnist.npz")
+
+
+@pytest.mark.parametrize("in_parts", [False, True])
+def test_a_file_of_the_size_of_mnist(in_parts: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = mnist(tmp_path, in_parts=in_parts)
+    tracemalloc.start()
+    dataset = data.load(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert dataset.image == (28, 28) and dataset.labels == tuple("0123456789")
+    assert dataset.x_train.shape == ((784, 60_000) if in_parts else (784, 56_000))
+    assert peak < 2 * (dataset.x_train.nbytes + dataset.x_test.nbytes)  # in float64 at once, it was more than five
+    assert abs(float(dataset.x_train.mean())) < 1e-4 and abs(float(dataset.x_train.std()) - 1) < 1e-3
+    options = ["--model", "dense", "--hidden", "16", "--epochs", "1", "--seeds", "1", "--optimizer", "adam", "--plain"]
+    assert __main__.main(["compare", path, *options, "--output", str(tmp_path)]) == 0
+    assert "accuracy 100.0%" in capsys.readouterr().out
+
+
+def test_a_file_in_parts_keeps_its_test(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((30, 4)), np.arange(30) % 3
+    dataset = data.load(save(tmp_path, x_train=x[:24], y_train=y[:24], x_test=x[24:], y_test=y[24:]))
+    np.testing.assert_array_equal(np.bincount(dataset.y_train), [8, 8, 8])
+    np.testing.assert_array_equal(dataset.y_test, y[24:])
+    expected = (x[24:] - x[:24].mean(axis=0)) / x[:24].std(axis=0)
+    np.testing.assert_allclose(dataset.x_test, expected.T, rtol=1e-5, atol=1e-6)
+
+
 SOUND = blobs()
+PARTS = {"x_train": SOUND["X"][:60], "y_train": SOUND["y"][:60], "x_test": SOUND["X"][60:], "y_test": SOUND["y"][60:]}
 BAD_SETS: list[tuple[dict[str, NDArray[Any]], str]] = [
     ({"X": SOUND["X"]}, "holds no y; it holds X"),
     ({"images": SOUND["X"], "labels": SOUND["y"]}, "holds no X and no y; it holds images, labels"),
@@ -98,6 +137,12 @@ BAD_SETS: list[tuple[dict[str, NDArray[Any]], str]] = [
     ({**SOUND, "y": np.arange(90)}, "90 different values for 90 examples"),
     ({"X": SOUND["X"][:6], "y": SOUND["y"][:6]}, "got 6 examples, needs at least 10"),
     ({"X": SOUND["X"][:10], "y": np.arange(10) % 5}, "too few examples of each class"),
+    ({**PARTS, "y_test": SOUND["y"]}, r"y_test: got shape \(90,\), needs one class for each example of x_test"),
+    ({**PARTS, "y_train": np.int64(3)}, r"y_train: got shape \(\), needs one class for each example of x_train"),
+    ({**PARTS, "x_test": SOUND["X"][:0], "y_test": SOUND["y"][:0]}, r"y_test: got shape \(0,\), needs one class"),
+    ({**PARTS, "x_test": SOUND["X"][60:, :3]}, r"x_test: got shape \(30, 3\) and dtype float64, needs what x_train"),
+    ({**PARTS, "y_test": SOUND["y"][60:].astype(str)}, "y_test: got shape .* and dtype <U.*, needs what y_train has"),
+    ({name: PARTS[name] for name in ("x_train", "y_train")}, "holds no X and no y; it holds x_train, y_train"),
     ({**SOUND, "X": np.array([None] * 90)[:, None]}, "got Python objects, needs X and y as plain arrays"),
 ]
 

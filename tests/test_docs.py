@@ -78,7 +78,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("source", sorted((ROOT / "python").rglob("*.py")), ids=name)
 def test_examples_of_docstrings_have_their_heading(source: Path) -> None:
-    """Without it the site takes them for Markdown: ``>>>`` for a quotation, ``[a][b]`` for a link that leads nowhere."""
+    """Without it the site takes them for Markdown: ``>>>`` for a quotation, ``[a][b]`` for a link."""
     for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             before, example, _ = (ast.get_docstring(node) or "").partition(">>>")

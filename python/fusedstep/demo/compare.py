@@ -79,7 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "data", nargs="?", default="digits", metavar="DATA",
         help="a .npz file with y (examples,) and X (examples, features), or images (examples, height, width) or "
-        f"(examples, height, width, channels), or one of {', '.join(data.BUNDLED)} (default: %(default)s)",
+        "(examples, height, width, channels), or with x_train, y_train, x_test, y_test, or one of "
+        f"{', '.join(data.BUNDLED)} (default: %(default)s)",
     )  # fmt: skip
     add_common(parser, epochs=10)
     parser.add_argument(

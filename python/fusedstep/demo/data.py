@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from .._extras import need
 BUNDLED = ("moons", "digits", "iris", "wine", "breast_cancer")
 TEST_SHARE = 0.2
 _FEWEST = 10
+_PIECE = 4096  # examples that are standardised at once, in float64: all of a file's may need more memory than there is
 
 
 class DataError(ValueError):
@@ -64,7 +66,13 @@ class Dataset:
 
 
 def split(
-    name: str, x: NDArray[Any], y: NDArray[Any], seed: int = 0, *, image: tuple[int, ...] | None = None
+    name: str,
+    x: NDArray[Any],
+    y: NDArray[Any],
+    seed: int = 0,
+    *,
+    image: tuple[int, ...] | None = None,
+    testing: NDArray[np.bool_] | None = None,
 ) -> Dataset:
     """Shuffle, keep `TEST_SHARE` of every class for the test, standardise.
 
@@ -78,6 +86,8 @@ def split(
         The features are the pixels of an image of this shape. They have one unit, so one spread serves all. A
         spread of its own would blow up a pixel that is dark in nearly every training image: one test image where
         it is bright would then outweigh all the others in the loss.
+    testing : bool array of shape (examples,), optional
+        Which examples are kept for the test, in place of a share of every class.
 
     Raises
     ------
@@ -86,32 +96,40 @@ def split(
     """
     features, classes, labels = _checked(name, x, y)
     rng = np.random.default_rng(seed)
-    testing = np.zeros(classes.size, bool)
-    for value in range(len(labels)):
-        members = rng.permutation(np.flatnonzero(classes == value))
-        testing[members[: round(TEST_SHARE * members.size)]] = True
+    if testing is None:
+        testing = np.zeros(classes.size, bool)
+        for value in range(len(labels)):
+            members = rng.permutation(np.flatnonzero(classes == value))
+            testing[members[: round(TEST_SHARE * members.size)]] = True
     train, test = rng.permutation(np.flatnonzero(~testing)), np.flatnonzero(testing)
     if test.size == 0:
         raise DataError(
             f"{name}: too few examples of each class to keep some for the test "
             f"({classes.size} examples, {len(labels)} classes)"
         )
-    mean = features[train].mean(axis=0)
-    spread = features[train].std(axis=0)
+    mean = sum(piece.sum(axis=0) for piece in _pieces(features, train)) / train.size
+    spread = np.sqrt(sum(((piece - mean) ** 2).sum(axis=0) for piece in _pieces(features, train)) / train.size)
     if image is not None:
         spread[:] = np.sqrt(np.mean(spread**2))
     spread[spread == 0] = 1.0
-    columns = np.empty(features.shape[::-1], np.float32)
-    for at in range(0, classes.size, 4096):  # in pieces: features may take a good part of the memory
-        columns[:, at : at + 4096] = ((features[at : at + 4096] - mean) / spread).T
-    if not np.isfinite(columns).all():
-        raise DataError(f"{name}: X holds values too large to standardise in float32")
-    return Dataset(name, columns[:, train], classes[train], columns[:, test], classes[test], labels, image)
+
+    def columns(chosen: NDArray[np.intp]) -> NDArray[np.float32]:
+        filled = np.empty((features.shape[1], chosen.size), np.float32, order="F")  # an example's features together
+        for at, piece in enumerate(_pieces(features, chosen)):
+            filled[:, at * _PIECE : (at + 1) * _PIECE] = ((piece - mean) / spread).T
+        if not np.isfinite(filled).all():
+            raise DataError(f"{name}: X holds values too large to standardise in float32")
+        return filled
+
+    return Dataset(name, columns(train), classes[train], columns(test), classes[test], labels, image)
 
 
-def _checked(
-    name: str, x: NDArray[Any], y: NDArray[Any]
-) -> tuple[NDArray[np.float64], NDArray[np.int64], tuple[str, ...]]:
+def _pieces(features: NDArray[Any], chosen: NDArray[np.intp]) -> Iterator[NDArray[np.float64]]:
+    for at in range(0, chosen.size, _PIECE):
+        yield features[chosen[at : at + _PIECE]].astype(np.float64)
+
+
+def _checked(name: str, x: NDArray[Any], y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64], tuple[str, ...]]:
     if x.dtype.kind not in "biuf":
         raise DataError(f"{name}: X: got dtype {x.dtype}, needs real numbers")
     if x.ndim < 2 or 0 in x.shape:
@@ -125,10 +143,11 @@ def _checked(
         )
     if y.size < _FEWEST:
         raise DataError(f"{name}: got {y.size} examples, needs at least {_FEWEST}")
-    features = np.asarray(x, np.float64).reshape(y.size, -1)
-    if not np.isfinite(features).all():
-        row = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
-        raise DataError(f"{name}: X holds NaN or an infinity, first in example {row}")
+    features = x.reshape(y.size, -1)
+    for at, piece in enumerate(_pieces(features, np.arange(y.size))):
+        if not np.isfinite(piece).all():
+            row = at * _PIECE + int(np.flatnonzero(~np.isfinite(piece).all(axis=1))[0])
+            raise DataError(f"{name}: X holds NaN or an infinity, first in example {row}")
     if y.dtype.kind == "f" and not (np.isfinite(y).all() and (y == np.round(y)).all()):
         raise DataError(f"{name}: y: got numbers with fractions or NaN, needs classes (whole numbers or strings)")
     if y.dtype.kind not in "biufUS":
@@ -140,6 +159,9 @@ def _checked(
         raise DataError(f"{name}: y holds {values.size} different values for {y.size} examples: these are not classes")
     names = values.astype(np.int64) if values.dtype.kind == "f" else values
     return features, classes.reshape(-1).astype(np.int64), tuple(str(value) for value in names)
+
+
+_IN_PARTS = "x_train", "y_train", "x_test", "y_test"
 
 
 def moons(examples: int = 1000, noise: float = 0.2, seed: int = 3) -> Dataset:
@@ -175,6 +197,9 @@ def load(source: str, seed: int = 3) -> Dataset:
 def load_npz(path: Path, seed: int = 3) -> Dataset:
     """Read ``X`` of shape (examples, ...) and ``y`` of shape (examples,) from a file of ``numpy.savez``.
 
+    Or ``x_train``, ``y_train``, ``x_test`` and ``y_test``, as Keras's ``mnist.npz`` has them: the last two are then
+    the test.
+
     Raises
     ------
     DataError
@@ -185,17 +210,21 @@ def load_npz(path: Path, seed: int = 3) -> Dataset:
         raise DataError(f"{path}: there is no such file, nor a bundled set of that name ({', '.join(BUNDLED)})")
     if path.is_dir():
         raise DataError(f"{path}: got a folder, needs a .npz file with X and y")
+    testing = None
     try:
         if not zipfile.is_zipfile(path):
             raise DataError(f"{path}: this is no .npz file; write one with numpy.savez(path, X=X, y=y)")
         with np.load(path, allow_pickle=False) as archive:
-            absent = [key for key in ("X", "y") if key not in archive.files]
-            if absent:
-                found = ", ".join(archive.files) or "nothing"
-                raise DataError(
-                    f"{path}: holds no {' and no '.join(absent)}; it holds {found}; names are case-sensitive"
-                )
-            x, y = archive["X"], archive["y"]
+            if set(_IN_PARTS) <= set(archive.files):
+                x, y, testing = _joined(str(path), *(archive[key] for key in _IN_PARTS))
+            else:
+                absent = [key for key in ("X", "y") if key not in archive.files]
+                if absent:
+                    found = ", ".join(archive.files) or "nothing"
+                    raise DataError(
+                        f"{path}: holds no {' and no '.join(absent)}; it holds {found}; names are case-sensitive"
+                    )
+                x, y = archive["X"], archive["y"]
     except DataError:
         raise
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
@@ -205,4 +234,24 @@ def load_npz(path: Path, seed: int = 3) -> Dataset:
                 f"{path}: got Python objects, needs X and y as plain arrays of numbers or strings"
             ) from error
         raise DataError(f"{path}: cannot be read: {error}") from error
-    return split(str(path), np.asarray(x), np.asarray(y), seed, image=x.shape[1:] if np.ndim(x) > 2 else None)
+    image = x.shape[1:] if np.ndim(x) > 2 else None
+    return split(str(path), np.asarray(x), np.asarray(y), seed, image=image, testing=testing)
+
+
+def _joined(
+    name: str, x: NDArray[Any], y: NDArray[Any], x_test: NDArray[Any], y_test: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
+    """The examples of both parts, and which are of the second."""
+    for part, images, classes in (("train", x, y), ("test", x_test, y_test)):
+        if 0 in images.shape or not images.shape[:1] == classes.shape[:1] != ():
+            raise DataError(
+                f"{name}: y_{part}: got shape {classes.shape}, needs one class for each example of x_{part}, whose "
+                f"shape is {images.shape}"
+            )
+    for key, one, other in (("x", x, x_test), ("y", y, y_test)):
+        if one.shape[1:] != other.shape[1:] or one.dtype.kind != other.dtype.kind:
+            raise DataError(
+                f"{name}: {key}_test: got shape {other.shape} and dtype {other.dtype}, needs what {key}_train has but "
+                f"for the number of examples ({one.shape} and {one.dtype})"
+            )
+    return np.concatenate([x, x_test]), np.concatenate([y, y_test]), np.arange(len(x) + len(x_test)) >= len(x)
