@@ -81,8 +81,32 @@ class Table:
             lines.append("  ".join(set_out).rstrip())
         return "\n".join(lines + textwrap.wrap(self.caption, 100))
 
+    def lines(self, width: int) -> str:
+        """One figure a line, for terminals that are narrower than the table.
+
+        Examples
+        --------
+        >>> print(Table("Times", ("rule", "s"), {"small": [("adam", "1.25")], "large": [("adam", "9.5")]}).lines(40))
+        Times
+        small, adam
+          s: 1.25
+        large, adam
+          s: 9.5
+        """
+        lines = [self.title]
+        headings = [heading.replace("-\n", "-").replace("\n", " ") for heading in self.headings]
+        for name, rows in self.sections.items():
+            for row in rows:
+                lines.append(", ".join([name] * bool(name) + list(row[: self.words])))
+                lines += [f"  {heading}: {cell}" for heading, cell in zip(headings, row, strict=True)][self.words :]
+        wrapped = (textwrap.wrap(line, max(width, NARROWEST)) for line in (*lines, self.caption))
+        return "\n".join(part for parts in wrapped for part in parts)
+
     def show(self, plain: bool) -> None:
-        """Print it: in a terminal with lines, closer together where those would not fit, or else as text."""
+        """Print it: as text, or in a terminal in the widest form that fits.
+
+        With lines, closer together, as aligned text, or one figure a line.
+        """
         if plain:
             print(self.text(), flush=True)
             return
@@ -99,7 +123,9 @@ class Table:
         elif Measurement.get(console, needs, close).maximum - spare <= console.width:
             console.print(close)
         else:  # rich would cut figures off
-            print(self.text(), flush=True)
+            text = self.text()
+            fits = max(map(len, text.splitlines())) <= console.width
+            print(text if fits else self.lines(console.width), flush=True)
 
     def _drawn(self, lines: Box, padding: int) -> rich.table.Table:
         from rich.table import Table as RichTable
