@@ -76,6 +76,16 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(other), f"{name(page)}: {target}"
 
 
+@pytest.mark.parametrize("page", LINKING, ids=name)
+def test_rows_of_tables_have_as_many_cells_as_their_heading(page: Path) -> None:
+    """Browsers show no more of them."""
+    text = FENCED.sub("", page.read_text(encoding="utf-8"))
+    for table in re.findall(r"^\|.*\n(?:\|.*\n?)+", text, re.M):
+        heading, *rows = (re.findall(r"(?<!\\)\|", row) for row in table.splitlines())
+        for at, row in enumerate(rows, 1):
+            assert len(row) == len(heading), f"{name(page)}: {table.splitlines()[at]}"
+
+
 @pytest.mark.parametrize("source", sorted((ROOT / "python").rglob("*.py")), ids=name)
 def test_examples_of_docstrings_have_their_heading(source: Path) -> None:
     """Without it the site takes them for Markdown: ``>>>`` for a quotation, ``[a][b]`` for a link."""
