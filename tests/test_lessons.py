@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
 from functools import cache
@@ -87,6 +88,12 @@ def test_the_mini_batches_of_the_course_are_in_the_first_lesson(pictures: Path) 
 def test_it_is_kept_without_outputs(path: Path) -> None:
     for cell in code(read(path)):
         assert cell.execution_count is None and not cell.outputs
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_no_text_is_cut_from_its_code_by_another_text(path: Path) -> None:
+    kinds = [cell.cell_type for cell in read(path).cells]
+    assert ("markdown", "markdown") not in itertools.pairwise(kinds)
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
