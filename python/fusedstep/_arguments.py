@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from ._held import check_held
+
 __all__ = ["choice", "flag", "number", "real", "same", "whole"]
 
 LARGEST_COUNT = 2**63 - 1
@@ -67,6 +69,7 @@ def whole(name: str, value: Any, *, low: int = 0, high: int | None = LARGEST_COU
     ValueError
         If it is out of bounds.
     """
+    check_held(value, name)
     try:
         if isinstance(value, (bool, np.ma.MaskedArray)):  # operator.index() gives what is behind a mask
             raise TypeError
@@ -88,6 +91,7 @@ def number(name: str, value: Any) -> float:
     TypeError
         If `value` is not a number (neither a bool nor a masked element is one).
     """
+    check_held(value, name)
     try:
         # float() of an array with axes depends on the version of NumPy; its item() does not
         plain = value.item() if hasattr(value, "item") else value

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from . import formats
 from ._core import Model
 from ._floats import default_floats
+from ._held import check_held
 from ._slots import FLOAT32, FLOAT64, Slot
 from .sparse import SparseRows
 
@@ -167,6 +168,7 @@ def _read(grad: Any, where: str) -> Array:
 
 def _from_protocol(grad: Any, where: str) -> Array:
     kind = type(grad).__name__
+    check_held(grad, where)
     if not any(hasattr(grad, name) for name in PROTOCOLS):
         raise TypeError(f"{where}: got {kind}, needs a NumPy array")
     try:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ._arguments import choice
+from ._held import check_held
 from ._intervals import CLOSED_WEIGHT, FINITE, INNER_WEIGHT, NON_NEGATIVE, POSITIVE, WEIGHT, Interval
 from ._step_options import STEP_OPTIONS
 
@@ -178,6 +179,7 @@ def check_number(value: Any, interval: Interval, where: str) -> float:
     ValueError
         Outside the interval; NaN is outside of every one.
     """
+    check_held(value, where)
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
@@ -222,6 +224,7 @@ def check_hyper(name: str, value: Any, where: str | None = None, *, rule: str = 
     ValueError: betas[1]: got 1.0, needs >= 0 and < 1
     """
     where = name if where is None else where
+    check_held(value, where)  # even its text would be read from memory that is gone
     if name in FLAGS:
         if not isinstance(value, (bool, np.bool_)):
             raise TypeError(f"{where}: got {value!r} ({type(value).__name__}), needs True or False")

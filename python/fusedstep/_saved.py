@@ -13,6 +13,7 @@ from . import formats
 from ._arguments import number, same
 from ._converting import convert, is_bfloat16_bits, spread
 from ._groups import FIXED
+from ._held import check_held
 from ._hyper import check_hyper, check_hypers
 from ._making import Making
 from ._names import needs
@@ -61,6 +62,7 @@ def _as_array(value: Any) -> Any:
         return value
     if isinstance(value, np.ndarray) and hasattr(value, "mask"):
         raise TypeError("an array with a mask")
+    check_held(value, "a tensor")
     if hasattr(value, "detach"):  # a tensor of torch; NumPy has no bfloat16 that it could hand over
         value = value.detach()
         value = value.float() if str(value.dtype) == "torch.bfloat16" else value

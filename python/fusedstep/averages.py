@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ._arguments import flag, number, real, whole
 from ._floats import default_floats
+from ._held import check_held
 from ._restoring import restoring
 from .formats import is_bfloat16
 
@@ -106,6 +107,7 @@ class ExponentialAverage:
         """
         if isinstance(x, np.ma.MaskedArray):
             raise TypeError("x: got a masked array, needs a real number or array; use x.filled(value)")
+        check_held(x, "x")
         new = np.asarray(x)
         if new.dtype.kind not in "fiu" and not is_bfloat16(new.dtype):
             raise TypeError(f"x: got dtype {new.dtype}, needs a real number or array")

@@ -11,8 +11,9 @@ from keras import Variable, ops
 from torch import Tensor
 
 from .._core import Memory, Model
+from .._held import check_storage
 from ..torch._reading import memory, quiet
-from ..torch._states import check_storage, increment_versions
+from ..torch._states import increment_versions
 
 __all__ = ["NARROW", "Row", "Stepper", "check_variable"]
 

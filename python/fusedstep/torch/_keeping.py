@@ -7,6 +7,7 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .._arguments import flag
+from .._held import check_held
 from .._hyper import check_hyper
 from .._names import needs
 from .._restoring import restoring
@@ -17,7 +18,7 @@ from ._loading import load
 from ._options import GROUPS, check_group, check_is_group
 from ._reporting import Reporting
 from ._saved import packed, without
-from ._states import check_held, check_states, whole_number
+from ._states import check_states, whole_number
 
 if TYPE_CHECKING:
     import os

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .. import formats
 from .._arguments import number as one_number
+from .._held import check_held
 from .._names import needs
 from .._pieces import BLOCK_8BIT
 from .._stored import Stored
@@ -19,7 +20,7 @@ from ..reference import RULES, Rule
 from ._building import complete
 from ._making import Making
 from ._options import plain
-from ._states import check_held, check_tensor, convert, is_small, local, new_step, state_like, whole_number
+from ._states import check_tensor, convert, is_small, local, new_step, state_like, whole_number
 
 __all__ = ["converted", "packed", "without"]
 

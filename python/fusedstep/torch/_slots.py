@@ -8,7 +8,8 @@ from weakref import ref
 import torch
 from torch import Tensor
 
-from ._states import PARAMETERS, check_storage, holds_values, is_dense, local, overlaps_itself
+from .._held import check_storage
+from ._states import PARAMETERS, holds_values, is_dense, local, overlaps_itself
 
 __all__ = ["Slot", "check_memory", "check_places", "make_slot"]
 

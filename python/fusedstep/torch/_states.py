@@ -10,19 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
-from torch.nn import Parameter
 
 from .. import formats
 from .._arguments import number as one_number
+from .._held import check_held
 from .._names import needs
 from .._pieces import BLOCK_8BIT
 from ..reference import State
 
 __all__ = [
     "States",
-    "check_held",
     "check_states",
-    "check_storage",
     "check_tensor",
     "compute_dtype",
     "convert",
@@ -281,21 +279,6 @@ def check_tensor(value: Any, where: str) -> None:
     if value.is_meta:
         raise ValueError(f"{where}: got a tensor on the meta device, needs one with memory")
     check_held(value, where)
-
-
-def check_storage(tensor: Tensor, name: str) -> None:
-    """Check that a strided tensor's memory is there: torch itself reads beyond its end."""
-    reach = sum(stride * (size - 1) for stride, size in zip(tensor.stride(), tensor.shape, strict=True)) + 1
-    needed = (tensor.storage_offset() + reach) * tensor.element_size()
-    if tensor.numel() and tensor.untyped_storage().nbytes() < needed:
-        raise ValueError(f"{name}: its memory was freed or resized, and holds fewer bytes than its elements need")
-
-
-def check_held(value: Any, name: str) -> None:
-    """Check the memory of a value that may be a tensor; other classes of tensors may keep their elements elsewhere."""
-    tensor = getattr(value, "_local_tensor", value)
-    if type(tensor) in (Tensor, Parameter) and tensor.layout is torch.strided and not tensor.is_meta:
-        check_storage(tensor, name)
 
 
 def check_states(states: Mapping[Any, Any]) -> None:

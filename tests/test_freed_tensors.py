@@ -1,0 +1,82 @@
+"""torch tensors whose memory was freed or shortened, where optimizers of NumPy arrays read tensors."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import assert_same
+
+import fusedstep as fs
+
+torch = pytest.importorskip("torch")
+
+LEFT = [0, 8]
+"""Bytes that are left of a tensor's memory; NumPy takes other memory where there are none."""
+
+
+def freed(left: int, *shape: int, dtype: Any = torch.float32) -> Any:
+    tensor = torch.ones(shape, dtype=dtype)
+    tensor.untyped_storage().resize_(left)
+    return tensor
+
+
+@pytest.mark.parametrize("left", LEFT)
+@pytest.mark.parametrize("rows", [False, True])
+@pytest.mark.parametrize("options", [{}, {"zero_grads": True}, {"accumulate_steps": 2}])
+def test_gradients(left: int, rows: bool, options: dict[str, Any]) -> None:
+    params = np.ones((4, 3), np.float32)
+    opt = fs.SGD(params, lr=1.0, cast_grads=True, **({} if rows else options))
+    grad: Any = freed(left, 4, 3)
+    with pytest.raises(ValueError, match=r"^grads(\.values)?: its memory was freed or resized, and holds fewer bytes"):
+        opt.step(fs.SparseRows(np.arange(4), grad) if rows else grad)
+    assert (params == 1).all() and opt.steps_taken == 0
+    grad.untyped_storage().resize_(48)
+    grad.fill_(1)
+    assert opt.step(fs.SparseRows(np.arange(4), grad) if rows else grad)
+
+
+def test_a_part_that_is_left_is_a_gradient() -> None:
+    params = np.ones(2, np.float32)
+    whole = torch.ones(5)
+    part, beyond = whole[:2], whole[3:]
+    whole.untyped_storage().resize_(8)
+    fs.SGD(params, lr=1.0, cast_grads=True).step(part)
+    assert (params == 0).all()
+    with pytest.raises(ValueError, match="its memory was freed"):
+        fs.SGD(params, lr=1.0, cast_grads=True).step(beyond)
+
+
+@pytest.mark.parametrize("left", LEFT)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["exp_avg", "step"])
+def test_states(left: int, dtype: Any, name: str) -> None:
+    opt = fs.Adam(np.ones(400, np.float32))
+    opt.step(np.ones(400, np.float32))
+    kept = copy.deepcopy(opt.state_dict())
+    bad = copy.deepcopy(kept)
+    bad["state"][0][name] = freed(left and 1, *((400,) if name == "exp_avg" else ()), dtype=dtype)
+    needed = "an array: a tensor: its memory was freed" if name == "exp_avg" else "a number"
+    with pytest.raises(TypeError, match=rf'\["{name}"\]: got Tensor, needs {needed}'):
+        opt.load_state_dict(bad)
+    assert_same(opt.state_dict()["state"], kept["state"])
+
+
+NUMBERS: dict[str, Callable[[Any], object]] = {
+    "lr": lambda number: fs.Adam(np.ones(2), lr=number),
+    r"betas\[1\]": lambda number: fs.Adam(np.ones(2), betas=(0.9, number)),
+    "amsgrad": lambda number: fs.Adam(np.ones(2), amsgrad=number),
+    "seed": lambda number: fs.Adam(np.ones(2), seed=number),
+    "x": fs.ExponentialAverage(0.9).update,
+    "metric": lambda number: fs.schedules.reduce_on_plateau(0.1).update(number),
+    r'param_groups\[0\]\["lr"\]': lambda number: fs.Adam(np.ones(2), lr=lambda step: number).step(np.ones(2)),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{name}: its memory was freed or resized"):
+        NUMBERS[name](freed(0))
