@@ -1,8 +1,9 @@
-"""torch tensors whose memory was freed or shortened, where optimizers of NumPy arrays read tensors."""
+"""torch tensors whose memory was freed or shortened: read for NumPy arrays, and arguments of torch optimizers."""
 
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,8 @@ from cases import assert_same
 import fusedstep as fs
 
 torch = pytest.importorskip("torch")
+
+import fusedstep.torch as ft  # noqa: E402
 
 LEFT = [0, 8]
 """Bytes that are left of a tensor's memory; NumPy takes other memory where there are none."""
@@ -80,3 +83,11 @@ NUMBERS: dict[str, Callable[[Any], object]] = {
 def test_numbers(name: str) -> None:
     with pytest.raises(ValueError, match=rf"^{name}: its memory was freed or resized"):
         NUMBERS[name](freed(0))
+
+
+@pytest.mark.parametrize("name", ["lr", "weight_decay", "betas", "foreach"])
+def test_arguments_of_torch_optimizers(name: str) -> None:
+    options: dict[str, Any] = {name: (freed(0), 0.9) if name == "betas" else freed(0)}
+    for make in (ft.Adam, functools.partial(ft.CPUOffload, ft.AdamW)):
+        with pytest.raises(ValueError, match=f"^{name}: its memory was freed or resized"):
+            make([torch.nn.Parameter(torch.ones(4))], **options)

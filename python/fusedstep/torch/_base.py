@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .._constructors import constructor
+from .._held import check_held
 from .._hyper import unexpected
 from .._names import needs
 from .._settings import check_settings
@@ -96,6 +97,9 @@ class FusedOptimizer(Keeping):
 
     def __init__(self, params: Any, hypers: dict[str, Any], options: Mapping[str, Any]) -> None:
         given = {**hypers, **options}
+        for name, value in given.items():  # torch's constructor reads them, and ends the process
+            for part in value if isinstance(value, (tuple, list)) else (value,):
+                check_held(part, name)
         check_implementation(given)
         for name in IMPLEMENTATION:
             given.pop(name, None)
