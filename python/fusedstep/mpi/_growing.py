@@ -12,6 +12,7 @@ from .._base import Optimizer
 from .._core import Tree
 from .._floats import default_floats
 from ..optimizers import SGD
+from ._alike import group_facts, parameter_facts
 from ._part import piece_of
 from ._ranks import RankError
 from ._rows import RowTraffic
@@ -94,12 +95,8 @@ class Growing(Stored):
             error,
             lambda: [
                 ("number of parameters", str(len(whole._slots))),
-                *((f"params{s.path}", f"{s.param.dtype.name} of shape {np.shape(s.param)}") for s in added),
-                *(
-                    (f'group["{name}"]', "a schedule" if callable(value) else repr(value))
-                    for name, value in group.items()
-                    if name != "params"
-                ),
+                *parameter_facts(added),
+                *group_facts(self._part, "group", group),
                 *self._options(),
             ],
         )

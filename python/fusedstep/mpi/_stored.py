@@ -15,6 +15,7 @@ from .._group_options import Structure
 from .._schedule_free import TRAIN_MODE
 from .._structures import rebuilt
 from ..optimizers import SGD
+from ._alike import option_facts
 from ._cut import Cut
 from ._files import read_part, write
 from ._part import Part, Piece
@@ -68,7 +69,7 @@ class Stored:
             raise error
 
     def _options(self) -> list[tuple[str, str]]:
-        raise NotImplementedError
+        return option_facts(self._part)
 
     @contextlib.contextmanager
     def _together(self, name: str) -> Iterator[None]:
