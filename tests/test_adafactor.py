@@ -145,7 +145,7 @@ def test_wrong_states_are_refused() -> None:
             opt.load_state_dict(saved)
     saved = opt.state_dict()
     del saved["state"][0]["col_var"]
-    with pytest.raises(ValueError, match='has no entry "col_var"'):
+    with pytest.raises(ValueError, match='got no entry "col_var"'):
         opt.load_state_dict(saved)
     assert_same(snapshot(opt), before)
 

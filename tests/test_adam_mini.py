@@ -173,7 +173,7 @@ def test_wrong_states_are_refused() -> None:
             opt.load_state_dict(saved)
     saved = opt.state_dict()
     del saved["state"][0]["exp_avg_sq"]
-    with pytest.raises(ValueError, match='has no entry "exp_avg_sq"'):
+    with pytest.raises(ValueError, match='got no entry "exp_avg_sq"'):
         opt.load_state_dict(saved)
     other, _ = trained(fs.AdamMini, blocks={"W": 10, "b": 1, "K": 1, "s": 1})
     with pytest.raises(ValueError, match=r"got shape \(10,\), needs \(70,\)"):

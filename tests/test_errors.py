@@ -117,8 +117,8 @@ def test_wrong_structure() -> None:
     good = model.grads()
     model.refuses(TypeError, "grads: got an array of float32 and shape (3,)", ones(3))
     model.refuses(ValueError, "grads: got list", [ones(3, 4), ones(5)])
-    model.refuses(ValueError, 'grads: has no entry ["W1"], needs the keys of params', {"deep": good["deep"]})
-    model.refuses(ValueError, 'grads: has an entry ["W2"] that params does not have', good | {"W2": ones(1)})
+    model.refuses(ValueError, 'grads: got no entry ["W1"], needs the keys of params', {"deep": good["deep"]})
+    model.refuses(ValueError, 'grads: got an entry ["W2"] that params does not have', good | {"W2": ones(1)})
     model.refuses(ValueError, "grads: got list at or above grads", good | {"deep": good["deep"][:1]})
     model.refuses(TypeError, "grads: got int at or above grads", good | {"deep": 3})
     model.refuses(TypeError, "grads: got an array of", good | {"deep": [ones(5), good["deep"][1]]})
@@ -131,9 +131,9 @@ def test_gradient_in_the_optimizers_memory() -> None:
     model = Nested()
     state = model.optimizer.state[0]
     for array, name in ((model.params["W1"], ""), (state["exp_avg"], " exp_avg"), (state["exp_avg_sq"], " exp_avg_sq")):
-        text = f'grads["W1"] and params["W1"]{name} overlap in memory'
+        text = f'grads["W1"]: got memory that overlaps params["W1"]{name}'
         model.refuses(ValueError, text, model.grads() | {"W1": array})
-        text = f'grads["deep"][0]["b"] and params["W1"]{name} overlap in memory'
+        text = f'grads["deep"][0]["b"]: got memory that overlaps params["W1"]{name}'
         model.refuses(ValueError, text, model.grads() | {"deep": [{"b": array.reshape(-1)[3:8]}, (ones(2), ones(6))]})
     model.goes_on()
 
@@ -142,9 +142,9 @@ def test_overlap_that_only_the_tail_has() -> None:
     buffer = np.zeros(20, F32)
     optimizer = fs.SGD(buffer[:10])
     optimizer.step(buffer[10:])
-    with pytest.raises(ValueError, match=says("grads and params overlap in memory")):
+    with pytest.raises(ValueError, match=says("grads: got memory that overlaps params")):
         optimizer.step(buffer[9:19])
-    with pytest.raises(ValueError, match=says("grads and params overlap in memory")):
+    with pytest.raises(ValueError, match=says("grads: got memory that overlaps params")):
         fs.SGD(buffer[10:]).step(buffer[1:11])
     assert not buffer.any()
 
@@ -248,14 +248,14 @@ def test_no_parameters() -> None:
 def test_parameter_given_twice() -> None:
     shared, base = ones(4), np.zeros(10, F32)
     for params, text in (
-        ([shared, shared], "params[0] and params[1] overlap in memory"),
-        ({"a": base[:6], "b": base[5:]}, 'params["a"] and params["b"] overlap in memory'),
-        ([{"params": shared}, {"params": shared[1:3]}], "params[0] and params[1] overlap in memory"),
+        ([shared, shared], "params[0]: got memory that overlaps params[1]"),
+        ({"a": base[:6], "b": base[5:]}, 'params["a"]: got memory that overlaps params["b"]'),
+        ([{"params": shared}, {"params": shared[1:3]}], "params[0]: got memory that overlaps params[1]"),
     ):
         with pytest.raises(ValueError, match=says(text)):
             fs.Adam(params)
     optimizer = fs.Adam(shared)
-    with pytest.raises(ValueError, match="overlap in memory"):
+    with pytest.raises(ValueError, match="got memory that overlaps"):
         optimizer.add_param_group({"params": shared[:2]})
     assert len(optimizer.param_groups) == 1
     assert optimizer.step(ones(4))
@@ -371,7 +371,7 @@ def test_option_that_wants_a_state_there_is_not(rule: str, name: str, value: Any
             optimizer.step(ones(3))
     assert_same(snapshot(optimizer), before)
     del optimizer.param_groups[0][name]
-    with pytest.raises(ValueError, match=rf'^param_groups\[0\].* has no entry "{name}"'):
+    with pytest.raises(ValueError, match=rf'^param_groups\[0\].* got no entry "{name}"'):
         optimizer.step(ones(3))
     optimizer.param_groups[0][name] = RULES[rule].hypers[name]
     assert optimizer.step(ones(3))

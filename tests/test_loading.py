@@ -391,7 +391,7 @@ def test_unknown_entries() -> None:
     for name in ("momentum_buffer", "exp_average", "square_avg", "exp_avg_scale", "sum_scales", 3):
         saved = one.state_dict()
         saved["state"][1][name] = np.ones(5, np.float32)
-        message = rf'^state_dict\["state"\]\[1\]: has an entry "{name}", which adam does not have'
+        message = rf'^state_dict\["state"\]\[1\]: got an entry "{name}", which adam does not have'
         refuses(one, saved, ValueError, message)
 
 

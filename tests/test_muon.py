@@ -362,7 +362,7 @@ def test_loading_errors() -> None:
     before = snapshot(opt)
     with pytest.raises(ValueError, match=r"\"rule\"\]: got 'lion', needs 'adamw'"):
         opt.load_state_dict(other.state_dict())
-    with pytest.raises(ValueError, match="is of adamw, needs one of muon"):
+    with pytest.raises(ValueError, match="got one of adamw, needs one of muon"):
         opt.load_state_dict(fs.AdamW(model()).state_dict())
     assert_same(snapshot(opt), before)
 

@@ -132,14 +132,14 @@ def test_a_new_group_has_the_rules_own_default() -> None:
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
-    ({"lr": {"enc": 0.1}}, r'lr: has no entry \["head"\], needs the keys of params'),
-    ({"lr": {"enc": 0.1, "head": 0.1, "tail": 1}}, r'lr: has an entry \["tail"\] that params does not have'),
-    ({"lr": {"enc": [0.1], "head": 0.1}}, r'lr\["enc"\]: has no entry \[1\]'),
+    ({"lr": {"enc": 0.1}}, r'lr: got no entry \["head"\], needs the keys of params'),
+    ({"lr": {"enc": 0.1, "head": 0.1, "tail": 1}}, r'lr: got an entry \["tail"\] that params does not have'),
+    ({"lr": {"enc": [0.1], "head": 0.1}}, r'lr\["enc"\]: got no entry \[1\]'),
     ({"lr": {"enc": [0.1, {"W": -1}], "head": 0.1}}, r'lr\["enc"\]\[1\]\.W: got -1, needs >= 0'),
     ({"lr": {"enc": 0.1, "head": {"x": 1}}}, r'lr\["head"\]: got .* \(dict\), needs a real number'),
     ({"lr": {"enc": 0.1, "head": "x"}}, r'lr\["head"\]: got .x. \(str\), needs a real number'),
     ({"lr": [0.1, 0.2, 0.3]}, r"lr: got \[0.1, 0.2, 0.3\] \(list\), needs a real number"),
-    ({"lr": {}}, r'lr: has no entry \["enc"\]'),
+    ({"lr": {}}, r'lr: got no entry \["enc"\]'),
     ({"betas": {"enc": 0.9, "head": (0.9, 0.9)}}, r'betas\["enc"\]: got 0.9 \(float\), needs a pair'),
     ({"betas": {"enc": (0.9, 2.0), "head": (0.9, 0.9)}}, r'betas\["enc"\]\[1\]: got 2.0, needs'),
     ({"maximize": {"enc": 1, "head": True}}, r'maximize\["enc"\]: got 1 \(int\), needs True or False'),

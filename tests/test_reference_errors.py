@@ -79,19 +79,19 @@ CASES: list[tuple[str, Callable[[dict[str, Any]], None], type[Exception], str]] 
             exp_avg_sq=[np.zeros(5, dtype=np.float32) for _ in range(2)],
         ),
         ValueError,
-        r"param\[1\] overlaps param\[0\]",
+        r"param\[1\]: got memory that overlaps param\[0\]",
     ),
     (
         "a state on a gradient",
         replaced("exp_avg_sq", lambda given: given["grad"][1]),
         ValueError,
-        r"overlaps (exp_avg_sq|grad)\[1\]",
+        r"got memory that overlaps (exp_avg_sq|grad)\[1\]",
     ),
     (
         "half an overlap",
         replaced("exp_avg", lambda given: given["param"][0].reshape(-1)[1:]),
         ValueError,
-        r"(exp_avg\[1\]|param\[0\]) overlaps",
+        r"(exp_avg\[1\]|param\[0\]): got memory that overlaps",
     ),
     ("too few", lambda given: given["grad"].pop(), ValueError, r"grad: got 1 arrays, needs 2, as many as param"),
     ("a single state", lambda given: given.update(exp_avg=given["exp_avg"][0]), TypeError, r"exp_avg: got .* a list"),
@@ -163,7 +163,7 @@ def test_gradients_may_share_memory() -> None:
     grad = np.ones(4)
     reference.sgd(params, [grad, grad], step=1, lr=1.0)
     np.testing.assert_array_equal(params, [[-1] * 4, [0] * 4])
-    with pytest.raises(ValueError, match=r"grad\[1\] overlaps grad\[0\]"):
+    with pytest.raises(ValueError, match=r"grad\[1\]: got memory that overlaps grad\[0\]"):
         reference.sgd(params, [grad, grad], step=1, zero_grads=True)
 
 

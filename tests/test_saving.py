@@ -268,8 +268,8 @@ def wrong_dicts() -> list[tuple[str, Any]]:
     return [
         ("state_dict: got list, needs a dict", lambda saved: [saved]),
         ("state_dict: got NoneType, needs a dict", lambda saved: None),
-        ('state_dict: has no entry "state"', spoil("state", drop=True)),
-        ('state_dict: has no entry "param_groups"', spoil("param_groups", drop=True)),
+        ('state_dict: got no entry "state"', spoil("state", drop=True)),
+        ('state_dict: got no entry "param_groups"', spoil("param_groups", drop=True)),
         (f"{state}: got list, needs a dict", spoil("state", value=[])),
         (f"{groups}: got dict, needs a list", spoil("param_groups", value={})),
         (
@@ -289,18 +289,18 @@ def wrong_dicts() -> list[tuple[str, Any]]:
         ),
         (f'{groups}[0]["param_names"]: got str, needs', spoil("param_groups", 0, "param_names", value="[0]")),
         (f'{groups}[0]["param_names"]: got int, needs', spoil("param_groups", 0, "param_names", value=[0, 1, 2, 3])),
-        (f"{state}: has no entry 2, needs one", spoil("state", 2, drop=True)),
+        (f"{state}: got no entry 2, needs one", spoil("state", 2, drop=True)),
         (f'{groups}[0]["lr"]: got -1.0, needs >= 0', spoil("param_groups", 0, "lr", value=-1.0)),
         (f"{groups}[0][\"lr\"]: got 'fast' (str), needs a real number", spoil("param_groups", 0, "lr", value="fast")),
         (f'{groups}[0]["betas"][1]: got nan, needs', spoil("param_groups", 0, "betas", value=(0.9, math.nan))),
         (f'{groups}[0]["betas"]: got 1 numbers, needs a pair', spoil("param_groups", 0, "betas", value=(0.9,))),
         (f"{groups}[0][\"amsgrad\"]: got 'no' (str), needs True", spoil("param_groups", 0, "amsgrad", value="no")),
-        (f"{state}: has an entry 4 that is in no", spoil("state", 4, value={})),
+        (f"{state}: got an entry 4 that is in no group, needs", spoil("state", 4, value={})),
         (f"{state}[2]: got list, needs a dict", spoil("state", 2, value=[])),
-        (f'{state}[2]: has no entry "exp_avg"', spoil("state", 2, "exp_avg", drop=True)),
-        (f'{state}[2]: has no entry "exp_avg_sq"', spoil("state", 2, "exp_avg_sq", value=None)),
+        (f'{state}[2]: got no entry "exp_avg"', spoil("state", 2, "exp_avg", drop=True)),
+        (f'{state}[2]: got no entry "exp_avg_sq"', spoil("state", 2, "exp_avg_sq", value=None)),
         (
-            f'{state}[3]: has an entry "square_avg", which adam does not have',
+            f'{state}[3]: got an entry "square_avg", which adam does not have',
             spoil("state", 3, "square_avg", value=np.ones(1)),
         ),
         (
@@ -333,7 +333,7 @@ def wrong_dicts() -> list[tuple[str, Any]]:
         (f'{groups}[0]["eps"]: got MaskedArray, needs an', spoil("param_groups", 0, "eps", value=masked)),
         (f'{groups}[0]["betas"]: got MaskedArray, needs', spoil("param_groups", 0, "betas", value=(0.9, masked))),
         ('state_dict["fusedstep"]: got int', spoil("fusedstep", value=3)),
-        ("state_dict: is of lion, needs one of adam", spoil("fusedstep", "rule", value="lion")),
+        ("state_dict: got one of lion, needs one of adam", spoil("fusedstep", "rule", value="lion")),
         ('state_dict["fusedstep"]["steps_taken"]: got -2', spoil("fusedstep", "steps_taken", value=-2)),
         ('state_dict["fusedstep"]["skipped_steps"]: got str', spoil("fusedstep", "skipped_steps", value="x")),
         ('state_dict["fusedstep"]["schedules"]: got int', spoil("fusedstep", "schedules", value=1)),
@@ -369,7 +369,7 @@ def test_state_dicts_of_other_models_and_optimizers() -> None:
         for other in CLASSES.keys() - {rule}:
             two = make(other)
             before = snapshot(two)
-            with pytest.raises(ValueError, match=rf"^state_dict: is of {one.rule}, needs one of {two.rule}"):
+            with pytest.raises(ValueError, match=rf"^state_dict: got one of {one.rule}, needs one of {two.rule}"):
                 two.load_state_dict(one.state_dict())
             assert_same(snapshot(two), before)
         smaller = CLASSES[one.rule]([numbers((), np.float32), numbers(5), numbers((3, 701)), numbers((70, 60))])

@@ -229,7 +229,7 @@ def test_switching_between_points_where_an_option_is_gone(name: str) -> None:
     if name == "master":  # of this package alone: it is filled in
         optimizer.eval()
         return
-    with pytest.raises(ValueError, match=rf'^param_groups\[0\]: has no entry "{name}"'):
+    with pytest.raises(ValueError, match=rf'^param_groups\[0\]: got no entry "{name}"'):
         optimizer.eval()
     assert p.tolist() == left
     optimizer.param_groups[0]["params"] = None
@@ -241,7 +241,7 @@ def test_a_group_without_an_option_that_the_rule_needs() -> None:
     (p,) = ones()
     optimizer = ft.SGD([p], lr=0.1)
     optimizer.param_groups = [{"params": [p], "lr": 0.1}]
-    with pytest.raises(ValueError, match=r'param_groups\[0\]: has no entry "'):
+    with pytest.raises(ValueError, match=r'param_groups\[0\]: got no entry "'):
         optimizer.step()
     assert p.tolist() == [1.0, 1.0]
 

@@ -59,7 +59,7 @@ def test_an_option_that_no_version_of_torch_lacks() -> None:
     _, optimizer = stepped()
     saved = copy.deepcopy(optimizer.state_dict())
     del saved["param_groups"][0]["lr"]
-    with pytest.raises(ValueError, match=r'state_dict\["param_groups"\]\[0\]: has no entry "lr"'):
+    with pytest.raises(ValueError, match=r'state_dict\["param_groups"\]\[0\]: got no entry "lr"'):
         optimizer.load_state_dict(saved)
 
 
@@ -311,8 +311,8 @@ SPOILED: dict[str, tuple[Any, type[Exception], str]] = {
     "a number for a pair": (spoil_group(betas=np.array(0.9)), TypeError, r'\["betas"\]: got .*, needs a pair'),
     "a state that is a list": (lambda saved: saved["state"].update({1: [1]}), TypeError, "got list, needs a dict"),
     "states that are a list": (lambda saved: saved.update(state=[1]), TypeError, r'state_dict\["state"\]: got list'),
-    "no states": (lambda saved: saved.pop("state"), ValueError, 'has no entry "state"'),
-    "no groups": (lambda saved: saved.pop("param_groups"), ValueError, 'has no entry "param_groups"'),
+    "no states": (lambda saved: saved.pop("state"), ValueError, 'got no entry "state"'),
+    "no groups": (lambda saved: saved.pop("param_groups"), ValueError, 'got no entry "param_groups"'),
     "a group that is a list": (lambda saved: saved.update(param_groups=[[1]]), TypeError, "got list, needs a dict"),
     "a number twice": (
         lambda saved: saved["param_groups"][0].update(params=[1, 1]),
@@ -390,7 +390,7 @@ def test_a_step_option_that_is_missing() -> None:
     optimizer = ft.Adafactor([torch.nn.Parameter(torch.ones(2, 2))])
     saved = optimizer.state_dict()
     del saved["param_groups"][0]["maximize"]
-    with pytest.raises(ValueError, match=r'^state_dict\["param_groups"\]\[0\]: has no entry "maximize"'):
+    with pytest.raises(ValueError, match=r'^state_dict\["param_groups"\]\[0\]: got no entry "maximize"'):
         optimizer.load_state_dict(saved)
 
 

@@ -350,5 +350,5 @@ def test_groups_and_states_that_are_none(name: str) -> None:
         for option in ("ns_steps", "ns_coefficients", "eps"):
             optimizer = made()
             del optimizer.param_groups[0][option]
-            with pytest.raises(ValueError, match=rf'param_groups\[0\]: has no entry "{option}"'):
+            with pytest.raises(ValueError, match=rf'param_groups\[0\]: got no entry "{option}"'):
                 optimizer.step()

@@ -178,14 +178,16 @@ bool Seen::holds(PyObject* object, bool writeable) const {
            dtype->byteorder == order_ && count(object) == size_;
 }
 
+void refuse_overlap(const std::string& name, const std::string& other) {
+    throw py::value_error(name + ": got memory that overlaps " + other + ", needs memory of its own");
+}
+
 void check_overlap(std::vector<Extent> extents) {
     extents.erase(std::remove_if(extents.begin(), extents.end(), [](const Extent& e) { return e.begin == e.end; }),
                   extents.end());
     std::sort(extents.begin(), extents.end(), [](const Extent& a, const Extent& b) { return a.begin < b.begin; });
     for (std::size_t i = 1; i < extents.size(); ++i)
-        if (extents[i].begin < extents[i - 1].end)
-            throw py::value_error(extents[i - 1].name + " and " + extents[i].name +
-                                  " overlap in memory; each needs memory of its own, since a step writes in place");
+        if (extents[i].begin < extents[i - 1].end) refuse_overlap(extents[i - 1].name, extents[i].name);
 }
 
 }  // namespace fusedstep

@@ -99,6 +99,9 @@ struct Extent {
     std::string name;
 };
 
+// The ValueError about an array that shares memory with another, where one of them is written.
+[[noreturn]] void refuse_overlap(const std::string& name, const std::string& other);
+
 // ValueError when a byte belongs to two of them.
 void check_overlap(std::vector<Extent> extents);
 

@@ -75,9 +75,7 @@ void Gradients::check_overlap() {
         const std::size_t bytes = x.size * item_size(x.grad.format);
         if (begin == checked_[i].begin && begin + bytes <= checked_[i].end) continue;
         moved = true;
-        if (const Extent* written = memory_.overlapping(begin, bytes))
-            throw py::value_error(names_.grad(i) + " and " + written->name +
-                                  " overlap in memory; a gradient needs memory of its own");
+        if (const Extent* written = memory_.overlapping(begin, bytes)) refuse_overlap(names_.grad(i), written->name);
         checked_[i] = {begin, begin + bytes};
     }
     if (!moved || !zero_) return;

@@ -62,7 +62,7 @@ void GroupReader::read_value(std::size_t group, Value& value) {
     Source& source = sources_[group];
     const py::object found = dict_item(source.dict.ptr(), value.key.ptr());
     if (!found)
-        throw py::value_error("param_groups[" + std::to_string(group) + "]: has no entry \"" +
+        throw py::value_error("param_groups[" + std::to_string(group) + "]: got no entry \"" +
                               value.key.cast<std::string>() + "\", needs one");
     const DefaultFloats guard;  // schedules compute
     const py::object checked = check_ ? check_(group, value.key, found) : found;

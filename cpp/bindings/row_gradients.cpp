@@ -116,9 +116,7 @@ bool RowGradients::set(std::size_t i, PyObject* grad, PyObject* param, bool zero
         const auto parts = py::reinterpret_borrow<py::tuple>(checked);
         if (!take_parts(i, taken, param, zero, parts[0], parts[1]))
             throw py::value_error(names_.grad(i) + ": its arrays were changed while they were looked at");
-        if (const Extent* written = overlapping(taken))
-            throw py::value_error(names_.grad(i) + " and " + written->name +
-                                  " overlap in memory; a gradient needs memory of its own");
+        if (const Extent* written = overlapping(taken)) refuse_overlap(names_.grad(i), written->name);
     }
     Tensor& x = engine_.tensors[i];
     x.row_size = taken.row_size;

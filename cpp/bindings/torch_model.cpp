@@ -44,7 +44,7 @@ void TorchModel::watch(py::object param, py::object local, py::object inner, py:
     Item item{std::move(kept), std::move(grad)};
     for (const std::string& key : names) {
         py::object tensor = dict_item(state.ptr(), interned(key).ptr());
-        if (!tensor) throw py::value_error(name + ": its state has no entry '" + key + "'");
+        if (!tensor) throw py::value_error(name + ": got no state '" + key + "', needs one");
         Entry entry{interned(key), tensor, tensor, {}};
         const py::object& within = item.param.inner;
         if (!within.is_none() && py::hasattr(tensor, within)) entry.local = tensor.attr(within);

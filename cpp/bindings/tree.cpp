@@ -136,7 +136,7 @@ void Tree::walk(const Node& node, PyObject* object, const char* name, std::size_
         for (std::size_t i = 0; i < n; ++i) {
             const py::object child = dict_item(object, node.keys[i].ptr());
             if (!child)
-                throw py::value_error(std::string(name) + ": has no entry " + step_into(node.keys[i]) +
+                throw py::value_error(std::string(name) + ": got no entry " + step_into(node.keys[i]) +
                                       ", needs the keys of " + name_);
             walk(node.children[i], child.ptr(), name, next, out);
         }
@@ -148,8 +148,8 @@ void Tree::walk(const Node& node, PyObject* object, const char* name, std::size_
             for (const py::object& key : node.keys) known.add(key);
             for (const py::handle found : given) {
                 if (!known.contains(found))
-                    throw py::value_error(std::string(name) + ": has an entry " + step_into(found) + " that " + name_ +
-                                          " does not have");
+                    throw py::value_error(std::string(name) + ": got an entry " + step_into(found) + " that " + name_ +
+                                          " does not have, needs the keys of " + name_);
             }
         }
         return;

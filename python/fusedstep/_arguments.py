@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import numbers
 import operator
+from collections.abc import Container
 from typing import Any
 
 import numpy as np
 
 from ._held import check_held
 
-__all__ = ["choice", "flag", "number", "real", "same", "whole"]
+__all__ = ["choice", "flag", "needs_entries", "no_entry", "number", "overlapping", "real", "same", "whole"]
 
 LARGEST_COUNT = 2**63 - 1
 """What a step count may be at most, here as in the optimizers."""
@@ -109,6 +110,23 @@ def flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{name}: got {type(value).__name__}, needs a bool")
     return value
+
+
+def no_entry(where: str, name: Any, needs: str = "one") -> str:
+    """The message about an entry that there is not; `where` is what a dict is called."""
+    return f"{where}: got no entry " + (f'"{name}"' if isinstance(name, str) else repr(name)) + f", needs {needs}"
+
+
+def needs_entries(where: str, given: Container[Any], *names: Any, needs: str = "one") -> None:
+    """Raise ValueError unless there are entries of all these names."""
+    for name in names:
+        if name not in given:
+            raise ValueError(no_entry(where, name, needs))
+
+
+def overlapping(name: str, other: str) -> ValueError:
+    """The error about an array that shares memory with another, where one of them is written."""
+    return ValueError(f"{name}: got memory that overlaps {other}, needs memory of its own")
 
 
 def same(value: Any, other: Any) -> bool:

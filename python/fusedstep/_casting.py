@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import formats
+from ._arguments import overlapping
 from ._core import Model
 from ._floats import default_floats
 from ._held import check_held
@@ -208,4 +209,4 @@ def _check_writeable(values: Array, where: str, written: list[tuple[int, int, st
     begin += sum(r for r in reach if r < 0)
     after = bisect.bisect_right(written, begin, key=lambda extent: extent[1])
     if after < len(written) and written[after][0] < end:
-        raise ValueError(f"{where} and {written[after][2]} overlap in memory; a gradient needs memory of its own")
+        raise overlapping(where, written[after][2])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias, TypedDict
 
+from ._arguments import needs_entries
 from ._hyper import check_hyper, check_hypers
 from ._memory import Memory
 from ._step_options import GROUP_VALUES, STORAGE
@@ -41,9 +42,7 @@ class Options(TypedDict, total=False):
 def check_group(rule: str, group: Mapping[str, Any], where: str) -> None:
     """Check a group's options; values of schedules are checked when they are known."""
     names = [*RULES[rule].hypers, *GROUP_VALUES]
-    for name in (*names, *STORAGE):
-        if name not in group:
-            raise ValueError(where.removesuffix('["{}"]') + f': has no entry "{name}", needs one')
+    needs_entries(where.removesuffix('["{}"]'), group, *names, *STORAGE)
     check_hypers(rule, {n: group[n] for n in names if not callable(group[n])}, where)
     for name in STORAGE:
         check_hyper(name, group[name], where.format(name))

@@ -12,7 +12,7 @@ from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
-from ._arguments import same
+from ._arguments import no_entry, same
 from ._hyper import did_you_mean
 from ._step_options import MODEL_OPTIONS, STORAGE
 from ._structures import rebuilt, tree
@@ -126,7 +126,7 @@ class Group(dict[str, Any]):
         self._where = f"param_groups[{number}]"
 
     def __missing__(self, name: Any) -> NoReturn:
-        raise MissingOption(f'{self._where}: has no entry "{name}", needs one')
+        raise MissingOption(no_entry(self._where, name))
 
     def knows(self, name: str) -> bool:
         """Whether this is one of the group's options; which of them there are depends on its rule."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._arguments import same
+from ._arguments import needs_entries, same
 from ._floats import default_floats
 from ._making import Making
 from ._names import match, needs
@@ -28,23 +28,20 @@ Array = NDArray[Any]
 def load(optimizer: Making, state_dict: Mapping[str, Any], first: Callable[[], None] = lambda: None) -> None:
     """What `Optimizer.load_state_dict` does; `first` is called when all is checked, before states are written."""
     needs(state_dict, Mapping, "state_dict", "a dict")
-    for key in ("state", "param_groups"):
-        if key not in state_dict:
-            raise ValueError(f'state_dict: has no entry "{key}"; it is not the state dict of an optimizer')
+    needs_entries("state_dict", state_dict, "state", "param_groups", needs="the state dict of an optimizer")
     states, own = state_dict["state"], state_dict.get("fusedstep", {})
     needs(states, Mapping, 'state_dict["state"]', "a dict")
     needs(own, Mapping, 'state_dict["fusedstep"]', "a dict")
     rule = RULES[optimizer.rule].name
     if not same(own.get("rule", rule), rule):
-        raise ValueError(f"state_dict: is of {own['rule']}, needs one of {rule}")
+        raise ValueError(f"state_dict: got one of {own['rule']}, needs one of {rule}")
     order = match(optimizer._slots, optimizer._names(), state_dict["param_groups"], "fusedstep" in state_dict)
     known = set(order)
     strange = [number for number in states if number not in known]
     if strange:
-        raise ValueError(f'state_dict["state"]: has an entry {strange[0]!r} that is in no parameter group')
-    missing = [number for number in order if number not in states] if "fusedstep" in state_dict else []
-    if missing:  # torch saves nothing for a parameter that never had a gradient
-        raise ValueError(f'state_dict["state"]: has no entry {missing[0]!r}, needs one for every parameter')
+        raise ValueError(f'state_dict["state"]: got an entry {strange[0]!r} that is in no group, needs those of groups')
+    if "fusedstep" in state_dict:  # torch saves nothing for a parameter that never had a gradient
+        needs_entries('state_dict["state"]', states, *order, needs="one for every parameter")
 
     groups = [LoadedGroup(optimizer, i, saved) for i, saved in enumerate(state_dict["param_groups"])]
     loaded = [

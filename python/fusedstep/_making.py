@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from . import formats
 from ._accumulating import Accumulating
+from ._arguments import overlapping
 from ._casting import ADVICE, Casts
 from ._converting import constant, convert, spread
 from ._core import Model, Tree
@@ -308,10 +309,7 @@ class Making(Accumulating):
             if after < len(taken) and taken[after][0] < end:
                 other = taken[after]
                 path = other[2].path if self._grouped else f"[0]{other[2].path}"
-                raise ValueError(
-                    f"params{path}{other[3]} and params{slot.path}{name} overlap in memory; each needs memory of its "
-                    "own, since a step writes in place"
-                )
+                raise overlapping(f"params{path}{other[3]}", f"params{slot.path}{name}")
         for extent in added:
             bisect.insort(taken, extent, key=lambda extent: extent[0])
         self._taken = taken

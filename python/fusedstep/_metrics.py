@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ._arguments import needs_entries
 from ._hyper import FLAGS, check_hyper
 from ._step_options import GROUP_VALUES
 from .reference import RULES
@@ -22,8 +23,7 @@ def numbers(
         for i, (group, rule) in enumerate(zip(groups, rules, strict=True)):
             if name in FLAGS or name not in (*RULES[rule].hypers, *GROUP_VALUES):
                 continue
-            if name not in group:
-                raise ValueError(f'param_groups[{i}]: has no entry "{name}", needs one')
+            needs_entries(f"param_groups[{i}]", group, name)
             value: Any = check_hyper(name, now(group[name]), f'param_groups[{i}]["{name}"]', rule=rule)
             parts = {f"[{k}]": part for k, part in enumerate(value)} if isinstance(value, tuple) else {"": value}
             suffix = f"/{i}" * (len(groups) > 1)

@@ -90,9 +90,9 @@ def _values(
     assert found is not None
     strange = [step for key, (step, _) in found.items() if key not in entries]
     if strange:
-        raise ValueError(f"{where}: has an entry {strange[0]} that params does not have")
+        raise ValueError(f"{where}: got an entry {strange[0]} that params does not have, needs the keys of params")
     for key, (step, entry) in entries.items():
         if key in found:
             yield from _values(rule, name, entry, found[key][1], where + step, depth + 1)
         elif entry is not None:
-            raise ValueError(f"{where}: has no entry {step}, needs the keys of params")
+            raise ValueError(f"{where}: got no entry {step}, needs the keys of params")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ._arguments import overlapping
 from .reference import Rule
 from .reference._storage import check_rows, store_param
 from .reference._tensors import check_rows_form, eight_bit_rows
@@ -58,5 +59,5 @@ def check_row_gradient(
             raise TypeError(eight_bit_rows(name))
         for part, memory in ((".indices", grad.indices), (".values", grad.values)):
             if np.may_share_memory(memory, array):
-                raise ValueError(f"{name}{part} overlaps {other} in memory; each needs memory of its own")
+                raise overlapping(f"{name}{part}", other)
     return grad.indices, given

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import formats
-from ._arguments import number, same
+from ._arguments import no_entry, number, same
 from ._converting import convert, is_bfloat16_bits, spread
 from ._groups import FIXED
 from ._held import check_held
@@ -171,7 +171,7 @@ class Loaded:
             elif shape is None:
                 continue
             elif self.step > 0 and state in group.used:
-                raise ValueError(f'{where}: has no entry "{state.name}"')
+                raise ValueError(no_entry(where, state.name))
             else:
                 value = optimizer._initial_state(state.name, slot, group.options)
                 stored = value if callable(value) else spread(np.full(1, value, slot.compute), shape)
@@ -197,7 +197,9 @@ class Loaded:
         known = {"step", "master", "remainder", "ema", "grad_sum", *own, *about.scalars}
         for name in saved:
             if name not in known and not (str(name).endswith("_scales") and name.removesuffix("_scales") in own):
-                raise ValueError(f'{self.where}: has an entry "{name}", which {about.name} does not have')
+                raise ValueError(
+                    f'{self.where}: got an entry "{name}", which {about.name} does not have, needs its states'
+                )
 
     def _step(self, saved: Mapping[str, Any]) -> int:
         if "step" in saved:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .._arguments import needs_entries
 from .._names import match, needs
 from .._pieces import BLOCK_8BIT
 from ..reference import RULES
@@ -68,9 +69,7 @@ def part_dict(
         It is of another model.
     """
     needs(state_dict, Mapping, "state_dict", "a dict")
-    for key in ("state", "param_groups"):
-        if key not in state_dict:
-            raise ValueError(f'state_dict: has no entry "{key}"; it is not the state dict of an optimizer')
+    needs_entries("state_dict", state_dict, "state", "param_groups", needs="the state dict of an optimizer")
     states = state_dict["state"]
     needs(states, Mapping, 'state_dict["state"]', "a dict")
     own = dict(states)

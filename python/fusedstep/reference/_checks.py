@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .._arguments import overlapping
+
 __all__ = ["as_list", "check_array", "check_overlap"]
 
 Array = NDArray[Any]
@@ -108,7 +110,7 @@ def check_overlap(arrays: Sequence[tuple[str, Array, bool]]) -> None:
         name, _, written = arrays[index]
         end, other = (any_end, any_index) if written else (written_end, written_index)
         if start < end:
-            raise ValueError(f"{name} overlaps {arrays[other][0]} in memory; each needs memory of its own")
+            raise overlapping(name, arrays[other][0])
         if start + nbytes > any_end:
             any_end, any_index = start + nbytes, index
         if written and start + nbytes > written_end:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .._arguments import needs_entries
 from .._directions import Directions, Matrices
 from ..reference import RULES
 from ..reference._newton_schulz import check_matrices
@@ -103,8 +104,7 @@ def make_directions(
 
     def options(number: int) -> dict[str, Any]:
         names = ("eps", *RULES["muon"].outside)
-        if missing := [name for name in names if name not in groups[number]]:
-            raise ValueError(f'param_groups[{number}]: has no entry "{missing[0]}", needs one')
+        needs_entries(f"param_groups[{number}]", groups[number], *names)
         return {name: plain(groups[number][name], f'param_groups[{number}]["{name}"]') for name in names}
 
     return TensorDirections(matrices, options, 'param_groups[{}]["{}"]', cuts, agree)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .._arguments import same
+from .._arguments import needs_entries, same
 from .._names import needs
 from .._settings import check_settings
 from .._step_options import GROUP_OPTIONS
@@ -31,9 +31,7 @@ def load(optimizer: Making, state_dict: Mapping[str, Any]) -> None:
     for pre_hook in optimizer._optimizer_load_state_dict_pre_hooks.values():
         if (changed := pre_hook(optimizer, state_dict)) is not None:
             state_dict = changed
-    for key in ("state", "param_groups"):
-        if key not in state_dict:
-            raise ValueError(f'state_dict: has no entry "{key}"; it is not the state dict of an optimizer')
+    needs_entries("state_dict", state_dict, "state", "param_groups", needs="the state dict of an optimizer")
     needs(state_dict["state"], Mapping, 'state_dict["state"]', "a dict")
     settings, skipped = _own_entry(optimizer, state_dict.get("fusedstep", {}))
     optimizer._check_edited()
@@ -140,8 +138,6 @@ def _merged(optimizer: Making, saved: Sequence[Mapping[str, Any]]) -> list[dict[
     optimizer._with_torchs_defaults(merged)
     for i, new in enumerate(merged):
         where, rule = f"{GROUPS}[{i}]", optimizer._rule_of(new)
-        missing = [name for name in (*RULES[rule].hypers, *GROUP_OPTIONS) if name not in new]
-        if missing:
-            raise ValueError(f'{where}: has no entry "{missing[0]}", needs one')
+        needs_entries(where, new, *RULES[rule].hypers, *GROUP_OPTIONS)
         check_group(rule, new, f'{where}["{{}}"]')
     return merged

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import _core
+from .._arguments import needs_entries
 from .._names import needs
 from .._settings import Settings
 from .._step_options import GROUP_OPTIONS, STORAGE
@@ -181,9 +182,7 @@ class Making(Settings, torch.optim.Optimizer):
         if not hypers.keys() <= group.keys() or "maximize" not in group:
             self._with_torchs_defaults([group])
             group.setdefault("maximize", False)
-        for name in hypers:
-            if name not in group:
-                raise ValueError(f'{where}: has no entry "{name}", needs one')
+        needs_entries(where, group, *hypers)
 
     def _plain_groups(self) -> list[dict[str, Any]]:
         """The options of the groups, their values as numbers."""
