@@ -78,6 +78,7 @@ def test_documented(rule: str) -> None:
     for page in ("choose", "conventions", "memory", "torch"):
         text = (ROOT / "docs" / f"{page}.md").read_text()
         assert re.search(rf"\b{name}\b", text), f"docs/{page}.md does not name {name}"
+    assert re.search(rf"\b{name}\b", (ROOT / "CHANGELOG.md").read_text()), f"CHANGELOG.md does not name {name}"
 
 
 @pytest.mark.parametrize("rule", NAMES)
