@@ -1,4 +1,4 @@
-// The only loops. Compiled once per instruction set; exports one table and nothing else: everything here has internal
+// Loops over elements, compiled once per instruction set. Exports one table and nothing else: all of this has internal
 // linkage, so no function built for AVX-512 can be picked by the linker for a CPU without it.
 #include <cmath>
 #include <cstddef>
