@@ -22,7 +22,7 @@ Array = NDArray[Any]
 def constant(
     value: float, slot: Slot, kind: str, state_format: str, small: bool, shape: tuple[int, ...] | None = None
 ) -> Any:
-    """A state of one value everywhere, in its storage format and of no size: `gather` gives it memory of its own.
+    """A state of one value everywhere, in its storage format and of no size: `pack_states` gives it memory of its own.
 
     Parameters
     ----------

@@ -14,7 +14,7 @@ from ._arguments import whole
 from ._group_options import check_group
 from ._groups import Group, Groups, same_memory
 from ._hyper import check_hyper
-from ._placing import gather
+from ._placing import pack_states
 from ._reporting import Reporting
 from ._restoring import restoring
 from ._settings import check_settings
@@ -181,7 +181,7 @@ class Keeping(Reporting):
             raise ValueError(f"params{without[0]}: got no sum of gradients, needs one")
         self._progress = Progress()
         self._starting = taken
-        gather(self._slots, self._memory)
+        pack_states(self._slots, self._memory)
         self._build(steps, scalars, taken)
         leaves = [leaf for structure in self._structures for leaf in tree(structure, "params").leaves]
         if not all(map(same_memory, leaves, (slot.param for slot in self._slots))) or len(leaves) != len(self._slots):
@@ -195,7 +195,7 @@ class Keeping(Reporting):
             state = self.__getstate__()
             slots = state.pop("_slots")
             state = copy.deepcopy(state, memo)
-            # The states are not copied here, as `gather` moves them to new memory.
+            # The states are not copied here, as `pack_states` moves them to new memory.
             state["_slots"] = [
                 replace(slot, param=copy.deepcopy(slot.param, memo), states=dict(slot.states)) for slot in slots
             ]

@@ -14,7 +14,7 @@ from ._arguments import needs_entries, same
 from ._floats import default_floats
 from ._making import Making
 from ._names import match, needs
-from ._placing import gather
+from ._placing import pack_states
 from ._saved import Loaded, LoadedGroup, Write, count
 from ._settings import check_settings
 from .reference import RULES
@@ -80,7 +80,7 @@ def load(optimizer: Making, state_dict: Mapping[str, Any], first: Callable[[], N
         _renumber(optimizer, numbers, max(numbers, default=-1) + 1)
         extended = [entry for entry in loaded if entry.added]
         new = [entry.new_states() for entry in extended]
-        gather(new, optimizer._memory, optimizer._near())
+        pack_states(new, optimizer._memory, optimizer._near())
         for entry, made in zip(extended, new, strict=True):
             entry.fill(made.states)
             undo.callback(setattr, entry.slot, "states", entry.slot.states)

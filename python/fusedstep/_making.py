@@ -23,7 +23,7 @@ from ._groups import Group, Groups, unknown_option
 from ._hyper import check_hyper, check_hypers
 from ._memory import Memory, mapping
 from ._names import param_names
-from ._placing import gather
+from ._placing import pack_states
 from ._rows import check_row_gradient
 from ._slots import Slot
 from ._structures import tree
@@ -96,7 +96,7 @@ class Making(Accumulating):
         slots = []
         for leaf, path in zip(structure.leaves, paths, strict=True):
             slots.append(self._make_slot(leaf, where + path, prefix + path, number, group, used))
-        gather(slots, self._memory, self._near())
+        pack_states(slots, self._memory, self._near())
         for slot in slots:
             self._fill(slot, group, used)
         return group, slots
@@ -135,7 +135,7 @@ class Making(Accumulating):
                 "machine's byte order; array.astype(numpy.float32) converts"
             )
         slot = Slot(param, path, number)
-        # Arrays of no size for now: `gather` gives them memory, and `_fill` what is not the same everywhere.
+        # Arrays of no size for now: `pack_states` gives them memory, and `_fill` what is not the same everywhere.
         if (master := group["master"]) is not None:
             if not formats.is_bfloat16(param.dtype) and (master == "split" or param.dtype != np.float16):
                 needed = "bfloat16" if master == "split" else "float16 or bfloat16"

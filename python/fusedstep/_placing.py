@@ -13,7 +13,7 @@ from ._memory import Memory, allocated
 from ._slots import Slot
 from .reference._checks import check_overlap
 
-__all__ = ["gather", "like"]
+__all__ = ["like", "pack_states"]
 
 Array = NDArray[Any]
 
@@ -22,15 +22,15 @@ LINE = 64  # bytes of a cache line
 PAGE = 4096  # bytes of a page
 
 
-def gather(slots: Iterable[Slot], memory: Memory, near: Iterable[Any] = ()) -> None:
+def pack_states(slots: Iterable[Slot], memory: Memory, near: Iterable[Any] = ()) -> None:
     """Move every array to the start of a cache line, the small ones of one kind into one block of memory.
 
     Nothing is written before it is known that new memory lies apart from the parameters and from the arrays in `near`.
 
     A vector that crosses from one cache line to the next costs two accesses. A thousand small arrays lie on thousands
     of pages, more than a processor keeps the addresses of; a large block lies on a few huge ones. The arrays of a
-    parameter start at different places of their pages: a processor takes a read for that of a value just written
-    where the addresses agree in their last twelve bits, and waits.
+    parameter start at different places of their pages, which avoids 4K aliasing: a read stalls behind a recent write
+    whose address has the same last twelve bits.
     """
     slots = list(slots)
     kinds = max((sum(1 for _ in slot.items()) for slot in slots), default=0)

@@ -198,12 +198,12 @@ def _check_factors(about: Rule, param: Any, values: list[Any], group: dict[str, 
 
 
 def _check_master(param: Any, master: Any, at: str) -> None:
-    brief = getattr(getattr(param, "dtype", None), "name", None)
-    if brief not in ("float16", "bfloat16"):
-        raise TypeError(f"master{at}: got a master for a {brief} param{at}, needs a float16 or bfloat16 one")
+    dtype = getattr(getattr(param, "dtype", None), "name", None)
+    if dtype not in ("float16", "bfloat16"):
+        raise TypeError(f"master{at}: got a master for a {dtype} param{at}, needs a float16 or bfloat16 one")
     name = getattr(getattr(master, "dtype", None), "name", type(master).__name__)
-    if name != "float32" and not (name == "int16" and brief == "bfloat16"):
-        raise TypeError(f"master{at}: got {name}, needs float32" + ", or int16 remainders" * (brief == "bfloat16"))
+    if name != "float32" and not (name == "int16" and dtype == "bfloat16"):
+        raise TypeError(f"master{at}: got {name}, needs float32" + ", or int16 remainders" * (dtype == "bfloat16"))
 
 
 def _number(value: Any, name: str) -> float:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import bisect
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
+
+from ..reference._arithmetic import BLOCK
 
 __all__ = ["BLOCK", "Cut", "Run"]
-
-BLOCK: Final = 2048
-"""Elements between the places where a tensor may be cut: the engine's blocks, of which sums are made."""
 
 
 class Run(NamedTuple):

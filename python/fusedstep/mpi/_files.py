@@ -248,7 +248,7 @@ def _assembled(
             ) from error
         missing -= part.size
     if missing:
-        raise ValueError(f"{folder}: has not all of {name!r}; the index is damaged")
+        raise ValueError(f"{folder}: got an index without all of {name!r}, needs an undamaged one")
     return made
 
 

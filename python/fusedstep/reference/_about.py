@@ -113,7 +113,7 @@ class State:
 
 @dataclass(frozen=True)
 class Rule:
-    """What there is to know about a rule.
+    """Metadata of a rule.
 
     Attributes
     ----------

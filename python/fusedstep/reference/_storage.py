@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .._pieces import BLOCK_8BIT
 from ..sparse import SparseRows
 from ._checks import check_array
 
@@ -95,15 +96,15 @@ class Stored:
 
 def store_param(value: Any, name: str, master: Any, rounding: str, key: tuple[int, int, int]) -> Stored:
     """Check one parameter with its master and say how they are stored."""
-    brief = is_bfloat16(value) or getattr(value, "dtype", None) == FLOAT16
+    is_half = is_bfloat16(value) or getattr(value, "dtype", None) == FLOAT16
     allowed = (value.dtype,) if is_bfloat16(value) else (FLOAT32, FLOAT64, FLOAT16)
     array = check_array(value, name, allowed, expect="float32, float64, float16 or bfloat16")
     stored = Stored(
-        array, compute_type(array.dtype), array.dtype.name if brief else "plain", memory=[(name, array, True)]
+        array, compute_type(array.dtype), array.dtype.name if is_half else "plain", memory=[(name, array, True)]
     )
     if master is not None:
         beside = name.replace("param", "master", 1)
-        if not brief:
+        if not is_half:
             raise TypeError(f"{beside}: got a master for a {array.dtype} {name}, needs a float16 or bfloat16 one")
         remainders = is_bfloat16(array) and getattr(master, "dtype", None) == np.int16
         stored.format = "split" if remainders else "master"
@@ -111,7 +112,7 @@ def store_param(value: Any, name: str, master: Any, rounding: str, key: tuple[in
         dtype = np.dtype(np.int16) if remainders else FLOAT32
         stored.extra = check_array(master, beside, (dtype,), array.shape, expect=expect)
         stored.memory.append((beside, stored.extra, True))
-    elif rounding == "stochastic" and brief:
+    elif rounding == "stochastic" and is_half:
         stored.key = key
     return stored
 
@@ -124,13 +125,13 @@ def store_state(value: Any, name: str, kind: str, param: Stored, shape: tuple[in
         if len(value) != 2:
             raise ValueError(f"{name}: got {len(value)} items, needs a pair of codes and scales")
         codes = check_array(value[0], f"{name} codes", (np.dtype(np.uint8),), shape)
-        scales = check_array(value[1], f"{name} scales", (FLOAT32,), (-(-codes.size // 256),))
+        scales = check_array(value[1], f"{name} scales", (FLOAT32,), (-(-codes.size // BLOCK_8BIT),))
         memory = [(f"{name} codes", codes, True), (f"{name} scales", scales, True)]
         return Stored(codes, param.kind, f"8bit-{kind}", scales, memory=memory)
-    brief = is_bfloat16(value) and kind != "exact"
+    narrow = is_bfloat16(value) and kind != "exact"
     expect = str(param.kind) if kind == "exact" else f"{param.kind}, bfloat16, or a pair of 8-bit codes and scales"
-    array = check_array(value, name, (value.dtype,) if brief else (param.kind,), shape, expect=expect)
-    return Stored(array, param.kind, "bfloat16" if brief else "plain", memory=[(name, array, True)])
+    array = check_array(value, name, (value.dtype,) if narrow else (param.kind,), shape, expect=expect)
+    return Stored(array, param.kind, "bfloat16" if narrow else "plain", memory=[(name, array, True)])
 
 
 def check_gradient(

@@ -244,8 +244,8 @@ def _filled(like: Tensor, number: float) -> Tensor:
 
 def _complete_copies(state: dict[str, Any], like: Tensor, group: dict[str, Any], where: str) -> None:
     """The master and the average, which begin as the parameter."""
-    brief = like.dtype in (torch.float16, torch.bfloat16)
-    master = group["master"] if brief else None
+    is_half = like.dtype in (torch.float16, torch.bfloat16)
+    master = group["master"] if is_half else None
     if master == "split" and like.dtype != torch.bfloat16:
         raise TypeError(f"{where}: got {like.dtype} with master='split', needs torch.bfloat16")
     wanted = {}

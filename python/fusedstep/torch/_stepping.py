@@ -99,7 +99,7 @@ class Stepping(Making):
             answer = tensors.step(self.param_groups, 1.0, NOTHING, -1 if only is None else self._number(only))
         if answer is not TAKEN:
             with self._claim.exclusive("step()"):
-                self._settle(answer, only)
+                self._resolve(answer, only)
             model = self._model
         if model is not None:
             model.warn_of_nonfinite()  # when all is done, as it may be an error
@@ -114,7 +114,7 @@ class Stepping(Making):
             self._numbers = {id(slot.param): i for i, slot in enumerate(self._slots)}
         return self._numbers.get(id(param), len(self._slots))
 
-    def _settle(self, answer: _core.StepAnswer, only: Tensor | None) -> None:
+    def _resolve(self, answer: _core.StepAnswer, only: Tensor | None) -> None:
         """Take a step that does not pass at once; `answer` is that of the native step."""
         sparse: dict[int, Callable[[bool], None]] = {}
         substitutes: dict[int, Tensor | None] = {}
