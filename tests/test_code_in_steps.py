@@ -155,6 +155,6 @@ def test_a_traced_schedule_frees_everything() -> None:
 @pytest.mark.parametrize("name", ["exp_avg", "exp_avg_sq", "ema"])
 def test_a_state_cannot_become_a_parameter(name: str) -> None:
     optimizer = fs.Adam({"a": ones(64), "b": ones(64)}, ema_decay=0.5)
-    with pytest.raises(ValueError, match=rf'params\[0\]\["b"\] {name} and params\[1\] overlap'):
+    with pytest.raises(ValueError, match=rf'params\[0\]\["b"\] {name}: got memory that overlaps params\[1\]'):
         optimizer.add_param_group({"params": optimizer.state[1][name]})
     assert optimizer.step({"a": ones(64), "b": ones(64)})
