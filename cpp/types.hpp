@@ -69,14 +69,22 @@ static inline void prefetch([[maybe_unused]] const void* address) {
 #endif
 }
 
+constexpr std::size_t kLanes = 16;  // sums over a block are of as many numbers, each of every 16th element
+
+// What has been gathered of a block's two sums so far.
+struct PairLanes {
+    double first[kLanes], second[kLanes];
+};
+
 // A run of elements in the compute type; states the variant does not use are null.
 struct Run {
     void* param;
     const void* grad;
     void* states[kMaxStates];
     std::size_t n;
-    void* direction = nullptr;  // only of a rule with a product
-    double factor = 1;          // what a second moment in factors is multiplied by: the row's part
+    void* direction = nullptr;   // only of a rule with a product
+    double factor = 1;           // what a second moment in factors is multiplied by: the row's part
+    PairLanes* lanes = nullptr;  // of a first pass: read and written where a second moment is in factors
 };
 
 // The sum of squares of one block, and whether every element was finite.
@@ -89,8 +97,6 @@ struct BlockSum {
 struct PairSum {
     double first, second;
 };
-
-constexpr std::size_t kLanes = 16;  // sums over a block are of as many numbers, each of every 16th element
 
 // What a watched step has gathered of a block so far: sums of squares of the gradient, of the parameters after the step
 // and of what it added to them; and elements of the gradient.
@@ -216,9 +222,11 @@ struct KernelTable {
     std::size_t (*count_descents[kComputes])(const void* step, const void* grad, std::size_t n);
     void (*descend[kComputes])(Decay decay, double scale, const void* step, const void* grad, void* param,
                                std::size_t n);
-    // Second moments in factors (Engine::sum_factors()): sums += squares of x, whose own sum is returned, as
-    // sum_squares has it, while memory is asked for `next`; and out = factor * x.
-    double (*add_squares[kComputes])(const void* x, const void* next, double* sums, std::size_t n);
+    // Second moments in factors (Engine::sum_factors()): of `count` rows of n elements, `stride` elements apart,
+    // columns
+    // += squares and rows += their sums, each as sum_squares has it; and out = factor * x.
+    void (*add_squares[kComputes])(const void* x, std::size_t stride, std::size_t count, double* columns, double* rows,
+                                   std::size_t n);
     void (*multiply[kComputes])(double factor, const void* x, void* out, std::size_t n);
     // The bits of the largest magnitude; those of an infinity or NaN are larger than any number's.
     std::uint32_t (*largest)(const float* x, std::size_t n);

@@ -274,25 +274,29 @@ void Engine::sum_factors(std::size_t t, std::size_t begin, std::size_t end) {
     const double scale = constants_[constants_of_[t]].multiplier;
     const FactorWeights w = kernels_->rules[group.rule].factors[x.compute](group.hypers.data(), x.step);
     const std::size_t chunk_rows = rows_of_chunk(f), chunks = chunks_of(f), size = f.rows * f.columns;
-    const std::size_t item = width(native(x.compute)), row_bytes = f.columns * item;
+    const std::size_t item = width(native(x.compute));
     Staging<kBlock> staging(*kernels_, x.compute);
+    const bool in_place = !staging.staged(x.grad) && !std::isfinite(group.clip_value) && std::abs(scale) == 1;
     double* const columns = static_cast<double*>(staging.scratch(2));  // of one block of columns
     double* const rows = static_cast<double*>(staging.scratch(3));
     static_assert(kMostRows * sizeof(double) + 3 * kBlock * sizeof(double) <= Scratch::kBytes);
-    const auto add_row = [&](const void* values, const void* next, double* sums, std::size_t n) {
-        if (n > kLanes) return kernels_->add_squares[x.compute](values, next, sums, n);
-        double sum = 0;
-        in_type(x, [&](auto zero) { sum = add_short_row(static_cast<const decltype(zero)*>(values), sums, n); });
-        return sum;
+    // Of rows of n elements, `stride` elements apart: their sums, and those by columns.
+    const auto add_rows = [&](const void* values, std::size_t stride, std::size_t count, double* by_column,
+                              double* by_row, std::size_t n) {
+        if (n > kLanes) return kernels_->add_squares[x.compute](values, stride, count, by_column, by_row, n);
+        in_type(x, [&](auto zero) {
+            const auto* const from = static_cast<const decltype(zero)*>(values);
+            for (std::size_t r = 0; r < count; ++r) by_row[r] += add_short_row(from + r * stride, by_column, n);
+        });
     };
 
     // Matrices that a block holds several of.
     const auto sum_matrices = [&](std::size_t first, std::size_t count) {
         const void* values = scaled_gradient(staging, *kernels_, x, group, scale, first * size, count * size);
         std::fill_n(columns, count * f.columns, 0.0);
-        for (std::size_t k = 0, row = 0; k < count; ++k)
-            for (std::size_t r = 0; r < f.rows; ++r, values = advanced(values, row_bytes))
-                rows[row++] = add_row(values, values, columns + k * f.columns, f.columns);
+        std::fill_n(rows, count * f.rows, 0.0);
+        for (std::size_t k = 0; k < count; ++k, values = advanced(values, size * item))
+            add_rows(values, f.columns, f.rows, columns + k * f.columns, rows + k * f.rows, f.columns);
         advance(x, w, x.state(f.states.rows), rows, f.columns, first * f.rows, count * f.rows, f.next_rows);
         advance(x, w, x.state(f.states.columns), columns, f.rows, first * f.columns, count * f.columns, f.next_columns);
         invert_matrices(x, w, first, count);
@@ -303,15 +307,18 @@ void Engine::sum_factors(std::size_t t, std::size_t begin, std::size_t end) {
         std::fill_n(rows, count, 0.0);
         for (std::size_t column = 0; column < f.columns; column += kBlock) {
             const std::size_t n = std::min(kBlock, f.columns - column);
-            // Short rows are decoded several at a time.
-            const std::size_t together = n == f.columns ? std::max<std::size_t>(1, kBlock / n) : 1;
             std::fill_n(columns, n, 0.0);
-            for (std::size_t row = 0; row < count; row += together) {
-                const std::size_t several = std::min(together, count - row), loaded = several * n;
-                const void* values =
-                    scaled_gradient(staging, *kernels_, x, group, scale, begin_of + row * f.columns + column, loaded);
-                for (std::size_t k = 0; k < several; ++k, values = advanced(values, n * item))
-                    rows[row + k] += add_row(values, advanced(values, row_bytes), columns, n);
+            if (in_place) {
+                add_rows(at(x.grad, begin_of + column), f.columns, count, columns, rows, n);
+            } else {
+                // Short rows are decoded several at a time.
+                const std::size_t together = n == f.columns ? std::max<std::size_t>(1, kBlock / n) : 1;
+                for (std::size_t row = 0; row < count; row += together) {
+                    const std::size_t several = std::min(together, count - row), from = row * f.columns + column;
+                    const void* const values =
+                        scaled_gradient(staging, *kernels_, x, group, scale, begin_of + from, several * n);
+                    add_rows(values, n, several, columns, rows + row, n);
+                }
             }
             if (chunks > 1)
                 std::copy_n(columns, n, f.sums + (batch * chunks + chunk) * f.columns + column);

@@ -62,16 +62,28 @@ NarrowRun narrow_run(const Tensor& x, const Group& group, unsigned used, std::si
     return run;
 }
 
-// Whether all that a step reads and writes of a tensor is of the compute type, and nothing is done but the rule's
-// maths. Of second moments in factors, where rows are long enough to be stepped one by one.
-bool is_plain(const Tensor& x, const Group& group, unsigned used, const StepOptions& options) {
+// Whether rows of a second moment in factors are long enough to be stepped one by one, where their columns lie.
+bool has_long_rows(const Tensor& x) {
     constexpr std::size_t kLongRow = 256;
+    return x.factors.any() && x.factors.states.columns >= 0 && x.factors.columns >= kLongRow;
+}
+
+// And to be summed up so, where lanes go on from one row to the next: over 5e7 elements Adafactor takes 0.93 times as
+// long, while rows of 300 elements in a cache, which end within lanes, would take it 1.1 times.
+bool sums_row_by_row(const Tensor& x) {
+    constexpr std::size_t kLongRow = 1024;
+    return has_long_rows(x) && (x.factors.columns % kLanes == 0 || x.factors.columns >= kLongRow);
+}
+
+// Whether all that a step reads and writes of a tensor is of the compute type, and nothing is done but the rule's
+// maths.
+bool is_plain(const Tensor& x, const Group& group, unsigned used, const StepOptions& options) {
     const Format format = native(x.compute);
     bool plain = x.param.format == format && x.grad.format == format && x.ema == nullptr && !options.zero_grads &&
                  !std::isfinite(group.clip_value) && !group.cautious;
     if (x.factors.any()) {
         used &= ~(1u << x.factors.states.elements);
-        plain = plain && x.factors.states.columns >= 0 && x.factors.columns >= kLongRow;
+        plain = plain && has_long_rows(x);
     }
     for (std::size_t s = 0; s < x.states.size(); ++s)
         plain = plain && !((used >> s & 1u) && x.states[s].format != format);
@@ -134,6 +146,32 @@ void step_in_place(const Tensor& x, const RuleEntry& rule, UpdateFn kernel, cons
         step(run);
         done += run.n;
     }
+}
+
+// The two sums of a run that begins a block, row after row. Lanes go on where they were: the elements of a whole number
+// of lanes in which a row ends are made in scratch memory.
+template <std::size_t kLength>
+PairSum sum_row_by_row(Staging<kLength>& staging, const KernelTable& kernels, const Tensor& x, DirectionFn kernel,
+                       const void* constants, double multiplier, std::size_t element, const Run& block) {
+    const int s = x.factors.states.elements;
+    const std::size_t item = width(native(x.compute));
+    PairSum sum{0, 0};
+    for (std::size_t done = 0; done < block.n;) {
+        const RowOfFactors row = row_of_factors(x, element + done);
+        Run run{advanced(block.param, done * item), advanced(block.grad, done * item), {}, block.n - done};
+        if (row.left < run.n) run.n = row.left / kLanes * kLanes;
+        if (run.n > 0) {
+            run.factor = row.factor;
+            run.states[s] = row.columns;
+        } else {
+            run.n = std::min(kLanes, block.n - done);
+            multiply_factors(kernels, x, element + done, run.n, run.states[s] = staging.scratch(2 + s));
+        }
+        run.lanes = block.lanes;
+        sum = kernel(constants, multiplier, run);
+        done += run.n;
+    }
+    return sum;
 }
 
 // Of a cautious rule: the run's gradient as the rule takes it, and in the place of the parameters the steps from them,
@@ -236,9 +274,16 @@ void Engine::sum_directions(std::size_t t, std::size_t begin, std::size_t end) {
         const std::size_t n = std::min(kBlock, end - i);
         Run run{staging.load(x.param, i, n, 0), nullptr, {}, n};
         const double multiplier = load_gradient(staging, *kernels_, x, group, c.multiplier, i, n, run);
-        load_states(staging, *kernels_, x, used, i, run);
-        pair_sums_[first_block_[t] + (x.before + i) / kBlock] =
-            rule.direction[x.compute][c.variant](c.bytes, multiplier, run);
+        PairLanes lanes{};
+        run.lanes = &lanes;
+        PairSum& sum = pair_sums_[first_block_[t] + (x.before + i) / kBlock];
+        const DirectionFn kernel = rule.direction[x.compute][c.variant];
+        if (sums_row_by_row(x)) {
+            sum = sum_row_by_row(staging, *kernels_, x, kernel, c.bytes, multiplier, i, run);
+        } else {
+            load_states(staging, *kernels_, x, used, i, run);
+            sum = kernel(c.bytes, multiplier, run);
+        }
     }
 }
 

@@ -93,12 +93,17 @@ extern const KernelTable table;  // below
 #include "divide_bound.hpp"
 // clang-format on
 
-template <class Rule, class T, unsigned V>
-void update(const void* constants, double multiplier, const Run& run) {
-    constexpr unsigned used = Rule::states(V);
-    // In the place of one state a rule may find what its second moment in factors makes of an element.
+// Bit mask over states: the one in whose place a rule finds what its second moment in factors makes of an element.
+template <class Rule, unsigned V>
+constexpr unsigned made_states() {
     constexpr unsigned made = Rule::kFactors.columns >= 0 && (V & kFactored) ? 1u << Rule::kFactors.elements : 0u;
     static_assert((made & ~4u) == 0, "the third state");
+    return made;
+}
+
+template <class Rule, class T, unsigned V>
+void update(const void* constants, double multiplier, const Run& run) {
+    constexpr unsigned used = Rule::states(V), made = made_states<Rule, V>();
     const auto c = *static_cast<const typename Rule::template Constants<T>*>(constants);
     const T scale = T(multiplier);
     [[maybe_unused]] const T factor = T(run.factor);
@@ -153,6 +158,13 @@ inline double combined(double* lane) {
     return lane[0];
 }
 
+// Copies sums to go on with. An addition, since compilers copy sixteen bytes at a time: a processor waits where it
+// reads more at once than was stored. No sum is -0.
+inline void load_lanes(const double* from, double* lane) {
+#pragma omp simd
+    for (std::size_t j = 0; j < kLanes; ++j) lane[j] = from[j] + 0.0;
+}
+
 template <class T>
 void fetch_lanes(const T* lanes) {
     constexpr std::size_t kCacheLine = 64;
@@ -204,9 +216,11 @@ BlockSum sum_squares(const void* data, std::size_t n) {
 
 template <class Rule, class T, unsigned V>
 PairSum direction(const void* constants, double multiplier, const Run& run) {
-    constexpr unsigned used = Rule::states(V) & Rule::kNormStates;
+    constexpr unsigned used = Rule::states(V) & Rule::kNormStates, made = made_states<Rule, V>();
+    static_assert(made == 0 || used == made, "Engine::sum_directions() loads no other state beside it");
     const auto c = *static_cast<const typename Rule::template Constants<T>*>(constants);
     const T scale = T(multiplier);
+    [[maybe_unused]] const T factor = T(run.factor);
     const T* const param = static_cast<const T*>(run.param);
     const T* const grad = static_cast<const T*>(run.grad);
     const T* const s0 = static_cast<const T*>(run.states[0]);
@@ -214,12 +228,17 @@ PairSum direction(const void* constants, double multiplier, const Run& run) {
     const T* const s2 = static_cast<const T*>(run.states[2]);
     const T* const s3 = static_cast<const T*>(run.states[3]);
     double first[kLanes] = {}, second[kLanes] = {};
+    if constexpr (made != 0) {
+        load_lanes(run.lanes->first, first);
+        load_lanes(run.lanes->second, second);
+    }
     const auto one = [&](std::size_t i, std::size_t j) {
         constexpr int states = kStatesOf<Rule>;
         T a = 0, b = 0, d = 0, e = 0, x = 0, y = 0;
         if constexpr (used & 1u) a = s0[i];
         if constexpr (used & 2u) b = s1[i];
         if constexpr (used & 4u) d = s2[i];
+        if constexpr (made & 4u) d = factor * d;
         if constexpr (used & 8u) e = s3[i];
         if constexpr (states == 1) Rule::template direction<T, V>(c, param[i], scale * grad[i], a, x, y);
         if constexpr (states == 2) Rule::template direction<T, V>(c, param[i], scale * grad[i], a, b, x, y);
@@ -234,12 +253,16 @@ PairSum direction(const void* constants, double multiplier, const Run& run) {
         fetch_ahead(grad + i);
         if constexpr (used & 1u) fetch_ahead(s0 + i);
         if constexpr (used & 2u) fetch_ahead(s1 + i);
-        if constexpr (used & 4u) fetch_ahead(s2 + i);
+        if constexpr ((used & ~made) & 4u) fetch_ahead(s2 + i);
         if constexpr (used & 8u) fetch_ahead(s3 + i);
 #pragma omp simd
         for (std::size_t j = 0; j < kLanes; ++j) one(i + j, j);
     }
     for (std::size_t j = 0; j < run.n - whole; ++j) one(whole + j, j);
+    if constexpr (made != 0) {
+        std::memcpy(run.lanes->first, first, sizeof first);
+        std::memcpy(run.lanes->second, second, sizeof second);
+    }
     return {combined(first), combined(second)};
 }
 
@@ -345,24 +368,37 @@ constexpr auto factors_of() -> FactorWeights (*)(const double*, std::uint64_t) {
     return nullptr;
 }
 
-// What a second moment in factors is made of: squares of a row and by columns, and its elements.
-template <class T>
-double add_squares(const void* x, const void* next, double* sums, std::size_t n) {
-    const T* const __restrict values = static_cast<const T*>(x);
-    double* const __restrict s = sums;
-    double lane[kLanes] = {};
+// What a second moment in factors is made of: squares of rows and by columns, and its elements. Several rows at a time,
+// and the next ones are asked for: the sums by columns are read and written once for all of them.
+template <class T, std::size_t kRows>
+void add_squares_of(const T* x, std::size_t stride, double* columns, double* rows, std::size_t n) {
+    double* const __restrict s = columns;
+    double lane[kRows][kLanes] = {};
     const auto add = [&](std::size_t i, std::size_t j) {
-        lane[j] = plus_square(lane[j], values[i]);
-        s[i] = plus_square(s[i], values[i]);
+        double sum = s[i];
+        for (std::size_t r = 0; r < kRows; ++r) {
+            lane[r][j] = plus_square(lane[r][j], x[r * stride + i]);
+            sum = plus_square(sum, x[r * stride + i]);
+        }
+        s[i] = sum;
     };
     const std::size_t whole = n / kLanes * kLanes;
     for (std::size_t i = 0; i < whole; i += kLanes) {
-        fetch_lanes(static_cast<const T*>(next) + i);
+        for (std::size_t r = 0; r < kRows; ++r) fetch_lanes(x + (kRows + r) * stride + i);
 #pragma omp simd
         for (std::size_t j = 0; j < kLanes; ++j) add(i + j, j);
     }
     for (std::size_t j = 0; j < n - whole; ++j) add(whole + j, j);
-    return combined(lane);
+    for (std::size_t r = 0; r < kRows; ++r) rows[r] += combined(lane[r]);
+}
+template <class T>
+void add_squares(const void* x, std::size_t stride, std::size_t count, double* columns, double* rows, std::size_t n) {
+    constexpr std::size_t kRows = 4;
+    const T* values = static_cast<const T*>(x);
+    std::size_t row = 0;
+    for (; row + kRows <= count; row += kRows)
+        add_squares_of<T, kRows>(values + row * stride, stride, columns, rows + row, n);
+    for (; row < count; ++row) add_squares_of<T, 1>(values + row * stride, stride, columns, rows + row, n);
 }
 template <class T>
 void multiply(double factor, const void* x, void* out, std::size_t n) {
