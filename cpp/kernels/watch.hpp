@@ -11,9 +11,8 @@ template <class T>
 void add_gradient(const void* data, std::size_t n, const Ahead& ahead, WatchedLanes& lanes) {
     const T* const x = static_cast<const T*>(data);
     double lane[kLanes];
-    std::uint32_t zero[kLanes];
-    std::memcpy(lane, lanes.grad, sizeof lane);
-    std::memcpy(zero, lanes.zeros, sizeof zero);
+    std::uint32_t zero[kLanes] = {};
+    load_lanes(lanes.grad, lane);
     const auto add = [&](std::size_t i, std::size_t j) {
         lane[j] = plus_square(lane[j], x[i]);
         zero[j] += x[i] == T(0) ? 1u : 0u;
@@ -26,7 +25,8 @@ void add_gradient(const void* data, std::size_t n, const Ahead& ahead, WatchedLa
     }
     for (std::size_t j = 0; j < n - whole; ++j) add(whole + j, j);
     std::memcpy(lanes.grad, lane, sizeof lane);
-    std::memcpy(lanes.zeros, zero, sizeof zero);
+#pragma omp simd
+    for (std::size_t j = 0; j < kLanes; ++j) lanes.zeros[j] += zero[j];
     // A sum of squares is not finite if any of them is not, or if it overflows.
     bool finite = true;
 #pragma omp simd reduction(&& : finite)
@@ -39,8 +39,8 @@ void add_update(const void* before, const void* after, std::size_t n, const Ahea
     const T* const from = static_cast<const T*>(before);
     const T* const to = static_cast<const T*>(after);
     double first[kLanes], second[kLanes];
-    std::memcpy(first, lanes.param, sizeof first);
-    std::memcpy(second, lanes.update, sizeof second);
+    load_lanes(lanes.param, first);
+    load_lanes(lanes.update, second);
     const auto add = [&](std::size_t i, std::size_t j) {
         first[j] = plus_square(first[j], to[i]);
         second[j] = plus_square(second[j], T(to[i] - from[i]));
