@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import pickle
+import re
 import threading
 import types
 import zipfile
@@ -362,3 +363,40 @@ def test_without_ml_dtypes(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPat
     fs.Adam(numbers(3, FLOAT32)).load(tmp_path / "run.npz")
     with pytest.raises(ImportError, match="pip install"):
         fs.load(tmp_path / "run.npz")
+
+
+@kinds
+def test_loading_over_arrays_that_share_memory(name: str, tmp_path: pathlib.Path) -> None:
+    """Nothing is filled over what was filled before: an error that names both, and nothing has changed."""
+    path = tmp_path / name
+    fs.save(path, {"a": numbers(4, FLOAT32), "b": numbers(4, FLOAT32, 1)})
+    memory = np.zeros(8, np.float32)
+    windows = np.lib.stride_tricks.as_strided(memory, (4,), (0,))
+    for a, b, said in (
+        (memory[:4], memory[3:7], 'params["b"]: got memory that overlaps params["a"]'),
+        (memory[4:], memory[3:7], 'params["b"]: got memory that overlaps params["a"]'),
+        (memory[:4], memory[:4], 'params["b"]: got memory that overlaps params["a"]'),
+        (memory[:4], memory[3::-1], 'params["b"]: got memory that overlaps params["a"]'),
+        (memory[:7:2], memory[:4], 'params["b"]: got memory that overlaps params["a"]'),
+        (memory[:4], windows, 'params["b"]: got an array whose elements share memory'),
+    ):
+        with pytest.raises(ValueError, match=re.escape(said)):
+            fs.load(path, {"a": a, "b": b})
+        assert not memory.any()
+    fs.load(path, {"a": memory[::2], "b": memory[7::-2]})  # in turns: no element is of both
+    assert_same(memory[::2].copy(), numbers(4, FLOAT32))
+    assert_same(memory[7::-2].copy(), numbers(4, FLOAT32, 1))
+
+
+@kinds
+def test_one_array_of_two_names(name: str, tmp_path: pathlib.Path) -> None:
+    """Tied weights come back as such, and weights that were not tied cannot be loaded as such."""
+    tied, path = numbers((3, 5), FLOAT32), tmp_path / name
+    fs.save(path, {"in": tied, "out": tied})
+    target = np.zeros((3, 5), np.float32)
+    fs.load(path, {"in": target, "out": target})
+    assert_same(target, tied)
+    fs.save(path, {"in": tied, "out": numbers((3, 5), FLOAT32, 1)})
+    with pytest.raises(ValueError, match=re.escape('params["out"]: got memory that overlaps params["in"]')):
+        fs.load(path, {"in": target, "out": target})
+    assert_same(target, tied)
