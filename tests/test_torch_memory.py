@@ -306,7 +306,7 @@ def test_a_parameter_whose_memory_was_freed_is_not_copied() -> None:
     param, frozen = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3000), requires_grad=False)
     optimizer = ft.Adam([param, frozen])
     frozen.untyped_storage().resize_(0)
-    with pytest.raises(ValueError, match=r"params\[0\]\[1\]: its memory was freed or resized"):
+    with pytest.raises(ValueError, match=r"params\[0\]\[1\]: got memory that was freed or resized"):
         copy.deepcopy(optimizer)
 
 

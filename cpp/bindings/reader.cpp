@@ -143,7 +143,7 @@ Memory TensorReader::memory(py::object tensor, const std::string& name) {
                               ": holds the conjugates or negatives of what is in its memory, needs a tensor of "
                               "its own; tensor.resolve_conj().resolve_neg() is");
     if (!in_storage(tensor.ptr(), data, elements * width))
-        throw py::value_error(name + ": its memory was freed or resized, and holds fewer bytes than its elements need");
+        throw py::value_error(name + ": got memory that was freed or resized, needs the bytes of all its elements");
     return {data, elements, dtype, std::move(tensor)};
 }
 

@@ -25,4 +25,4 @@ def check_storage(tensor: Any, name: str) -> None:
     reach = sum(stride * (size - 1) for stride, size in zip(tensor.stride(), tensor.shape, strict=True)) + 1
     needed = (tensor.storage_offset() + reach) * tensor.element_size()
     if tensor.numel() and tensor.untyped_storage().nbytes() < needed:
-        raise ValueError(f"{name}: its memory was freed or resized, and holds fewer bytes than its elements need")
+        raise ValueError(f"{name}: got memory that was freed or resized, needs the bytes of all its elements")

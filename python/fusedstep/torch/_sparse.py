@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import _core
+from .._held import check_storage
 from .._hyper import check_hyper
 from .._rows import check_row_gradient
 from ..reference import RULES
@@ -74,8 +75,10 @@ def prepare(optimizer: Making, slot: Slot, group: dict[str, Any]) -> Callable[[b
 
 
 def _check_places(name: str, grad: Tensor) -> None:
-    """Find places outside of the parameter before any parameter has changed: torch may not have checked them."""
+    """Find freed memory and places outside of the parameter before any parameter has changed: torch may not have."""
     places = grad._indices()
+    check_storage(places, f"the indices of the gradient of {name}")  # torch would read what was freed
+    check_storage(grad._values(), f"the values of the gradient of {name}")
     if places.numel() == 0:
         return
     for dimension, (low, high) in enumerate(zip(*(part.tolist() for part in places.aminmax(dim=1)), strict=True)):
@@ -141,8 +144,7 @@ def _step_rows(
         for name, tensor in whole.items():
             check_memory(tensor, f"{slot.name} {name}")
         check_memory(parts[1], f"the gradient of {slot.name}")
-        if places.untyped_storage().nbytes() < places.nbytes:
-            raise ValueError(f"the gradient of {slot.name}: the memory of its indices was freed or resized")
+        check_storage(places, f"the indices of the gradient of {slot.name}")
         model = _model(optimizer, group | {"rounding": "nearest"}, param, states, step)  # there is nothing to round
         model.take_rows(check, SparseRows, rule.rows_without)
         model.step_list([SparseRows(places.numpy(), values)], 1.0)
