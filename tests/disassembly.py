@@ -11,7 +11,9 @@ def rounded_once(code: str) -> tuple[list[str], list[str]]:
     A double holds the square of a float32, so that rounding once or twice is the same: plus_square() in
     cpp/kernels/kernels.cpp.
     """
-    summing = re.compile(r"(sum_squares|add_squares|add_gradient|add_update)<float>|direction<.*, float, ")
+    summing = re.compile(
+        r"(sum_squares|add_squares|add_gradient|add_update)<float>|(add_squares_of<|direction<.*, )float, "
+    )
     of_squares: list[str] = []
     others: list[str] = []
     for function in code.split("\n\n"):
