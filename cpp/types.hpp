@@ -222,9 +222,8 @@ struct KernelTable {
     std::size_t (*count_descents[kComputes])(const void* step, const void* grad, std::size_t n);
     void (*descend[kComputes])(Decay decay, double scale, const void* step, const void* grad, void* param,
                                std::size_t n);
-    // Second moments in factors (Engine::sum_factors()): of `count` rows of n elements, `stride` elements apart,
-    // columns
-    // += squares and rows += their sums, each as sum_squares has it; and out = factor * x.
+    // Second moments in factors (Engine::sum_factors()): of `count` rows of n elements, `stride` elements apart, adds
+    // the squares to `columns` and their sums to `rows`, each as sum_squares has it; and out = factor * x.
     void (*add_squares[kComputes])(const void* x, std::size_t stride, std::size_t count, double* columns, double* rows,
                                    std::size_t n);
     void (*multiply[kComputes])(double factor, const void* x, void* out, std::size_t n);

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from . import formats
 from ._arguments import overlapping
+from ._bounds import bounds
 from ._core import Model
 from ._floats import default_floats
 from ._held import check_held
@@ -203,10 +204,7 @@ def _check_writeable(values: Array, where: str, written: list[tuple[int, int, st
         raise ValueError(f"{where}: got a read-only array, needs a writeable one, since zero_grads=True clears it")
     if not values.size:
         return
-    reach = [(size - 1) * stride for size, stride in zip(values.shape, values.strides, strict=True)]
-    begin = values.__array_interface__["data"][0]
-    end = begin + sum(r for r in reach if r > 0) + values.itemsize
-    begin += sum(r for r in reach if r < 0)
+    begin, end = bounds(values)
     after = bisect.bisect_right(written, begin, key=lambda extent: extent[1])
     if after < len(written) and written[after][0] < end:
         raise overlapping(where, written[after][2])

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._arguments import needs_entries, same
+from ._bounds import bounds
 from ._floats import default_floats
 from ._making import Making
 from ._names import match, needs
@@ -148,7 +149,7 @@ def _check_targets(writes: Sequence[Write]) -> None:
 
 def _copied_where_shared(writes: Sequence[Write]) -> dict[int, list[Array]]:
     """Copies of the arrays that lie in memory which loading writes: the optimizer's own, from `Optimizer.state`."""
-    written = sorted(_bounds(target) for write in writes for target in write.targets if target.size)
+    written = sorted(bounds(target) for write in writes for target in write.targets if target.size)
     owned = any(target.flags.owndata for write in writes for target in write.targets)
     copies: dict[int, list[Array]] = {}
     for write in writes:
@@ -156,18 +157,9 @@ def _copied_where_shared(writes: Sequence[Write]) -> dict[int, list[Array]]:
         in_memory = [source for source in write.sources if isinstance(source, np.ndarray)]
         suspects = [source for source in in_memory if source.size and (owned or not source.flags.owndata)]
         for source in suspects:
-            begin, end = _bounds(source)
-            after = bisect.bisect_right(written, begin, key=lambda bounds: bounds[1])
+            begin, end = bounds(source)
+            after = bisect.bisect_right(written, begin, key=lambda extent: extent[1])
             if after < len(written) and written[after][0] < end:
                 copies[id(write)] = [np.array(array) for array in write.sources]
                 break
     return copies
-
-
-def _bounds(array: Array) -> tuple[int, int]:
-    """Where an array's memory begins and ends."""
-    begin: int = array.__array_interface__["data"][0]
-    if array.flags.c_contiguous:
-        return begin, begin + array.nbytes
-    reach = [(size - 1) * stride for size, stride in zip(array.shape, array.strides, strict=True)]
-    return begin + sum(r for r in reach if r < 0), begin + sum(r for r in reach if r > 0) + array.itemsize

@@ -11,6 +11,7 @@ import numpy as np
 from . import _loading
 from ._arguments import overlapping
 from ._base import Optimizer
+from ._bounds import bounds, overlaps_itself
 from ._names import positions
 from ._stored import Stored
 from ._structures import contents, tree
@@ -256,38 +257,21 @@ def _pairs(params: Any, saved: Any) -> list[tuple[Any, Any]]:
 
 def _check_apart(paths: list[str], pairs: list[tuple[Any, Any]]) -> None:
     """Check that no array is filled over what another one was filled with."""
-    open_: list[tuple[int, int]] = []  # the ends of arrays that reach to where the next one begins, and their places
-    for begin, end, i in sorted((*_bounds(target), i) for i, (target, _) in enumerate(pairs) if target.size):
+    before: list[tuple[int, int]] = []  # the ends of arrays that reach to where the next one begins, and their places
+    for begin, end, i in sorted((*bounds(target), i) for i, (target, _) in enumerate(pairs) if target.size):
         target, stored = pairs[i]
-        if _overlaps_itself(target):
+        if overlaps_itself(target.strides, target.shape, target.itemsize):
             raise ValueError(
                 f"params{paths[i]}: got an array whose elements share memory, needs one with memory of its own"
             )
-        open_ = [(other_end, k) for other_end, k in open_ if other_end > begin]
-        for _, k in open_:
+        before = [(other_end, k) for other_end, k in before if other_end > begin]
+        for _, k in before:
             other, other_stored = pairs[k]
-            tied = (target.strides, target.shape) == (other.strides, other.shape) and begin == _bounds(other)[0]
+            tied = (target.strides, target.shape) == (other.strides, other.shape) and begin == bounds(other)[0]
             if np.shares_memory(target, other) and not (tied and _equal(stored, other_stored)):
                 first, second = sorted((i, k))
                 raise overlapping(f"params{paths[second]}", f"params{paths[first]}")
-        open_.append((end, i))
-
-
-def _bounds(array: Any) -> tuple[int, int]:
-    """Where the memory of an array with elements begins and ends."""
-    reach = [(size - 1) * stride for size, stride in zip(array.shape, array.strides, strict=True)]
-    begin = array.__array_interface__["data"][0]
-    return begin + sum(r for r in reach if r < 0), begin + sum(r for r in reach if r > 0) + array.itemsize
-
-
-def _overlaps_itself(array: Any) -> bool:
-    """Whether the elements of some axis lie within those of the axes of smaller strides."""
-    reach = array.itemsize
-    for stride, size in sorted((abs(st), n) for st, n in zip(array.strides, array.shape, strict=True) if n > 1):
-        if stride < reach:
-            return True
-        reach += (size - 1) * stride
-    return False
+        before.append((end, i))
 
 
 def _equal(stored: Any, other: Any) -> bool:

@@ -8,8 +8,9 @@ from weakref import ref
 import torch
 from torch import Tensor
 
+from .._bounds import overlaps_itself
 from .._held import check_storage
-from ._states import PARAMETERS, holds_values, is_dense, local, overlaps_itself
+from ._states import PARAMETERS, holds_values, is_dense, local
 
 __all__ = ["Slot", "check_memory", "check_places", "make_slot"]
 
@@ -83,7 +84,7 @@ def make_slot(param: Tensor, name: str) -> Slot:
 
 def check_places(tensor: Tensor, name: str) -> None:
     """Check that every element of what a step writes has memory of its own."""
-    if overlaps_itself(tensor):
+    if overlaps_itself(tensor.stride(), tensor.shape):
         raise ValueError(
             f"{name}: got an expanded tensor, several of whose elements share memory, needs one of its own"
         )

@@ -120,17 +120,6 @@ def holds_values(tensor: Tensor) -> bool:
     return not (tensor.is_neg() or tensor.is_conj())
 
 
-def overlaps_itself(tensor: Tensor) -> bool:
-    """Whether several elements share memory, as in an expanded tensor."""
-    dims = sorted((stride, size) for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1)
-    reach = 0
-    for stride, size in dims:
-        if stride <= reach:
-            return True
-        reach += stride * (size - 1)
-    return False
-
-
 def flat(tensor: Tensor) -> Tensor:
     """The elements of a dense tensor in the order of memory, without a copy; complex ones as pairs."""
     tensor = local(tensor).detach()
