@@ -1,4 +1,4 @@
-"""``python -m fusedstep info | demo | compare | bench``: a command is imported only when it is asked for."""
+"""``fusedstep info | demo | compare | bench``: a command is imported only when it is asked for."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ._version import __version__
 
 __all__ = ["main"]
 
-# A command's module has main(arguments) -> exit status.
+# A command's module has main(arguments, program) -> exit status.
 COMMANDS = {
     "info": ("fusedstep._info", "what was built, what this machine can run, what is active"),
     "demo": ("fusedstep.demo.command", "train a three-layer network on two data sets with four optimizers"),
@@ -28,13 +28,15 @@ COMMANDS = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, program: str = "fusedstep") -> int:
     """Run a command.
 
     Parameters
     ----------
     arguments : sequence of str, optional
         The command line after the program's name; ``sys.argv[1:]`` when not given.
+    program : str
+        How the program was started, for its messages: the installed script by default.
 
     Returns
     -------
@@ -45,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _print_anywhere()
     try:
         try:
-            return _run(list(sys.argv[1:] if arguments is None else arguments))
+            return _run(list(sys.argv[1:] if arguments is None else arguments), program)
         finally:
             for stream in (sys.stdout, sys.stderr):
                 stream.flush()
@@ -54,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 141
     except OSError as error:  # a full disk
         _drop(sys.stdout)
-        print(f"python -m fusedstep: {error}", file=sys.stderr)
+        print(f"{program}: {error}", file=sys.stderr)
         return 1
 
 
@@ -86,10 +88,10 @@ def _spelt(error: UnicodeError) -> tuple[str, int]:
     return "".join(letters.get(letter, "?") for letter in error.object[error.start : error.end]), error.end
 
 
-def _run(words: list[str]) -> int:
+def _run(words: list[str], program: str) -> int:
     width = max(map(len, COMMANDS))
     parser = argparse.ArgumentParser(
-        prog="python -m fusedstep",
+        prog=program,
         description="Optimizer steps in one pass over memory, in place.",
         epilog="commands:\n" + "\n".join(f"  {name:<{width}}  {about}" for name, (_, about) in COMMANDS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -103,18 +105,19 @@ def _run(words: list[str]) -> int:
         # They read FUSEDSTEP_ISA, FUSEDSTEP_NUM_THREADS and FUSEDSTEP_THREADING.
         _core.isa(), _core.get_num_threads(), _core.get_threading()
     except ValueError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
+        print(f"{program}: {error}", file=sys.stderr)
         return 2
+    program = f"{program} {command}"
     try:
-        run: Callable[[Sequence[str]], int] = import_module(COMMANDS[command][0]).main
-        return run(words[1:])
+        run: Callable[[Sequence[str], str], int] = import_module(COMMANDS[command][0]).main
+        return run(words[1:], program)
     except ImportError as error:  # MissingExtraError, or what an array of an absent package's dtype raises
-        print(f"{parser.prog} {command}: {error}", file=sys.stderr)
+        print(f"{program}: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         raise
     except (OSError, MemoryError) as error:  # a full disk, a file that cannot be written, too large a network
-        print(f"{parser.prog} {command}: {error}", file=sys.stderr)
+        print(f"{program}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -122,4 +125,4 @@ def _run(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(program="python -m fusedstep"))

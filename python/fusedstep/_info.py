@@ -1,4 +1,4 @@
-"""``python -m fusedstep info``: what was built, what this machine can run, what is active."""
+"""``fusedstep info``: what was built, what this machine can run, what is active."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def info() -> dict[str, str]:
     }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, program: str = "fusedstep info") -> int:
     """Print the facts, one per line."""
     argparse.ArgumentParser(
-        prog="python -m fusedstep info", description="Show what was built, what this machine can run, what is active."
+        prog=program, description="Show what was built, what this machine can run, what is active."
     ).parse_args(arguments)
     facts = info()
     width = max(map(len, facts))

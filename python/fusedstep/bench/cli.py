@@ -1,4 +1,4 @@
-"""The command line of the step benchmark: ``python -m fusedstep bench`` and ``benchmarks/step.py``."""
+"""The command line of the step benchmark: ``fusedstep bench`` and ``benchmarks/step.py``."""
 
 from __future__ import annotations
 
@@ -71,10 +71,10 @@ def _file(text: str) -> Path:
     return path
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser, for ``--help`` and for the package's own command line."""
+def parser(program: str) -> argparse.ArgumentParser:
+    """Return the parser; ``program`` is how the benchmark was started, for its messages."""
     made = argparse.ArgumentParser(
-        prog="python -m fusedstep bench",
+        prog=program,
         description="Microseconds and GB/s of a step, beside the NumPy reference and the memory's streaming "
         "limit. Every result is checked before it is timed.",
     )
@@ -222,9 +222,9 @@ def _measure(chosen: argparse.Namespace, results: list[dict[str, Any]]) -> int:
     return failures
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None, program: str) -> int:
     """Measure what the command line asks for; return 1 when a result was wrong, 130 after Ctrl-C."""
-    made = parser()
+    made = parser(program)
     chosen = made.parse_args(arguments)
     _check(made, chosen)
     import fusedstep as fs

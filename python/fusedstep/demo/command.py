@@ -1,4 +1,4 @@
-"""``python -m fusedstep demo``: train a three-layer network with four optimizers and show what they did."""
+"""``fusedstep demo``: train a three-layer network with four optimizers and show what they did."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def choices(name: str, asked: Sequence[Choice] | None) -> list[Choice]:
     return distinct(wanted)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, program: str = "fusedstep demo") -> int:
     """Train, print the table, write the picture; 0, or 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(
-        prog="python -m fusedstep demo",
+        prog=program,
         description="Train a three-layer network, written in NumPy, on two moons and on handwritten digits, "
         "once with each optimizer.",
     )

@@ -1,4 +1,4 @@
-"""``python -m fusedstep compare``: which optimizer, at which learning rate, for the data at hand?"""
+"""``fusedstep compare``: which optimizer, at which learning rate, for the data at hand?"""
 
 from __future__ import annotations
 
@@ -70,10 +70,10 @@ def network(dataset: data.Dataset, model: str, hidden: tuple[int, ...] | None) -
     return lambda seed: Network(sizes, seed=seed)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, program: str = "fusedstep compare") -> int:
     """Train, print the tables, write CSV and picture; 0, 2 for unusable data, or 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(
-        prog="python -m fusedstep compare",
+        prog=program,
         description="Train a network per optimizer, learning rate and seed and compare validation results.",
     )
     parser.add_argument(
@@ -120,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         dataset = data.load(args.data)
         build = network(dataset, args.model, args.hidden)
     except data.DataError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{program}: {error}", file=sys.stderr)
         return 2
     target = args.output
     wanted = choices(args.optimizers, args.rates)
