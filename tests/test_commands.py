@@ -45,3 +45,35 @@ def test_the_benchmark_script_has_its_own_name() -> None:
     done = subprocess.run([sys.executable, str(script), "--rules", "adm"], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("step.py: error: argument --rules: got 'adm', needs ")
+
+
+@pytest.mark.parametrize(
+    ("command", "within", "reason"),
+    [
+        (["info"], "fusedstep._info.info", ""),
+        (["demo", "--quiet"], "fusedstep.demo.data.load", ""),
+        (["demo", "--quiet"], "fusedstep.demo.progress.train", "; no epoch was finished"),
+        (["compare", "iris", "--quiet"], "fusedstep.demo.data.load", ""),
+        (["compare", "iris", "--quiet"], "fusedstep.demo.progress.train", "; no epoch was finished"),
+        (["bench", "--json", "results.json"], "fusedstep.bench.steps.measure", "; nothing was measured"),
+    ],
+)
+def test_ctrl_c_before_there_are_results_is_one_line_and_status_130(
+    command: list[str],
+    within: str,
+    reason: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("sklearn")
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(within, interrupt)
+    assert __main__.main(command) == 130
+    assert capsys.readouterr() == ("", f"fusedstep {command[0]}: interrupted{reason}\n")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TextIO
 
 from . import _core
+from ._interrupted import interrupted
 from ._version import __version__
 
 __all__ = ["main"]
@@ -26,6 +27,8 @@ COMMANDS = {
     ),
     "bench": ("fusedstep.bench", "microseconds and GB/s of every rule, beside NumPy and the streaming limit"),
 }
+
+CTRL_C = "Ctrl-C ends a command with status 130, after it has shown and written the results it has."
 
 
 def main(arguments: Sequence[str] | None = None, program: str = "fusedstep") -> int:
@@ -42,7 +45,8 @@ def main(arguments: Sequence[str] | None = None, program: str = "fusedstep") -> 
     -------
     int
         The exit status: 0; 1 when an optional package is missing or the command failed; 2 for wrong options,
-        environment variables or data; 130 after Ctrl-C; 141 when nobody reads the output any more (``| head``).
+        environment variables or data; 130 after Ctrl-C, when the results so far are shown and
+        written; 141 when nobody reads the output any more (``| head``).
     """
     _print_anywhere()
     try:
@@ -93,7 +97,9 @@ def _run(words: list[str], program: str) -> int:
     parser = argparse.ArgumentParser(
         prog=program,
         description="Optimizer steps in one pass over memory, in place.",
-        epilog="commands:\n" + "\n".join(f"  {name:<{width}}  {about}" for name, (_, about) in COMMANDS.items()),
+        epilog="commands:\n"
+        + "\n".join(f"  {name:<{width}}  {about}" for name, (_, about) in COMMANDS.items())
+        + f"\n\n{CTRL_C}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -120,8 +126,7 @@ def _run(words: list[str], program: str) -> int:
         print(f"{program}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
+        return interrupted(program)
 
 
 if __name__ == "__main__":

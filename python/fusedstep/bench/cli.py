@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .._extras import need
+from .._interrupted import interrupted
 from . import machine, report, steps
 from .timing import ratio
 
@@ -232,12 +233,13 @@ def main(arguments: Sequence[str] | None, program: str) -> int:
     if chosen.threads is not None:
         fs.set_num_threads(chosen.threads)
     results: list[dict[str, Any]] = []
-    status = 0
+    failures, stopped = 0, False
     try:
-        status = 1 if _measure(chosen, results) else 0
+        failures = _measure(chosen, results)
     except KeyboardInterrupt:
-        report.note("stopped; what follows is what was measured")
-        status = 130
+        stopped = True
+    if stopped and not results:
+        return interrupted(program, "nothing was measured")
     described = machine.describe()
     sections: dict[str, list[Sequence[str]]] = {}
     for found in results:
@@ -249,4 +251,6 @@ def main(arguments: Sequence[str] | None, program: str) -> int:
         report.write_json(chosen.json, {"machine": described, "results": results})
     if chosen.png and results:
         _pictures(chosen.png, results, machine.summary(described))
-    return status
+    if stopped:
+        return interrupted(program, "these results were measured before")
+    return 1 if failures else 0

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from .._extras import need
+from .._interrupted import interrupted
 from . import data
 from .choices import Choice, distinct, parse
 from .network import Network
@@ -74,18 +75,15 @@ def main(arguments: Sequence[str] | None = None, program: str = "fusedstep demo"
         for choice in choices(dataset.name, args.optimizers)
     )
     tasks = {(name, choice.label): args.epochs for name in HIDDEN for choice in choices(name, args.optimizers)}
-    done, interrupted = train_all(
+    done, stopped = train_all(
         runs, tasks, args.batch_size, reference=True, watch=args.watch, plain=plain, quiet=args.quiet
     )
     if not done:
-        print("stopped before the first epoch was finished")
-        return 130
-    if interrupted:
-        print("stopped; the table and the picture hold what was finished")
+        return interrupted(program, "no epoch was finished")
     demo_table(done).show(plain or args.quiet)
 
     from .plots import demo_figure
 
     demo_figure(done, target)
     print(f"picture: {target}   ({time.perf_counter() - began:.1f} s in all)")
-    return 130 if interrupted else 0
+    return interrupted(program, "table and picture hold the finished epochs") if stopped else 0

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from .._extras import need
+from .._interrupted import interrupted
 from .._table import Table, fixed
 from . import data
 from .choices import Choice, distinct, parse
@@ -131,17 +132,11 @@ def main(arguments: Sequence[str] | None = None, program: str = "fusedstep compa
         for choice in wanted
     )
     tasks = {(dataset.name, choice.label): args.epochs * args.seeds for choice in wanted}
-    done, interrupted = train_all(runs, tasks, args.batch_size, watch=args.watch, plain=plain, quiet=args.quiet)
+    done, stopped = train_all(runs, tasks, args.batch_size, watch=args.watch, plain=plain, quiet=args.quiet)
     if not done:
-        print("stopped before the first epoch was finished")
-        return 130
+        return interrupted(program, "no epoch was finished")
     write_csv(done, target / "compare.csv")
     whole = [run for run in done if run.complete]
-    if interrupted:
-        print(
-            f"stopped; tables and picture hold the {len(whole)} of {len(wanted) * args.seeds} runs that were "
-            "finished, the CSV every finished epoch"
-        )
     if whole:
         wide = plain or args.quiet or shutil.get_terminal_size().columns >= 110
         for table in tables(whole, 5 if wide else 3):
@@ -159,7 +154,10 @@ def main(arguments: Sequence[str] | None = None, program: str = "fusedstep compa
             print(f"picture: {target / 'ratios.png'}")
     else:
         print(f"every epoch: {target / 'compare.csv'}")
-    return 130 if interrupted else 0
+    if stopped:
+        finished = f"{len(whole)} of {len(wanted) * args.seeds} runs"
+        return interrupted(program, f"tables and picture hold {finished}, the CSV file every finished epoch")
+    return 0
 
 
 def tables(runs: Sequence[Run], columns: int = 5) -> list[Table]:
