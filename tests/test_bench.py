@@ -204,6 +204,34 @@ def test_the_pictures_of_the_pages_come_from_their_tables(tmp_path: Path, monkey
         assert (tmp_path / f"{heading.lower()}-float32-threads2-apart-models.png").exists()
 
 
+@pytest.mark.parametrize("above", [0.2, 0.9, 0.99, 1.0, 1.01, 1.2, 1.5, 1.6, 3.0])
+def test_numbers_in_a_picture_touch_no_line_and_no_other_number(
+    above: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever the streaming limit lies: on a number, right below it, right above it."""
+    from fusedstep.bench import picture
+
+    figures: list[Any] = []
+    monkeypatch.setattr(picture, "finish", lambda drawn, _: figures.append(drawn))
+    times = {"fusedstep": 12_345.0, "torch fused": 12_346.0, "numba": 123_456.0}
+    groups = {"GPT-2": times, "network": {name: 1e-4 * time for name, time in times.items()}}
+    limit = {case: above * group["fusedstep"] for case, group in groups.items()}
+    picture.bars(tmp_path / "bars.png", "title", groups, limit=limit, caption="machine")
+    (drawn,) = figures
+    drawn.canvas.draw()
+    (axes,) = drawn.axes
+    numbers = [text.get_window_extent() for text in axes.texts]
+    inside, legend = axes.get_window_extent(), drawn.legends[0].get_window_extent()
+    assert len(numbers) == 6 and not legend.overlaps(inside)
+    half = 0.75 * drawn.dpi / 72  # of the dashed line's width
+    heights = [axes.transData.transform((1.0, value))[1] for value in limit.values()]
+    for at, number in enumerate(numbers):
+        assert not number.y0 - half <= heights[at // 3] <= number.y1 + half
+        assert inside.y0 < number.y0 and number.y1 < inside.y1
+        assert not any(number.overlaps(other) for other in numbers[:at])
+    importlib.import_module("matplotlib.pyplot").close(drawn)
+
+
 def test_a_library_that_is_missing_is_left_out_of_processes_of_their_own(tmp_path: Path) -> None:
     benchmarks = Path(__file__).parents[1] / "benchmarks"
     if not benchmarks.exists():

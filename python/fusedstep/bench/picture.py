@@ -12,6 +12,7 @@ from ..demo import style
 __all__ = ["bars", "colours", "curves", "figure", "finish"]
 
 LIMIT = "streaming the same bytes"
+GAP = 3.0  # points between a number and what is below it
 _SHADES = ("#c1121f", "#f28482", "#780000", "#ff9f9f")  # of this package's ways to store
 
 
@@ -74,7 +75,7 @@ def curves(
     limit : sequence of (elements, GB/s)
         The pass that only reads and writes the same arrays.
     """
-    drawn, axes = figure(9.0, 5.4)
+    drawn, axes = figure(10.2, 5.4)
     for name, colour in colours(list(lines)).items():
         points = sorted(lines[name])
         own = name.startswith("fusedstep")
@@ -105,7 +106,7 @@ def curves(
     axes.set_xlabel("elements")
     axes.set_ylabel("GB/s read and written by the step")
     axes.set_title(title)
-    axes.legend(fontsize=8, ncols=2, loc="lower right")
+    drawn.legend(fontsize=8, loc="outside right upper")
     _caption(drawn, caption)
     finish(drawn, path)
 
@@ -131,29 +132,29 @@ def bars(
     """
     names = list(dict.fromkeys(name for group in groups.values() for name in group))
     chosen = colours(names)
-    drawn, axes = figure(max(7.0, 2.2 + 0.34 * sum(len(group) + 1 for group in groups.values())), 5.2)
+    drawn, axes = figure(max(8.0, 3.6 + 0.34 * sum(len(group) + 1 for group in groups.values())), 5.2)
     place = 0.0
     ticks: list[float] = []
     labelled: set[str] = set()
+    numbers: list[tuple[Any, float | None]] = []
     for case, group in groups.items():
         first = place
         for name, value in sorted(group.items(), key=lambda item: item[1]):
             label = None if name in labelled else name
             labelled.add(name)
             axes.bar(place, value, width=0.9, color=chosen[name], label=label, zorder=3)
-            text = f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
-            line = (limit or {}).get(case, 0.0)
-            foot = line if value <= line < 1.5 * value else value  # the dashed line would cross the number
-            axes.annotate(
-                text,
-                (place, foot),
-                (0, 2),
+            number = axes.annotate(
+                f"{value:.3g}" if value < 1000 else f"{value:,.0f}",
+                (place, value),
+                (0, GAP),
                 textcoords="offset points",
                 ha="center",
                 va="bottom",
                 fontsize=7,
                 rotation=90,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.4},  # covers the grid
             )
+            numbers.append((number, (limit or {}).get(case)))
             place += 1.0
         ticks.append((first + place - 1.0) / 2)
         if limit and case in limit:
@@ -164,14 +165,27 @@ def bars(
     axes.set_xticks(ticks, list(groups))
     axes.set_yscale("log")
     low, high = axes.get_ylim()
-    axes.set_ylim(low, high * 2.5)
+    axes.set_ylim(low, high * (high / low) ** 0.12)  # room for the number on the highest bar
     style.plain_log(axes)
     axes.set_ylabel(unit)
     axes.set_title(title)
     axes.grid(False, axis="x")
-    axes.legend(fontsize=8, ncols=3, loc="upper left")
+    drawn.legend(fontsize=8, loc="outside right upper")
     _caption(drawn, caption)
+    _lift(drawn, axes, numbers)
     finish(drawn, path)
+
+
+def _lift(drawn: Any, axes: Any, numbers: Sequence[tuple[Any, float | None]]) -> None:
+    """Move every number that the dashed line of its group touches to above that line."""
+    drawn.canvas.draw()  # the layout decides how many pixels a value is high
+    gap = GAP * drawn.dpi / 72
+    for number, line in numbers:
+        if line is None:
+            continue
+        extent, height = number.get_window_extent(), axes.transData.transform((1.0, line))[1]
+        if extent.y0 - gap < height < extent.y1 + gap:
+            number.xy = (number.xy[0], line)
 
 
 def _caption(drawn: Any, caption: str) -> None:
