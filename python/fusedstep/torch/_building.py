@@ -13,6 +13,7 @@ from .. import _core
 from .._arguments import number as one_number
 from .._hyper import check_hyper, check_hypers
 from ..reference import RULES, State
+from ._data_parallel import check_flat
 from ._directions import check_matrix
 from ._making import Making
 from ._options import WATCHED, check_group, plain
@@ -72,6 +73,7 @@ def build(
     for number, group in enumerate(groups):
         check_group(rules[number], group, f'param_groups[{number}]["{{}}"]')
         model.add_group(group, rules[number])
+    check_flat(groups, rules, optimizer._settings)
     slots = list(_slots(optimizer, nothing))
     directions = optimizer._directions(slots)
     if directions is not None:

@@ -16,6 +16,7 @@ from .._settings import Settings
 from .._step_options import GROUP_OPTIONS, STORAGE
 from ..reference import RULES
 from ..reference._about import PARAM
+from ._data_parallel import check_gradients_final
 from ._directions import TensorDirections
 from ._options import GROUPS, check_group, check_is_group, plain
 from ._slots import Slot, make_slot
@@ -168,11 +169,11 @@ class Making(Settings, torch.optim.Optimizer):
             group = self.param_groups[-1]
             try:
                 check_group(self._rule_of(group), group, f'param_groups[{len(self.param_groups) - 1}]["{{}}"]')
+                self._hook(group["params"])
             except Exception:
                 self.param_groups.pop()
                 raise
             self._stale()
-        self._hook(group["params"])
 
     def _fill_in(self, group: dict[str, Any], where: str) -> None:
         """Give a group that was made by hand the options that it lacks."""
@@ -225,13 +226,21 @@ class Making(Settings, torch.optim.Optimizer):
 
     def _hook(self, params: list[Tensor]) -> None:
         """Have parameters stepped as their gradients arrive, if this optimizer does that."""
+        if not self.eager:
+            return
+        check_gradients_final(params)
         this = self._itself  # a parameter keeps its hooks: they must not keep the optimizer in turn
+        checked = False
 
         def hook(param: Tensor) -> None:
+            nonlocal checked
             if (found := this()) is not None:
+                if not checked:  # again, as the model may have been wrapped since
+                    check_gradients_final([p for group in found.param_groups for p in group["params"]])
+                    checked = True
                 found._arrived(param)
 
-        for param in params if self.eager else ():
+        for param in params:
             if param.requires_grad:
                 param.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
 
