@@ -11,29 +11,12 @@ import shutil
 import subprocess
 
 import pytest
+from compilers import STANDARD, fails, flags, needs, passes
 from disassembly import rounded_once
+from repository import ROOT
 
-ROOT = pathlib.Path(__file__).parent.parent
 # Declarations that the kernels need of the C and C++ library, for a target whose library is not here.
 HEADERS = pathlib.Path(__file__).parent / "windows_headers"
-
-
-def needs(*tools: str) -> None:
-    for tool in tools:
-        if shutil.which(tool) is None:
-            pytest.skip(f"{tool} is not installed")
-
-
-def passes(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def fails(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert done.returncode != 0
-    return " ".join(done.stderr.split())
 
 
 def kernel_commands(folder: pathlib.Path, *options: str) -> dict[str, list[str]]:
@@ -114,8 +97,8 @@ def apple(target: str, source: str) -> subprocess.CompletedProcess[str]:
     if spec is None or not libcxx.exists():
         pytest.skip("needs Apple's and LLVM's headers: pip install ziglang, apt-get install libc++-dev")
     libc = pathlib.Path(str(spec.origin)).parent / "lib" / "libc" / "include" / "any-darwin-any"
-    command = ["clang++", "-target", target, "-std=c++17", "-fsyntax-only", "-Wall", "-Wextra", "-Wconversion"]
-    command += ["-Wshadow", "-Werror", "-ffp-contract=off", "-fno-math-errno", "-fopenmp-simd", "-nostdinc++"]
+    command = ["clang++", "-target", target, STANDARD, "-fsyntax-only", "-nostdinc++"]
+    command += [*flags("numerics"), *flags("warnings"), "-Werror"]
     command += ["-D_Float16=float"]  # in Apple's math.h alone; older Clangs have none on x86
     command += ["-isystem", str(libcxx), "-isystem", str(libc)]
     command += ['-DFUSEDSTEP_ISA_NAME="baseline"', "-DFUSEDSTEP_TABLE=table_baseline"]
@@ -164,6 +147,17 @@ def test_a_compiler_of_unknown_defaults_is_refused() -> None:
     passes(command[0], "-DFUSEDSTEP_NUMERICS=-fp-model=precise", *command[1:])
 
 
+# ---------------------------------------------------------------------------------------------------------- the list
+
+
+def test_tests_have_the_flags_from_cmake() -> None:
+    own = {STANDARD, *flags("numerics"), *flags("avx512")}
+    assert {"-ffp-contract=off", "-mavx2", "-mavx512f"} <= own
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        if path.name != pathlib.Path(__file__).name:
+            assert not own & set(re.findall(r'"(-[^"\s]+)"', path.read_text())), path
+
+
 # --------------------------------------------------------------------------------------------------------- CXXFLAGS
 
 
@@ -199,7 +193,7 @@ def test_fast_math_in_the_environment_is_switched_off(compiler: str, flags: str,
 def test_a_build_past_cmake_with_other_arithmetic_is_refused(flag: str, message: str) -> None:
     needs("g++")
     header = ROOT / "cpp" / "types.hpp"
-    command = ["g++", "-std=c++17", "-fsyntax-only", "-x", "c++", "-ffreestanding", "-nostdinc++"]
+    command = ["g++", STANDARD, "-fsyntax-only", "-x", "c++", "-ffreestanding", "-nostdinc++"]
     command += ["-isystem", str(HEADERS)]
     passes(*command, str(header))
     assert message in fails(*command, *flag.split(), str(header))

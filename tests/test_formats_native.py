@@ -13,25 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from compilers import STANDARD, flags
 
 from fusedstep import formats
 
 HARNESS = pathlib.Path(__file__).with_name("formats_harness.cpp")
-FLAGS = [
-    "-std=c++20",
-    "-O3",
-    "-ffp-contract=off",
-    "-fno-math-errno",
-    "-fno-trapping-math",
-    "-fopenmp-simd",
-    "-shared",
-    "-fPIC",
-]
-ISAS = {
-    "baseline": [],
-    "avx2": ["-mavx2", "-mfma", "-mf16c", "-mbmi2"],
-    "avx512": [f"-mavx512{x}" for x in ("f", "bw", "dq", "vl", "cd")] + ["-mf16c", "-mprefer-vector-width=512"],
-}
+ISAS = ["baseline", "avx2", "avx512"]
 LENGTHS = [0, 1, 2, 15, 16, 17, 255, 256, 257, 511, 2047, 2048, 2049, 4100]
 
 
@@ -50,7 +37,9 @@ def native(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     if shutil.which(compiler) is None or not cpu_runs(isa):
         pytest.skip(f"no {compiler} here, or a CPU without {isa}")
     library = tmp_path_factory.mktemp("formats") / f"{compiler}-{isa}.so"
-    subprocess.run([compiler, *FLAGS, *ISAS[isa], str(HARNESS), "-o", str(library)], check=True)
+    of_isa = [] if isa == "baseline" else flags(isa)
+    command = [compiler, STANDARD, *flags("numerics"), *flags("optimised"), *of_isa, "-shared", "-fPIC"]
+    subprocess.run([*command, str(HARNESS), "-o", str(library)], check=True)
     yield ctypes.CDLL(str(library))
 
 

@@ -7,10 +7,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from compilers import STANDARD, flags
+from repository import ROOT
 
 import fusedstep as fs
-
-ROOT = Path(__file__).parent.parent
 
 
 def test_every_root(tmp_path: Path) -> None:
@@ -19,19 +19,8 @@ def test_every_root(tmp_path: Path) -> None:
     compiler = shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         pytest.skip("neither g++ nor clang++ is installed: apt install g++")
-    flags = [
-        "-std=c++17",
-        "-O2",
-        "-mavx2",
-        "-mf16c",
-        "-mavx512f",
-        "-mavx512bw",
-        "-mavx512dq",
-        "-mavx512vl",
-        "-ffp-contract=off",
-    ]
     program = tmp_path / "roots"
     sources = [f"-I{ROOT / 'cpp' / 'kernels'}", str(ROOT / "tests" / "roots.cpp"), "-o", str(program)]
-    subprocess.run([compiler, *flags, *sources], check=True)
+    subprocess.run([compiler, STANDARD, "-O2", *flags("numerics"), *flags("avx512"), *sources], check=True)
     done = subprocess.run([str(program)], check=True, capture_output=True, text=True)
     assert done.stdout == "0\n"

@@ -9,8 +9,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from compilers import STANDARD, flags
+from repository import ROOT
 
-KERNELS = Path(__file__).parents[1] / "cpp" / "kernels" / "kernels.cpp"
+KERNELS = ROOT / "cpp" / "kernels" / "kernels.cpp"
 
 
 def compiler() -> str:
@@ -30,10 +32,7 @@ def lines_of_update() -> range:
 
 
 def test_every_update_is_vectorised(tmp_path: Path) -> None:
-    flags = (KERNELS.parents[2] / "cmake" / "flags.cmake").read_text()
-    numerics = re.search(r"set\(gnu_numerics\n([^)]*)\)", re.sub(r"#.*", "", flags))
-    assert numerics is not None
-    command = [compiler(), "-std=c++17", "-O3", *numerics[1].split(), "-fopt-info-vec-all", "-c", str(KERNELS)]
+    command = [compiler(), STANDARD, *flags("numerics"), *flags("optimised"), "-fopt-info-vec-all", "-c", str(KERNELS)]
     defines = ['-DFUSEDSTEP_ISA_NAME="baseline"', "-DFUSEDSTEP_TABLE=table_baseline"]
     run = subprocess.run([*command, *defines, "-o", str(tmp_path / "kernels.o")], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr

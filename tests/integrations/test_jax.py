@@ -14,6 +14,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from cases import CLASSES, EVERY, Options, Twin, assert_same, label, numbers, running
+from compilers import STANDARD
 
 import fusedstep as fs
 from fusedstep.reference import RULES
@@ -851,6 +852,6 @@ def test_structures_are_those_of_xla(tmp_path: Path) -> None:
     header = Path(jax.ffi.include_dir(), "xla", "ffi", "api", "c_api.h").read_text()
     if "XLA_FFI_InternalExtension" in header:  # its name from JAX 0.12 on
         includes.append("-DXLA_FFI_Extension_Base=XLA_FFI_InternalExtension")
-    command = [compiler, "-std=c++17", "-fsyntax-only", "-Wno-invalid-offsetof", *includes, str(source)]
+    command = [compiler, STANDARD, "-fsyntax-only", "-Wno-invalid-offsetof", *includes, str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
