@@ -58,6 +58,14 @@ def test_class_takes_the_hyper_parameters(rule: str) -> None:
     assert all(re.search(rf"^\s*{name}\b", text, re.M) or f", {name}" in text for name in RULES[rule].hypers)
 
 
+@pytest.mark.parametrize("name", [name for name in fs.optimizers.__all__ if name != "Optimizer"])
+def test_a_class_says_first_what_its_rule_does(name: str) -> None:
+    """Its name and whose it is are no answer; JAX's functions and the site's lists show the first line alone."""
+    line = (getattr(fs, name).__doc__ or "").partition("\n")[0]
+    what = re.split(r",? as ``|, as the authors'|\.$", line)[0].split()
+    assert line.endswith(".") and len(what) >= 4 and not what[0].startswith(f"{name},"), line
+
+
 @pytest.mark.parametrize("rule", [*NAMES, *MATRIX_RULES])
 def test_function_has_the_signature_of_the_definition(rule: str) -> None:
     assert inspect.signature(getattr(fs.functional, rule)) == inspect.signature(getattr(fs.reference, rule))

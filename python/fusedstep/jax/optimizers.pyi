@@ -42,12 +42,12 @@ def adabelief(
     weight_decay: Number = 0.0,
     **options: Unpack[Options],
 ) -> Optimizer:
-    """AdaBelief, as ``optax.adabelief``. See `fusedstep.AdaBelief`."""
+    """Adam that divides by how far gradients are from their average, as ``optax.adabelief``. See `fusedstep.AdaBelief`."""
 
 def adadelta(
     lr: Number = 1.0, rho: Number = 0.9, eps: Number = 1e-06, weight_decay: Number = 0.0, **options: Unpack[Options]
 ) -> Optimizer:
-    """Adadelta, as ``torch.optim.Adadelta``. See `fusedstep.Adadelta`."""
+    """Gradients scaled by the root mean square of past steps over that of gradients, as ``torch.optim.Adadelta``. See `fusedstep.Adadelta`."""
 
 def adagrad(
     lr: Number = 0.01,
@@ -59,7 +59,7 @@ def adagrad(
     eps_root: Number = 0.0,
     **options: Unpack[Options],
 ) -> Optimizer:
-    """Adagrad, as ``torch.optim.Adagrad``. See `fusedstep.Adagrad`."""
+    """Gradients divided by the root of the sum of all their squares, as ``torch.optim.Adagrad``. See `fusedstep.Adagrad`."""
 
 def adam(
     lr: Number = 0.001,
@@ -71,7 +71,7 @@ def adam(
     eps_root: Number = 0.0,
     **options: Unpack[Options],
 ) -> Optimizer:
-    """Adam, as ``torch.optim.Adam``; weight decay is an L2 penalty on the gradient. See `fusedstep.Adam`."""
+    """The average gradient over the root of the average square, as ``torch.optim.Adam``. See `fusedstep.Adam`."""
 
 def adamax(
     lr: Number = 0.002,
@@ -82,7 +82,7 @@ def adamax(
     eps_norm: Number = 0.0,
     **options: Unpack[Options],
 ) -> Optimizer:
-    """Adamax, as ``torch.optim.Adamax``. See `fusedstep.Adamax`."""
+    """Adam that divides by the largest of recent gradients, as ``torch.optim.Adamax``. See `fusedstep.Adamax`."""
 
 def adamw(
     lr: Number = 0.001,
@@ -104,7 +104,7 @@ def adan(
     no_prox: bool = False,
     **options: Unpack[Options],
 ) -> Optimizer:
-    """Adan, as the authors' package. See `fusedstep.Adan`."""
+    """Adam with a Nesterov momentum of gradient differences, as the authors' package. See `fusedstep.Adan`."""
 
 def ademamix(
     lr: Number = 0.001,
@@ -116,7 +116,7 @@ def ademamix(
     beta3_warmup: Number = 0.0,
     **options: Unpack[Options],
 ) -> Optimizer:
-    """AdEMAMix, as the authors' package. See `fusedstep.AdEMAMix`."""
+    """Adam with a fast and a slow average of gradients, as the authors' package. See `fusedstep.AdEMAMix`."""
 
 def adopt(
     lr: Number = 0.001,
@@ -127,7 +127,7 @@ def adopt(
     clipping: bool = True,
     **options: Unpack[Options],
 ) -> Optimizer:
-    """ADOPT, as the authors' package. See `fusedstep.ADOPT`."""
+    """Adam that divides by the second moment of the step before, as the authors' package. See `fusedstep.ADOPT`."""
 
 def asgd(
     lr: Number = 0.01,
@@ -137,7 +137,7 @@ def asgd(
     weight_decay: Number = 0.0,
     **options: Unpack[Options],
 ) -> Optimizer:
-    """Averaged stochastic gradient descent, as ``torch.optim.ASGD``. See `fusedstep.ASGD`."""
+    """Gradient descent at a falling learning rate that also averages the parameters, as ``torch.optim.ASGD``. See `fusedstep.ASGD`."""
 
 def lamb(
     lr: Number = 0.001,
@@ -148,7 +148,7 @@ def lamb(
     eps_root: Number = 0.0,
     **options: Unpack[Options],
 ) -> Optimizer:
-    """LAMB, as ``optax.lamb``. See `fusedstep.LAMB`."""
+    """Adam with a learning rate for every tensor, from its norm and that of the step, as ``optax.lamb``. See `fusedstep.LAMB`."""
 
 def lars(
     lr: Number = 0.001,
@@ -159,12 +159,12 @@ def lars(
     nesterov: bool = False,
     **options: Unpack[Options],
 ) -> Optimizer:
-    """LARS. See `fusedstep.LARS`."""
+    """Momentum with a learning rate for every tensor, from its norm and that of the gradient. See `fusedstep.LARS`."""
 
 def lion(
     lr: Number = 0.0001, betas: Numbers = (0.9, 0.99), weight_decay: Number = 0.0, **options: Unpack[Options]
 ) -> Optimizer:
-    """Lion, as ``optax.lion``. See `fusedstep.Lion`."""
+    """Steps of one size along the sign of an average gradient, as ``optax.lion``. See `fusedstep.Lion`."""
 
 def mars(
     lr: Number = 0.003,
@@ -175,7 +175,7 @@ def mars(
     clipping: bool = True,
     **options: Unpack[Options],
 ) -> Optimizer:
-    """MARS in its AdamW form, as the authors' code. See `fusedstep.MARS`."""
+    """AdamW on gradients corrected by their change since the last step, as the authors' code. See `fusedstep.MARS`."""
 
 def mars_lion(
     lr: Number = 0.0003,
@@ -185,7 +185,7 @@ def mars_lion(
     clipping: bool = True,
     **options: Unpack[Options],
 ) -> Optimizer:
-    """MARS in its Lion form, as the authors' code. See `fusedstep.MARSLion`."""
+    """Lion on gradients corrected by their change since the last step, as the authors' code. See `fusedstep.MARSLion`."""
 
 def momentum(
     lr: Number = 0.001,
@@ -205,7 +205,7 @@ def nadam(
     decoupled_weight_decay: bool = False,
     **options: Unpack[Options],
 ) -> Optimizer:
-    """NAdam, as ``torch.optim.NAdam``. See `fusedstep.NAdam`."""
+    """Adam with Nesterov momentum, as ``torch.optim.NAdam``. See `fusedstep.NAdam`."""
 
 def novograd(
     lr: Number = 0.001,
@@ -215,7 +215,7 @@ def novograd(
     grad_averaging: bool = False,
     **options: Unpack[Options],
 ) -> Optimizer:
-    """NovoGrad, as ``optax.novograd``. See `fusedstep.NovoGrad`."""
+    """Momentum of gradients divided by the average norm of their tensor, as ``optax.novograd``. See `fusedstep.NovoGrad`."""
 
 def prodigy(
     lr: Number = 1.0,
@@ -230,7 +230,7 @@ def prodigy(
     growth_rate: Number = ...,
     **options: Unpack[Options],
 ) -> Optimizer:
-    """Prodigy, Adam that estimates its step size, as the authors' package (``prodigyopt``). See `fusedstep.Prodigy`."""
+    """Adam that estimates its learning rate from the whole model, as the authors' package (``prodigyopt``). See `fusedstep.Prodigy`."""
 
 def radam(
     lr: Number = 0.001,
@@ -240,7 +240,7 @@ def radam(
     decoupled_weight_decay: bool = False,
     **options: Unpack[Options],
 ) -> Optimizer:
-    """Rectified Adam, as ``torch.optim.RAdam``. See `fusedstep.RAdam`."""
+    """Adam whose early steps allow for the variance of its second moment, as ``torch.optim.RAdam``. See `fusedstep.RAdam`."""
 
 def rmsprop(
     lr: Number = 0.01,
@@ -259,7 +259,7 @@ def rmsprop(
 def rprop(
     lr: Number = 0.01, etas: Numbers = (0.5, 1.2), step_sizes: Numbers = (1e-06, 50.0), **options: Unpack[Options]
 ) -> Optimizer:
-    """Resilient backpropagation, as ``torch.optim.Rprop``. See `fusedstep.Rprop`."""
+    """A step size for every element, grown and shrunk by the signs of gradients, as ``torch.optim.Rprop``. See `fusedstep.Rprop`."""
 
 def schedule_free_adamw(
     lr: Number = 0.0025,
@@ -271,7 +271,7 @@ def schedule_free_adamw(
     weight_lr_power: Number = 2.0,
     **options: Unpack[Options],
 ) -> Optimizer:
-    """Schedule-free AdamW; the parameter is :math:`y`, where gradients are taken. See `fusedstep.ScheduleFreeAdamW`."""
+    """AdamW that averages its parameters and needs no learning-rate schedule. See `fusedstep.ScheduleFreeAdamW`."""
 
 def schedule_free_sgd(
     lr: Number = 1.0,
@@ -282,7 +282,7 @@ def schedule_free_sgd(
     weight_lr_power: Number = 2.0,
     **options: Unpack[Options],
 ) -> Optimizer:
-    """Schedule-free SGD; the parameter is :math:`y`, where gradients are taken. See `fusedstep.ScheduleFreeSGD`."""
+    """SGD that averages its parameters and needs no learning-rate schedule. See `fusedstep.ScheduleFreeSGD`."""
 
 def sgd(
     lr: Number = 0.001,
@@ -303,7 +303,7 @@ def stable_adamw(
     weight_decay: Number = 0.01,
     **options: Unpack[Options],
 ) -> Optimizer:
-    """StableAdamW. See `fusedstep.StableAdamW`."""
+    """AdamW that takes smaller steps while its second moment is too small. See `fusedstep.StableAdamW`."""
 
 def yogi(
     lr: Number = 0.01,
@@ -313,4 +313,4 @@ def yogi(
     initial_accumulator_value: Number = 1e-06,
     **options: Unpack[Options],
 ) -> Optimizer:
-    """Yogi, as ``optax.yogi``. See `fusedstep.Yogi`."""
+    """Adam whose second moment grows and shrinks by bounded amounts, as ``optax.yogi``. See `fusedstep.Yogi`."""

@@ -8,7 +8,7 @@ __all__ = ["AdaBelief"]
 
 
 class AdaBelief(Optimizer):
-    r"""AdaBelief, as ``optax.adabelief``.
+    r"""Adam that divides by how far gradients are from their average, as ``optax.adabelief``.
 
     .. math::
         p &\leftarrow (1 - \eta \lambda) p \\

@@ -8,7 +8,7 @@ __all__ = ["Adafactor"]
 
 
 class Adafactor(Optimizer):
-    r"""Adafactor, with row means and column means for a matrix's second moment, as ``torch.optim.Adafactor``.
+    r"""Gradients over a second moment that matrices keep as row and column means, as ``torch.optim.Adafactor``.
 
     .. math::
         R &\leftarrow (1 - t^\tau) R + t^\tau \, \mathrm{mean}_{columns}(g^2), \quad

@@ -8,7 +8,7 @@ __all__ = ["Adadelta", "Adagrad"]
 
 
 class Adagrad(Optimizer):
-    r"""Adagrad, as ``torch.optim.Adagrad``.
+    r"""Gradients divided by the root of the sum of all their squares, as ``torch.optim.Adagrad``.
 
     .. math::
         g &\leftarrow g + \lambda p \\
@@ -40,7 +40,7 @@ class Adagrad(Optimizer):
 
 
 class Adadelta(Optimizer):
-    r"""Adadelta, as ``torch.optim.Adadelta``.
+    r"""Gradients scaled by the root mean square of past steps over that of gradients, as ``torch.optim.Adadelta``.
 
     .. math::
         g &\leftarrow g + \lambda p \\

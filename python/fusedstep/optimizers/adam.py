@@ -8,7 +8,7 @@ __all__ = ["Adam", "AdamW"]
 
 
 class Adam(Optimizer):
-    r"""Adam, as ``torch.optim.Adam``; weight decay is an L2 penalty on the gradient.
+    r"""The average gradient over the root of the average square, as ``torch.optim.Adam``.
 
     .. math::
         m &\leftarrow \beta_1 m + (1 - \beta_1) g, \quad \hat m = m / (1 - \beta_1^t) \\

@@ -8,7 +8,7 @@ __all__ = ["AdamMini"]
 
 
 class AdamMini(Optimizer):
-    r"""Adam-mini: AdamW with one second moment for every block of a parameter.
+    r"""AdamW with one second moment for every block of a parameter.
 
     .. math::
         m &\leftarrow \beta_1 m + (1 - \beta_1) g \\

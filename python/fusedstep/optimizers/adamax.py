@@ -8,7 +8,7 @@ __all__ = ["Adamax"]
 
 
 class Adamax(Optimizer):
-    r"""Adamax, as ``torch.optim.Adamax``.
+    r"""Adam that divides by the largest of recent gradients, as ``torch.optim.Adamax``.
 
     .. math::
         g &\leftarrow g + \lambda p \\

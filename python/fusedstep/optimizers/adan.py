@@ -8,7 +8,7 @@ __all__ = ["Adan"]
 
 
 class Adan(Optimizer):
-    r"""Adan, as the authors' package.
+    r"""Adam with a Nesterov momentum of gradient differences, as the authors' package.
 
     .. math::
         d &= g - g', \quad g' \leftarrow g \quad (d = 0 \text{ in the first step}) \\

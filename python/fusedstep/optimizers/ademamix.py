@@ -8,7 +8,7 @@ __all__ = ["AdEMAMix"]
 
 
 class AdEMAMix(Optimizer):
-    r"""AdEMAMix, as the authors' package.
+    r"""Adam with a fast and a slow average of gradients, as the authors' package.
 
     .. math::
         m_1 &\leftarrow \beta_1 m_1 + (1 - \beta_1) g \\

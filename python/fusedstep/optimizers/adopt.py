@@ -8,7 +8,7 @@ __all__ = ["ADOPT"]
 
 
 class ADOPT(Optimizer):
-    r"""ADOPT, as the authors' package.
+    r"""Adam that divides by the second moment of the step before, as the authors' package.
 
     .. math::
         p &\leftarrow (1 - \eta \lambda) p \text{ if decoupled}, \quad g \leftarrow g + \lambda p \text{ otherwise} \\

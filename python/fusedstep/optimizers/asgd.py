@@ -8,7 +8,7 @@ __all__ = ["ASGD"]
 
 
 class ASGD(Optimizer):
-    r"""Averaged stochastic gradient descent, as ``torch.optim.ASGD``.
+    r"""Gradient descent at a falling learning rate that also averages the parameters, as ``torch.optim.ASGD``.
 
     .. math::
         g &\leftarrow g + \lambda p \\

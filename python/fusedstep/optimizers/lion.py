@@ -8,7 +8,7 @@ __all__ = ["Lion"]
 
 
 class Lion(Optimizer):
-    r"""Lion, as ``optax.lion``.
+    r"""Steps of one size along the sign of an average gradient, as ``optax.lion``.
 
     .. math::
         p &\leftarrow (1 - \eta \lambda) p - \eta \, \mathrm{sign}(\beta_1 m + (1 - \beta_1) g) \\

@@ -8,7 +8,7 @@ __all__ = ["MARS", "MARSLion"]
 
 
 class MARS(Optimizer):
-    r"""MARS in its AdamW form, as the authors' code.
+    r"""AdamW on gradients corrected by their change since the last step, as the authors' code.
 
     .. math::
         c &= g + \gamma \frac{\beta_1}{1 - \beta_1} (g - g'), \quad g' \leftarrow g \\
@@ -50,7 +50,7 @@ class MARS(Optimizer):
 
 
 class MARSLion(Optimizer):
-    r"""MARS in its Lion form, as the authors' code.
+    r"""Lion on gradients corrected by their change since the last step, as the authors' code.
 
     .. math::
         c &= g + \gamma \frac{\beta}{1 - \beta} (g - g'), \quad g' \leftarrow g \\

@@ -29,7 +29,7 @@ __all__ = ["Muon"]
 
 
 class Muon(Optimizer):
-    r"""Muon for matrices, as ``torch.optim.Muon``, and AdamW or another rule for the rest.
+    r"""Momentum made orthogonal, for matrices, as ``torch.optim.Muon``; AdamW or another rule for the rest.
 
     .. math::
         m &\leftarrow \mu m + (1 - \mu) g \\

@@ -8,7 +8,7 @@ __all__ = ["NAdam"]
 
 
 class NAdam(Optimizer):
-    r"""NAdam, as ``torch.optim.NAdam``.
+    r"""Adam with Nesterov momentum, as ``torch.optim.NAdam``.
 
     .. math::
         \mu_t &= \beta_1 (1 - \tfrac12 0.96^{t \psi}), \quad \Pi \leftarrow \Pi \mu_t \\

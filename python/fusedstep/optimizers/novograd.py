@@ -8,7 +8,7 @@ __all__ = ["NovoGrad"]
 
 
 class NovoGrad(Optimizer):
-    r"""NovoGrad, as ``optax.novograd``.
+    r"""Momentum of gradients divided by the average norm of their tensor, as ``optax.novograd``.
 
     .. math::
         v &\leftarrow \beta_2 v + (1 - \beta_2) \|g\|^2 \text{ for each tensor} \quad

@@ -8,7 +8,7 @@ __all__ = ["Prodigy"]
 
 
 class Prodigy(Optimizer):
-    r"""Prodigy, Adam that estimates its step size, as the authors' package (``prodigyopt``).
+    r"""Adam that estimates its learning rate from the whole model, as the authors' package (``prodigyopt``).
 
     .. math::
         \gamma &= d \eta \quad \left( d \eta \sqrt{1 - \beta_2^t} / (1 - \beta_1^t)

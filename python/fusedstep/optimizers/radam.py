@@ -8,7 +8,7 @@ __all__ = ["RAdam"]
 
 
 class RAdam(Optimizer):
-    r"""Rectified Adam, as ``torch.optim.RAdam``.
+    r"""Adam whose early steps allow for the variance of its second moment, as ``torch.optim.RAdam``.
 
     .. math::
         g &\leftarrow g + \lambda p \\

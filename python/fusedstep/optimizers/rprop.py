@@ -10,7 +10,7 @@ __all__ = ["Rprop"]
 
 
 class Rprop(Optimizer):
-    r"""Resilient backpropagation, as ``torch.optim.Rprop``.
+    r"""A step size for every element, grown and shrunk by the signs of gradients, as ``torch.optim.Rprop``.
 
     .. math::
         \eta &\leftarrow \eta_+ \eta \text{ if } g g' > 0, \; \eta_- \eta \text{ if } g g' < 0 \\

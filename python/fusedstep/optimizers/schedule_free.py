@@ -159,7 +159,9 @@ def _weights(slot: Slot, beta: float) -> Weights:
 
 
 class ScheduleFreeSGD(ScheduleFree):
-    r"""Schedule-free SGD; the parameter is :math:`y`, where gradients are taken.
+    r"""SGD that averages its parameters and needs no learning-rate schedule.
+
+    The parameter is :math:`y`, where gradients are taken.
 
     .. math::
         \eta_t &= \eta \min(1, t / t_{warmup}), \quad \eta_{max} \leftarrow \max(\eta_t, \eta_{max}) \\
@@ -169,8 +171,8 @@ class ScheduleFreeSGD(ScheduleFree):
         z &\leftarrow z - \eta_t g
 
     Defazio et al. (2024), "The road less scheduled", equations 3 to 5, with the weights of its section 3; in
-    the form of the authors' code, which never writes out the average :math:`x = (y - (1 - \beta) z) / \beta`
-    .
+    the form of the authors' code, which never writes out the average
+    :math:`x = (y - (1 - \beta) z) / \beta`.
 
     Parameters
     ----------
@@ -194,7 +196,9 @@ class ScheduleFreeSGD(ScheduleFree):
 
 
 class ScheduleFreeAdamW(ScheduleFree):
-    r"""Schedule-free AdamW; the parameter is :math:`y`, where gradients are taken.
+    r"""AdamW that averages its parameters and needs no learning-rate schedule.
+
+    The parameter is :math:`y`, where gradients are taken.
 
     .. math::
         \eta_t &= \eta \min(1, t / t_{warmup}), \quad \eta_{max} \leftarrow \max(\eta_t, \eta_{max}) \\

@@ -8,7 +8,7 @@ __all__ = ["StableAdamW"]
 
 
 class StableAdamW(Optimizer):
-    r"""StableAdamW.
+    r"""AdamW that takes smaller steps while its second moment is too small.
 
     .. math::
         \hat\beta &= \beta (1 - \beta^{t-1}) / (1 - \beta^t) \text{ for each } \beta \\

@@ -8,7 +8,7 @@ __all__ = ["LAMB", "LARS"]
 
 
 class LAMB(Optimizer):
-    r"""LAMB, as ``optax.lamb``.
+    r"""Adam with a learning rate for every tensor, from its norm and that of the step, as ``optax.lamb``.
 
     .. math::
         m &\leftarrow \beta_1 m + (1 - \beta_1) g, \quad \hat m = m / (1 - \beta_1^t) \\
@@ -39,7 +39,7 @@ class LAMB(Optimizer):
 
 
 class LARS(Optimizer):
-    r"""LARS.
+    r"""Momentum with a learning rate for every tensor, from its norm and that of the gradient.
 
     .. math::
         \kappa &= \theta \|p\| / (\|g\| + \lambda \|p\| + \epsilon) \\

@@ -8,7 +8,7 @@ __all__ = ["Yogi"]
 
 
 class Yogi(Optimizer):
-    r"""Yogi, as ``optax.yogi``.
+    r"""Adam whose second moment grows and shrinks by bounded amounts, as ``optax.yogi``.
 
     .. math::
         p &\leftarrow (1 - \eta \lambda) p \\
