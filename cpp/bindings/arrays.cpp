@@ -95,6 +95,10 @@ std::string kind_text(PyObject* object) {
     return text(py::handle(reinterpret_cast<PyObject*>(Py_TYPE(object))).attr("__name__"));
 }
 
+std::string changed_text(const std::string& name, const char* what) {
+    return name + ": got " + what + " that was changed in place while it was checked, needs one that stays the same";
+}
+
 std::optional<Format> known_format(PyObject* object) {
     const auto* dtype = py::detail::array_descriptor1_proxy(fields(object)->descr);
     const char order = dtype->byteorder;

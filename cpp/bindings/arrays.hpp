@@ -92,6 +92,9 @@ std::string shape_text(PyObject* array);
 // What an object is, for messages: "ndarray of float32, shape (3, 4)" or "list".
 std::string kind_text(PyObject* object);
 
+// The message for an array, or a sequence of them, that Python code changed in the middle of a check.
+std::string changed_text(const std::string& name, const char* what = "an array");
+
 // A range of bytes that belongs to an array, to find arrays that overlap.
 struct Extent {
     const char* begin;

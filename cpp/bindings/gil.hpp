@@ -11,7 +11,7 @@ namespace fusedstep {
 // Takes Python's lock again. At exit, Python before 3.14 ends a daemon thread that asks for it by unwinding its stack
 // (pthread_exit), whose destructors would let go of Python objects without the lock, while the main thread takes the
 // interpreter apart. Such a thread waits for the end of the process here, as Python 3.14 has it do.
-inline void take_gil(PyThreadState* thread) {
+inline void acquire_gil(PyThreadState* thread) {
     try {
         PyEval_RestoreThread(thread);
     } catch (...) {  // no exception, which Python's C code has none of: the unwinding must not go on
@@ -29,7 +29,7 @@ void without_gil(Work work) {
     } catch (const std::exception&) {
         error = std::current_exception();
     }
-    take_gil(thread);
+    acquire_gil(thread);
     if (error) std::rethrow_exception(error);
 }
 

@@ -98,7 +98,7 @@ void Gradients::check_still_there(const std::vector<py::object>& grads) const {
     for (std::size_t i = 0; i < grads.size(); ++i) {
         const Tensor& x = engine_.tensors[i];
         if (is_dense(x) && py::isinstance<py::array>(grads[i]) && !lies_there(x, grads[i].ptr()))
-            throw py::value_error(names_.grad(i) + ": was changed in place while the gradients were looked at");
+            throw py::value_error(changed_text(names_.grad(i)));
     }
     rows.check_still_there();
 }

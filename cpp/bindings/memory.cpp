@@ -10,7 +10,7 @@ void WrittenMemory::add(const py::object& object, const Array& array, const std:
     owned_.push_back(object);
     if (!py::isinstance<py::array>(object)) return;
     const Seen seen(object.ptr());
-    if (!seen.is(array.data, array.size)) throw py::value_error(name + ": was changed in place while it was looked at");
+    if (!seen.is(array.data, array.size)) throw py::value_error(changed_text(name));
     checked_.push_back({object.ptr(), seen});
 }
 

@@ -54,9 +54,9 @@ void Model::add(int group, const Parameter& given, std::uint64_t step, const std
     names.paths.push_back(given.path);
 }
 
-void Model::take_rows(py::object check, py::object type, py::object without) {
+void Model::set_row_check(py::object check, py::object type, py::object without) {
     const Claim::Guard claimed(*claim_, "params", false);
-    gradients.rows.take(std::move(check), std::move(type), std::move(without));
+    gradients.rows.set_check(std::move(check), std::move(type), std::move(without));
 }
 
 void Model::finish() {
@@ -101,12 +101,12 @@ void Model::begin(double grad_scale) {
                               ", needs a number whose inverse is finite in " +
                               (engine.single() ? "float32" : "float64"));
     groups.read();
-    take_options();
+    fix_options();
     now_.grad_scale = grad_scale;
 }
 
 // Those of this step: what another thread sets meanwhile holds from the next on.
-void Model::take_options() {
+void Model::fix_options() {
     now_ = options;
     gradients.begin(now_.zero_grads);
 }
@@ -197,7 +197,7 @@ void Model::warn_of_nonfinite() const {
 void Model::bind(const Tree& tree, py::object grads) {
     const Claim::Guard claimed(*claim_, "grads", false);
     check_finished("grads");
-    take_options();
+    fix_options();
     gradients.bind(tree, grads.ptr());
 }
 

@@ -35,10 +35,10 @@ public:
     // What becomes of the directions of rules with a product: called in the middle of every step with a list of
     // (number of the parameter, norm of its direction before it was scaled), before anything else is written. If it
     // raises, nothing has changed.
-    void take_product(py::object product) { product_ = std::move(product); }
+    void set_product(py::object product) { product_ = std::move(product); }
 
     // As RowGradients and Gradients have them.
-    void take_rows(py::object check, py::object type, py::object without);
+    void set_row_check(py::object check, py::object type, py::object without);
     void advise(std::string advice) { gradients.advise(std::move(advice)); }
 
     // Steps take the claim, as does Python code that must not run during a step. A model made in the place of another
@@ -117,7 +117,7 @@ public:
 
 private:
     void check_finished(const char* what) const;
-    void take_options();
+    void fix_options();
     bool step_passed();
     void change_directions(const std::function<void()>& check_others);
 

@@ -59,7 +59,7 @@ py::list rules() {
 
 // Lets Python's garbage collector see what an object of T refers to.
 template <class T>
-void take_part_in_collection(PyHeapTypeObject* heap) {
+void support_gc(PyHeapTypeObject* heap) {
     PyTypeObject& type = heap->ht_type;
     type.tp_flags |= Py_TPFLAGS_HAVE_GC;
     type.tp_traverse = [](PyObject* self, visitproc visit, void* arg) -> int {
@@ -196,7 +196,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         .def("__enter__", [](FloatScope& scope) { scope.before = enter_default_floats(); })
         .def("__exit__", [](FloatScope& scope, const py::args&) { restore_floats(scope.before); });
 
-    py::class_<Tree>(m, "Tree", py::custom_type_setup(take_part_in_collection<Tree>))
+    py::class_<Tree>(m, "Tree", py::custom_type_setup(support_gc<Tree>))
         .def(py::init<py::handle, std::string, py::object>(), py::arg("object"), py::arg("name"),
              py::arg("expand") = py::none())
         .def_property_readonly("paths", &Tree::paths)
@@ -215,14 +215,14 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     py::class_<Exclusive>(m, "Exclusive").def("__enter__", &Exclusive::enter).def("__exit__", &Exclusive::exit);
 
     py::class_<Memory>(m, "Memory", "A tensor's memory, checked, in the place of an array.",
-                       py::custom_type_setup(take_part_in_collection<Memory>));
+                       py::custom_type_setup(support_gc<Memory>));
 
     py::class_<TensorReader>(m, "TensorReader")
         .def(py::init<py::object, py::object, py::object, py::object, py::object>(), py::arg("exchange"),
              py::arg("to_dlpack"), py::arg("type"), py::arg("has_mode"), py::arg("quiet"))
         .def("memory", &TensorReader::memory, py::arg("tensor"), py::arg("name"));
 
-    py::class_<Model>(m, "Model", py::custom_type_setup(take_part_in_collection<Model>))
+    py::class_<Model>(m, "Model", py::custom_type_setup(support_gc<Model>))
         .def(py::init<const std::string&, py::object, py::object, bool, std::uint64_t>(), py::arg("rule"),
              py::arg("check") = py::none(), py::arg("cross_check") = py::none(), py::kw_only(),
              py::arg("plain") = false, py::arg("first_index") = 0)
@@ -237,8 +237,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
             py::arg("group"), py::arg("param"), py::arg("states"), py::kw_only(), py::arg("path") = "",
             py::arg("master") = py::none(), py::arg("stochastic") = false, py::arg("ema") = py::none(),
             py::arg("direction") = py::none(), py::arg("step") = 0, py::arg("scalars") = std::vector<double>{})
-        .def("take_product", &Model::take_product, py::arg("product"))
-        .def("take_rows", &Model::take_rows, py::arg("check"), py::arg("type"), py::arg("without"))
+        .def("set_product", &Model::set_product, py::arg("product"))
+        .def("set_row_check", &Model::set_row_check, py::arg("check"), py::arg("type"), py::arg("without"))
         .def("advise", &Model::advise, py::arg("advice"))
         .def(
             "exclusive",
@@ -291,7 +291,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
           std::pair("STALE", StepAnswer::stale)})
         answer.attr(name) = kept_answer(outcome);
 
-    py::class_<TorchModel>(m, "TorchModel", py::custom_type_setup(take_part_in_collection<TorchModel>))
+    py::class_<TorchModel>(m, "TorchModel", py::custom_type_setup(support_gc<TorchModel>))
         .def(py::init<py::object, TensorReader, std::vector<std::string>>(), py::arg("model"), py::arg("reader"),
              py::arg("watched"))
         .def("watch", &TorchModel::watch, py::arg("param"), py::arg("local"), py::kw_only(),

@@ -150,7 +150,7 @@ Tensor tensor_of(const Parameter& given, const RuleEntry& rule, const Names& nam
     const FactorStates& factors = rule.factor_states;
     for (int s = 0; s < rule.n_states; ++s) {
         const py::object state = sequence_item(given.states.ptr(), static_cast<std::size_t>(s));
-        if (!state) throw py::value_error("states: was changed while it was looked at");
+        if (!state) throw py::value_error(changed_text("states", "a sequence"));
         if (state.is_none()) continue;
         x.states[static_cast<std::size_t>(s)] =
             s == factors.rows || s == factors.columns

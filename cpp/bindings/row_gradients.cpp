@@ -37,7 +37,7 @@ bool is_stochastic(Format format) {
 
 }  // namespace
 
-void RowGradients::take(py::object check, py::object type, py::object without) {
+void RowGradients::set_check(py::object check, py::object type, py::object without) {
     check_ = std::move(check);
     type_ = std::move(type);
     without_.clear();
@@ -66,8 +66,8 @@ bool RowGradients::has_rows(std::size_t i) const {
     });
 }
 
-// Takes the parts of a gradient, if they are arrays that fit the parameter.
-bool RowGradients::take_parts(std::size_t i, Row& taken, PyObject* param, bool zero, py::object indices,
+// Reads the parts of a gradient, if they are arrays that fit the parameter.
+bool RowGradients::read_parts(std::size_t i, Row& taken, PyObject* param, bool zero, py::object indices,
                               py::object values) const {
     const Tensor& x = engine_.tensors[i];
     taken.index_size = index_size(indices.ptr());
@@ -108,14 +108,14 @@ bool RowGradients::set(std::size_t i, PyObject* grad, PyObject* param, bool zero
     Row& taken = rows_[used_];
     const py::handle rows(grad);
     const bool plain = reinterpret_cast<PyObject*>(Py_TYPE(grad)) == type_.ptr() && has_rows(i) &&
-                       take_parts(i, taken, param, zero, rows.attr("indices"), rows.attr("values")) &&
+                       read_parts(i, taken, param, zero, rows.attr("indices"), rows.attr("values")) &&
                        overlapping(taken) == nullptr;
     if (!plain) {
         const py::object checked = check_(i, rows);
         if (checked.is_none()) return false;
         const auto parts = py::reinterpret_borrow<py::tuple>(checked);
-        if (!take_parts(i, taken, param, zero, parts[0], parts[1]))
-            throw py::value_error(names_.grad(i) + ": its arrays were changed while they were looked at");
+        if (!read_parts(i, taken, param, zero, parts[0], parts[1]))
+            throw py::value_error(changed_text(names_.grad(i), "arrays"));
         if (const Extent* written = overlapping(taken)) refuse_overlap(names_.grad(i), written->name);
     }
     Tensor& x = engine_.tensors[i];
@@ -131,8 +131,7 @@ void RowGradients::check_still_there() const {
         const Row& taken = rows_[k];
         if (!Seen(taken.indices.ptr()).is(taken.numbers, taken.count) ||
             !Seen(taken.values.ptr()).is(taken.given.data, taken.given.size))
-            throw py::value_error(names_.grad(taken.tensor) +
-                                  ": was changed in place while the gradients were looked at");
+            throw py::value_error(changed_text(names_.grad(taken.tensor)));
     }
 }
 

@@ -17,7 +17,7 @@ public:
     // An object of `type` has `indices` and `values`. `check(index, gradient)` checks everything about it and returns
     // these two, or None when it is no such gradient; it is only asked where something is not plain. `without`:
     // hyper-parameters that must be 0, or None where the rule has no such form.
-    void take(py::object check, py::object type, py::object without);
+    void set_check(py::object check, py::object type, py::object without);
 
     // Begins a step.
     void begin() { used_ = 0; }
@@ -48,7 +48,7 @@ private:
         RowSums sums;
     };
     bool has_rows(std::size_t i) const;
-    bool take_parts(std::size_t i, Row& taken, PyObject* param, bool zero, py::object indices, py::object values) const;
+    bool read_parts(std::size_t i, Row& taken, PyObject* param, bool zero, py::object indices, py::object values) const;
     const Extent* overlapping(const Row& taken) const;
 
     Engine& engine_;

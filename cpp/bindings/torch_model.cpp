@@ -217,7 +217,7 @@ StepAnswer TorchModel::step(py::list groups, double grad_scale, py::dict substit
     bool ran = true;
     for (int look = 0; ran; ++look) {
         if (look == 4) throw std::runtime_error("step(): tensors are being moved while a step is taken");
-        // Gradients are read under it, and new ones looked at. Code that enters one meanwhile counts as code that ran.
+        // Gradients are read under it, and new ones checked. Code that enters one meanwhile counts as code that ran.
         const bool mode = places_.reader.has_mode();
         ran = look == 0 && mode;
         copies.which.clear();

@@ -160,7 +160,7 @@ void Tree::walk(const Node& node, PyObject* object, const char* name, std::size_
     for (std::size_t i = 0; i < n; ++i) {
         // Comparing keys further in may run Python code, and that may shorten a list.
         const py::object child = sequence_item(object, i);
-        if (!child) throw py::value_error(std::string(name) + ": was changed while it was looked at");
+        if (!child) throw py::value_error(changed_text(name, "a sequence"));
         walk(node.children[i], child.ptr(), name, next, out);
     }
 }

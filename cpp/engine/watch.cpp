@@ -48,18 +48,18 @@ public:
 
     // Those from `element` on, where they are or in `room`.
     const void* read(const Stream& stream, std::size_t element, std::size_t n, void* room) const {
-        return stream.format == native(x_.compute) ? at(stream, element) : copy(stream, element, n, room);
+        return stream.format == native(x_.compute) ? at(stream, element) : decoded(stream, element, n, room);
     }
     // Those of a step, always in `room`.
-    const void* gather(const Stream& stream, std::size_t begin, std::size_t end, void* room) const {
+    const void* copy(const Stream& stream, std::size_t begin, std::size_t end, void* room) const {
         for_each_piece(x_, begin, end, [&](std::size_t element, std::size_t offset, std::size_t n) {
-            copy(stream, element, n, advanced(room, offset * width(native(x_.compute))));
+            decoded(stream, element, n, advanced(room, offset * width(native(x_.compute))));
         });
         return room;
     }
 
 private:
-    const void* copy(const Stream& stream, std::size_t element, std::size_t n, void* room) const {
+    const void* decoded(const Stream& stream, std::size_t element, std::size_t n, void* room) const {
         const DecodeFn decode = kernels_.decode[static_cast<int>(stream.format)][x_.compute];
         if (stream.format == native(x_.compute))
             std::memcpy(room, at(stream, element), n * width(stream.format));
@@ -110,10 +110,10 @@ std::uint64_t Engine::update_watched(std::size_t t, std::size_t begin, std::size
         n = std::min(piece, end - i);
         const std::size_t within = (x.before + i) % kBlock, block = (x.before + i) / kBlock;
         kernels_->add_gradient[x.compute](reader.read(x.grad, i, n, others), n, ahead(x.param, x.grad, i + n), lanes);
-        reader.gather(x.param, i, i + n, before);
+        reader.copy(x.param, i, i + n, before);
         if (to) nonfinite += update(*to, i, i + n, options);
         const void* const now =
-            x.rows == nullptr ? reader.read(x.param, i, n, after) : reader.gather(x.param, i, i + n, after);
+            x.rows == nullptr ? reader.read(x.param, i, n, after) : reader.copy(x.param, i, i + n, after);
         kernels_->add_update[x.compute](before, now, n, ahead(x.states[0], x.states[1], i + n), lanes);
         if (within + n == kBlock || i + n == end) {
             block_sums_[first_block_[t] + block] = kernels_->combine(lanes);
@@ -125,7 +125,7 @@ std::uint64_t Engine::update_watched(std::size_t t, std::size_t begin, std::size
         const std::size_t first = counts_all ? 0 : sampled - within;
         const std::size_t last = counts_all ? n : std::min(n, first + kSamples);
         const void* const values = x.rows == nullptr ? reader.read(*counted, i + first, last - first, others)
-                                                     : reader.gather(*counted, i + first, i + last, others);
+                                                     : reader.copy(*counted, i + first, i + last, others);
         kernels_->count_exponents[x.compute](values, last - first, exponents.data());
     }
     if (counted != nullptr)

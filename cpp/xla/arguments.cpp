@@ -55,7 +55,7 @@ View Arguments::take(const Label& label, int dtype, std::size_t size) {
     return view;
 }
 
-void Arguments::take_array() {
+void Arguments::add_array() {
     const std::size_t number = arrays_.size();
     arrays_.push_back({take({"array", number}), 0});
 }

@@ -36,7 +36,7 @@ public:
     View take(const Label& label, int dtype, std::size_t size);
 
     // The next one, which holds states of several tensors.
-    void take_array();
+    void add_array();
 
     // The elements of such an array that belong to a tensor: `place` has its number and the first of them.
     View slice(const std::int64_t* place, std::size_t size);

@@ -75,7 +75,7 @@ public:
         if (flags_ & kSkipNonfinite) skipped_ = arguments_.take({"state.skipped"}, kS32, 1);
         if (flags_ & kMeasureNorm) grad_norm_ = arguments_.take({"state.grad_norm"}, kF32, 1);
         if (flags_ & kCountNonfinite) nonfinite_ = arguments_.take({"state.nonfinite_blocks"}, kS32, 1);
-        while (arguments_.left() > 2 * count) arguments_.take_array();
+        while (arguments_.left() > 2 * count) arguments_.add_array();
         engine_.tensors.resize(count);
         for (std::size_t t = 0; t < count; ++t) read_tensor(t, rows_.data + t * width_);
         for (std::size_t t = 0; t < count; ++t) read_gradient(t);

@@ -207,10 +207,10 @@ class Making(Accumulating):
             return optimizer._check_rows(index, grad)
 
         model = Model(self.rule, check, cross_check)
-        model.take_rows(rows, SparseRows, RULES[self.rule].rows_without)
+        model.set_row_check(rows, SparseRows, RULES[self.rule].rows_without)
         directions = self._directions(groups, slots, first)
         if directions is not None:
-            model.take_product(directions)
+            model.set_product(directions)
         if not self._cast_grads:
             model.advise(ADVICE)
         for group in groups:

@@ -127,7 +127,7 @@ def _native(about: Rule, definition: Callable[..., bool]) -> Callable[..., bool]
         directions = _directions(about, params, group, many)
         model = Model(about.name, plain=True, first_index=around["first"])
         if directions is not None:
-            model.take_product(directions)
+            model.set_product(directions)
         model.add_group(group)
         for i, (array, master) in enumerate(zip(params, masters, strict=True)):
             at = f"[{i}]" if many else ""
@@ -158,7 +158,7 @@ def _native(about: Rule, definition: Callable[..., bool]) -> Callable[..., bool]
                 about, group, grad, "grad" + at, params[i], masters[i], kept, around["zero_grads"]
             )
 
-        model.take_rows(rows, SparseRows, about.rows_without)
+        model.set_row_check(rows, SparseRows, about.rows_without)
         model.finish()
         model.configure(around["max_grad_norm"] or 0.0, around["skip_nonfinite"], around["zero_grads"], around["seed"])
         gradients = column("grad", True)

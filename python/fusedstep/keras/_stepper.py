@@ -80,7 +80,7 @@ class Stepper:
     rule
         The update rule.
     rows
-        What it steps; looked at once, see `moved`.
+        What it steps; read once, see `moved`.
     groups
         Hyper-parameters of the rule; the dicts are read again at every step.
 

@@ -77,7 +77,7 @@ def build(
     slots = list(_slots(optimizer, nothing))
     directions = optimizer._directions(slots)
     if directions is not None:
-        model.take_product(directions)
+        model.set_product(directions)
     for i, slot in enumerate(slots):
         param, group, rule = slot.param, groups[slot.group], RULES[rules[slot.group]]
         direction = None if directions is None else directions.like(i, slot.like)

@@ -139,7 +139,7 @@ class Making(Settings, torch.optim.Optimizer):
             self._fill_in(group, f"param_groups[{number}]")
 
     def _expose(self, exposed: bool) -> None:
-        """Note whether others may hold states: only then could they change unseen, and must be looked at.
+        """Note whether others may hold states: only then could they change unseen, and must be read again.
 
         While others do not hold them, step counts are kept by the native model alone.
         """

@@ -146,7 +146,7 @@ def _step_rows(
         check_memory(parts[1], f"the gradient of {slot.name}")
         check_storage(places, f"the indices of the gradient of {slot.name}")
         model = _model(optimizer, group | {"rounding": "nearest"}, param, states, step)  # there is nothing to round
-        model.take_rows(check, SparseRows, rule.rows_without)
+        model.set_row_check(check, SparseRows, rule.rows_without)
         model.step_list([SparseRows(places.numpy(), values)], 1.0)
     increment_versions([slot.param, *whole.values()])
 
