@@ -140,6 +140,27 @@ def test_a_step_that_is_not_taken_changes_nothing(case: Case) -> None:
     assert_same(snapshot(opt), before)
 
 
+@pytest.mark.parametrize("bound", [False, True])
+@pytest.mark.parametrize("cls", [*(case.cls for case in CASES), fs.Muon])
+def test_a_parameter_reshaped_in_place_is_refused(cls: Any, bound: bool) -> None:
+    """Its rows and columns would be those of the shape that it had; the size, which no longer tells, is the same."""
+    params, grads = arrays(FLOAT32, 0, [(6, 8), (5, 4)]), arrays(FLOAT32, 9, [(6, 8), (5, 4)])
+    others = [p.copy() for p in params]
+    opt, other = cls(params, grads=grads if bound else None), cls(others)
+    for shape in ((8, 6), (48,), (6, 8, 1)):
+        opt.step(*(() if bound else (grads,)))
+        other.step(grads)
+        before = snapshot(opt)
+        for array in (params[0], grads[0]):
+            array.resize(shape, refcheck=False)
+        with pytest.raises(ValueError, match=rf"params\[0\]: got shape {re.escape(str(shape))} now, needs \(6, 8\)"):
+            opt.step(*(() if bound else (grads,)))
+        for array in (params[0], grads[0]):
+            array.resize((6, 8), refcheck=False)
+        assert_same(snapshot(opt), before)
+    assert_same(snapshot(opt), snapshot(other))
+
+
 @pytest.mark.parametrize("ending", [".npz", ".safetensors"])
 @both
 def test_resumed_training_has_the_same_bytes(case: Case, tmp_path: pathlib.Path, ending: str) -> None:

@@ -342,6 +342,16 @@ def test_bad_gradients_change_nothing(spoil: Any, error: type[Exception], text: 
 
 
 @BOTH_WAYS
+def test_parameters_without_memory_are_named(free: bool) -> None:
+    """Those of a module on meta, which torch says of that there is no accelerator."""
+    model = torch.nn.Linear(2, 2, device="meta")
+    optimizer = ft.CPUOffload(ft.Adam, model.parameters(), free_gradients=free)
+    model(torch.ones(1, 2, device="meta")).sum().backward()
+    with pytest.raises(ValueError, match=r"params\[0\]\[0\]: got a tensor on meta, needs one with memory"):
+        optimizer.step()
+
+
+@BOTH_WAYS
 def test_an_optimizer_that_is_deleted_leaves_gradients_alone(free: bool) -> None:
     model = network()
     optimizer = ft.CPUOffload(ft.AdamW, model.parameters(), free_gradients=free)

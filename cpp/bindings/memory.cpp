@@ -4,7 +4,7 @@
 
 namespace fusedstep {
 
-void WrittenMemory::add(const py::object& object, const Array& array, const std::string& name) {
+void WrittenMemory::add(const py::object& object, const Array& array, const std::string& name, bool shape) {
     const char* begin = static_cast<const char*>(array.data);
     extents_.push_back({begin, begin + array.size * item_size(array.format), name});
     owned_.push_back(object);
@@ -12,6 +12,9 @@ void WrittenMemory::add(const py::object& object, const Array& array, const std:
     const Seen seen(object.ptr());
     if (!seen.is(array.data, array.size)) throw py::value_error(changed_text(name));
     checked_.push_back({object.ptr(), seen});
+    if (!shape) return;
+    const auto* now = py::detail::array_proxy(object.ptr());
+    shaped_.push_back({object.ptr(), {now->dimensions, now->dimensions + now->nd}, name, shape_text(object.ptr())});
 }
 
 void WrittenMemory::finish() {
@@ -27,6 +30,12 @@ void WrittenMemory::check_still_there() const {
             throw py::value_error(
                 "params: an array of this optimizer was made read-only, or its memory, size or dtype was changed in "
                 "place, since the optimizer was made; make a new one");
+    for (const Shaped& s : shaped_) {
+        const auto* now = py::detail::array_proxy(s.object);
+        if (!std::equal(s.shape.begin(), s.shape.end(), now->dimensions, now->dimensions + now->nd))
+            throw py::value_error(s.name + ": got shape " + shape_text(s.object) + " now, needs " + s.text +
+                                  " as when the optimizer was made; set it back, or make a new one");
+    }
 }
 
 const Extent* WrittenMemory::overlapping(const void* data, std::size_t bytes) const {

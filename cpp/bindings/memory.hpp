@@ -10,7 +10,8 @@ namespace fusedstep {
 class WrittenMemory {
 public:
     // `array` is what `object` was when it was checked. ValueError if it has changed since.
-    void add(const py::object& object, const Array& array, const std::string& name);
+    // Where the rule goes by its `shape`, that must stay too.
+    void add(const py::object& object, const Array& array, const std::string& name, bool shape = false);
 
     // After the last add(): ValueError when two arrays overlap.
     void finish();
@@ -28,8 +29,14 @@ private:
         PyObject* object;
         Seen seen;
     };
+    struct Shaped {
+        PyObject* object;
+        std::vector<Py_intptr_t> shape;
+        std::string name, text;
+    };
     std::vector<py::object> owned_;
     std::vector<Checked> checked_;
+    std::vector<Shaped> shaped_;
     std::vector<Extent> extents_;  // sorted by finish()
 };
 

@@ -139,7 +139,7 @@ Tensor tensor_of(const Parameter& given, const RuleEntry& rule, const Names& nam
     x.size = array.size;
     x.compute = array.format == Format::float64 ? kDouble : kFloat;
     x.param = {array.data, nullptr, array.format};
-    memory.add(given.param, array, name);
+    memory.add(given.param, array, name, rule.product || rule.factor_states.rows >= 0);
     const Beside arrays{given.param.ptr(), x, memory};
     std::size_t sizes[2] = {};  // of a second moment in factors
     if (!given.master.is_none()) x.param = arrays.with_master(given.master.ptr(), beside("master"));

@@ -192,8 +192,9 @@ def complete(optimizer: Making, state: dict[str, Any], like: Tensor, group: dict
     param, shape = like, tuple(like.shape)
     hypers = {name: plain(group[name]) for name in rule.hypers}
     for kept in rule.states:
-        if kept.shape(shape, hypers, name) is None and state.get(kept.name) is not None:
-            raise ValueError(f"{name} {kept.name}: got a state for another shape, needs none for shape {shape}")
+        if kept.shape(shape, hypers, name) is None and (value := state.get(kept.name)) is not None:
+            check_tensor(value, f"{name} {kept.name}")
+            raise _other_shape(name, kept.name, param, value, "none of that name")
     for kept in rule.used(hypers, shape):
         like = state_like(kept, param, hypers)
         value, scales = state.get(kept.name), state.get(f"{kept.name}_scales")
@@ -208,7 +209,7 @@ def complete(optimizer: Making, state: dict[str, Any], like: Tensor, group: dict
         elif is_stored_as(like, value, kept.kind, state_format, small):
             continue
         elif value.shape != like.shape:
-            raise _other_shape(name, kept.name, param, value, like)
+            raise _other_shape(name, kept.name, param, value, f"shape {tuple(like.shape)}")
         elif (value.dtype == torch.uint8) != (scales is not None):
             raise ValueError(
                 f"{name} {kept.name}: got {value.dtype} with{'' if scales is not None else 'out'} scales, needs a "
@@ -229,11 +230,11 @@ def complete(optimizer: Making, state: dict[str, Any], like: Tensor, group: dict
     _complete_copies(state, param, group, name)
 
 
-def _other_shape(name: str, state: str, param: Tensor, value: Tensor, like: Tensor) -> ValueError:
+def _other_shape(name: str, state: str, param: Tensor, value: Tensor, needed: str) -> ValueError:
     """The error for a state that was made for a parameter of another shape."""
     return ValueError(
         f"{name}: got shape {tuple(param.shape)} now, and its state {state} has shape {tuple(value.shape)} from "
-        f"before, needs shape {tuple(like.shape)}; set .data to a tensor of the shape before, or "
+        f"before, needs {needed}; set .data to a tensor of the shape before, or "
         "del optimizer.state[param] to begin its states anew"
     )
 
@@ -262,7 +263,7 @@ def _complete_copies(state: dict[str, Any], like: Tensor, group: dict[str, Any],
         if value is not None:
             check_tensor(value, f"{where} {name}")
             if value.shape != like.shape:
-                raise _other_shape(where, name, like, value, like)
+                raise _other_shape(where, name, like, value, f"shape {tuple(like.shape)}")
             if name == "remainder" and value.dtype != dtype:
                 raise TypeError(f"{where} {name}: got {value.dtype}, needs {dtype}")
             lies = local(value).stride() == local(like).stride()

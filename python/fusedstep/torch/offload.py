@@ -114,7 +114,7 @@ class CPUOffload(FusedOptimizer):
     def _collect(self, param: Tensor) -> None:
         """Bring a parameter's gradient to the host and drop it; runs inside of the backward pass."""
         grad = param.grad
-        if grad is None or grad.layout is not torch.strided:
+        if grad is None or grad.layout is not torch.strided or grad.is_meta:
             return
         with torch.no_grad():
             if (before := self._pending.get(param)) is None:
@@ -142,6 +142,8 @@ class CPUOffload(FusedOptimizer):
             raise TypeError(f"{name}: got a distributed tensor, needs a tensor of this process alone")
         if param.layout is not torch.strided:
             raise TypeError(f"{name}: got a sparse tensor ({param.layout}), needs a dense one")
+        if param.is_meta:
+            raise ValueError(f"{name}: got a tensor on meta, needs one with memory, as module.to_empty() makes")
         check_memory(param, name)
         work = self._hosts.get(param)
         if work is None or work.shape != param.shape or work.dtype != param.dtype:
