@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import doctest
 import re
 from collections.abc import Iterator
@@ -56,6 +57,20 @@ def test_code_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             if error.name is None or error.name.startswith("fusedstep"):
                 raise
             pytest.skip(f"{name(page)} from line {line + 1} on needs {error.name}: pip install {error.name}")
+
+
+def test_programs_of_the_quick_start_are_complete() -> None:
+    """Whoever comes for one of them copies one section."""
+    page = (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8")
+    sections = page.split("\n## ")[1:]
+    assert len(sections) == 4
+    for section in sections:
+        code = "".join(found[2] for found in FENCED.finditer(section) if found[1] == "python")
+        nodes = list(ast.walk(ast.parse(code)))
+        known = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+        known |= {alias.asname or alias.name.split(".")[0] for node in nodes for alias in getattr(node, "names", ())}
+        used = {node.id for node in nodes if isinstance(node, ast.Name)}
+        assert used - known <= set(dir(builtins)), section
 
 
 def anchors(page: Path) -> set[str]:
