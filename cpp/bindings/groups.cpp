@@ -51,7 +51,7 @@ int GroupReader::add(py::dict group, const std::string& rule) {
     }
     constexpr std::pair<const char*, int> kOthers[] = {
         {"maximize", kMaximize}, {"clip_value", kClipValue}, {"ema_decay", kEmaDecay}, {"cautious", kCautious}};
-    for (const auto& [name, slot] : kOthers) source.values.push_back({interned(name), {}, false, slot});
+    for (const auto& [name, number] : kOthers) source.values.push_back({interned(name), {}, false, number});
     sources_.push_back(std::move(source));
     engine_.groups.push_back(made);
     return static_cast<int>(sources_.size()) - 1;
@@ -70,13 +70,13 @@ void GroupReader::read_value(std::size_t group, Value& value) {
     const RuleEntry& entry = rule(static_cast<int>(group));
     const std::array<double, kMaxHypers> before = target.hypers;
     const auto number = [](py::handle x, double none) { return x.is_none() ? none : x.cast<double>(); };
-    if (value.slot == kMaximize) {
+    if (value.number == kMaximize) {
         target.maximize = checked.cast<bool>();
-    } else if (value.slot == kClipValue) {
+    } else if (value.number == kClipValue) {
         target.clip_value = number(checked, std::numeric_limits<double>::infinity());
-    } else if (value.slot == kEmaDecay) {
+    } else if (value.number == kEmaDecay) {
         target.ema_decay = number(checked, 0);
-    } else if (value.slot == kCautious) {
+    } else if (value.number == kCautious) {
         const bool cautious = checked.cast<bool>();
         if (cautious && entry.decay[kFloat] == nullptr)
             throw py::value_error("cautious: got True, needs False with " + std::string(entry.name));
@@ -88,15 +88,15 @@ void GroupReader::read_value(std::size_t group, Value& value) {
             throw py::value_error(value.key.cast<std::string>() + ": got " + std::to_string(numbers.size()) +
                                   " numbers, needs " + std::to_string(value.width));
         for (std::size_t i = 0; i < numbers.size(); ++i)
-            target.hypers[static_cast<std::size_t>(value.slot) + i] =
+            target.hypers[static_cast<std::size_t>(value.number) + i] =
                 number(numbers[i], std::numeric_limits<double>::quiet_NaN());
     } else {
-        target.hypers[static_cast<std::size_t>(value.slot)] = checked.cast<double>();
+        target.hypers[static_cast<std::size_t>(value.number)] = checked.cast<double>();
     }
     // The learning rate is the one value that goes with any other.
     for (std::size_t h = 0; h < before.size(); ++h)
         source.changed = source.changed || (target.hypers[h] != before[h] && std::strcmp(entry.hypers[h], "lr") != 0);
-    if (value.slot == kEmaDecay && checked.is_none() == source.averaged) {
+    if (value.number == kEmaDecay && checked.is_none() == source.averaged) {
         source.averaged = !checked.is_none();
         source.changed = true;
     }

@@ -48,16 +48,16 @@ public:
     int traverse(visitproc visit, void* arg) const;
 
 private:
-    // Values that belong to every rule; the others are numbered as the rule's hyper-parameters.
-    enum Slot { kMaximize = -1, kClipValue = -2, kEmaDecay = -3, kCautious = -4 };
+    // Values that every rule has. The others are numbered as the rule's hyper-parameters.
+    enum StepOption { kMaximize = -1, kClipValue = -2, kEmaDecay = -3, kCautious = -4 };
 
     // A value of a group as last seen. While the dict holds the same immutable object there is nothing to do.
     struct Value {
         py::str key;
         py::object seen;
         bool constant = false;
-        int slot = 0;
-        int width = 1;  // more: a tuple of as many numbers
+        int number = 0;  // of the hyper-parameter, or a StepOption
+        int width = 1;   // more: a tuple of as many numbers
     };
     struct Source {
         py::dict dict;

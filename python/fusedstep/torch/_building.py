@@ -19,7 +19,7 @@ from ._making import Making
 from ._options import WATCHED, check_group, plain
 from ._parts import check_placements
 from ._reading import memory, quiet, reader
-from ._slots import Slot
+from ._slots import TensorSlot
 from ._states import (
     check_tensor,
     compute_dtype,
@@ -40,7 +40,7 @@ __all__ = ["build", "complete", "named"]
 
 def build(
     optimizer: Making, before: dict[int, tuple[int, list[float], dict[str, ref[Tensor]]]]
-) -> tuple[_core.Model, _core.TorchModel, list[Slot]]:
+) -> tuple[_core.Model, _core.TorchModel, list[TensorSlot]]:
     """Make the native model, and the one that has it step tensors; parameters that have a gradient get their states.
 
     Parameters
@@ -48,7 +48,7 @@ def build(
     optimizer
         Its groups and states are kept and read again at every step.
     before
-        Exact step counts, scalar states and `Slot.untouched` by the identity of the parameter.
+        Exact step counts, scalar states and `TensorSlot.untouched` by the identity of the parameter.
 
     Raises
     ------
@@ -109,13 +109,13 @@ def build(
     return model, tensors, slots
 
 
-def _slots(optimizer: Making, nothing: Tensor) -> Iterator[Slot]:
+def _slots(optimizer: Making, nothing: Tensor) -> Iterator[TensorSlot]:
     """The slots of all parameters."""
     states = optimizer._all_states()
     for number, group in enumerate(optimizer.param_groups):
         for param, name in named(group, number):
             slot = _used_slot(optimizer, param, group, states.get(param, {}), name)
-            slot = slot or Slot(param, nothing, None, name, used=False)
+            slot = slot or TensorSlot(param, nothing, None, name, used=False)
             slot.group = number
             yield slot
 
@@ -131,7 +131,7 @@ def named(group: dict[str, Any], number: int) -> Iterator[tuple[Tensor, str]]:
 
 def _used_slot(
     optimizer: Making, param: Tensor, group: dict[str, Any], state: dict[str, Any], name: str
-) -> Slot | None:
+) -> TensorSlot | None:
     """The slot of a parameter that has a gradient, or had one; None for others, and if no step could be taken on it."""
     active = optimizer._is_active(param)
     if not active and not any(isinstance(value, Tensor) for value in state.values()):
@@ -152,7 +152,7 @@ def _used_slot(
     return slot
 
 
-def _contiguous(slot: Slot, rule: str) -> Slot:
+def _contiguous(slot: TensorSlot, rule: str) -> TensorSlot:
     """The slot of a parameter whose rows and columns are summed; a contiguous copy takes the step if it is none."""
     if slot.like.is_complex():
         raise TypeError(f"{slot.name}: got {slot.like.dtype}, needs a real dtype for {rule}")
@@ -160,7 +160,7 @@ def _contiguous(slot: Slot, rule: str) -> Slot:
         return slot
     with torch.inference_mode(False), torch.no_grad():
         work = slot.like.detach().clone(memory_format=torch.contiguous_format)
-    return Slot(slot.param, work, work, slot.name)
+    return TensorSlot(slot.param, work, work, slot.name)
 
 
 def _is_number(value: Any) -> bool:
@@ -280,7 +280,7 @@ def _add(
     optimizer: Making,
     model: _core.Model,
     tensors: _core.TorchModel,
-    slot: Slot,
+    slot: TensorSlot,
     used: Collection[State],
     step: int,
     scalars: list[float],

@@ -19,7 +19,7 @@ from ..reference import RULES
 from ..reference._newton_schulz import check_matrices
 from ._cuts import Cut, cut_of, has_whole_matrices
 from ._options import plain
-from ._slots import Slot
+from ._slots import TensorSlot
 from ._states import is_dense, local
 from ._wholes import Batch, Wholes
 
@@ -74,7 +74,7 @@ def check_matrix(param: Tensor, reshape: str | None, where: str) -> tuple[int, i
 
 def make_directions(
     groups: list[dict[str, Any]],
-    slots: Iterable[Slot],
+    slots: Iterable[TensorSlot],
     ns_dtype: torch.dtype | None,
     agree: Callable[[BaseException | None], None],
 ) -> TensorDirections:

@@ -19,7 +19,7 @@ from ..reference._about import PARAM
 from ._data_parallel import check_gradients_final
 from ._directions import TensorDirections
 from ._options import GROUPS, check_group, check_is_group, plain
-from ._slots import Slot, make_slot
+from ._slots import TensorSlot, make_slot
 from ._states import States, check_states
 
 __all__ = ["Making"]
@@ -212,11 +212,11 @@ class Making(Settings, torch.optim.Optimizer):
         """Whether a parameter takes part in the next step. Other parameters are not checked."""
         return param.grad is not None or (self.eager and param.requires_grad)
 
-    def _make_slot(self, param: Tensor, name: str) -> Slot:
+    def _make_slot(self, param: Tensor, name: str) -> TensorSlot:
         """Where the step on a parameter is taken."""
         return make_slot(param, name)
 
-    def _directions(self, slots: Sequence[Slot]) -> TensorDirections | None:
+    def _directions(self, slots: Sequence[TensorSlot]) -> TensorDirections | None:
         """Memory for the directions of matrices; None for rules that have none."""
         return None
 

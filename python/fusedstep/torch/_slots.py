@@ -12,12 +12,12 @@ from .._bounds import overlaps_itself
 from .._held import check_storage
 from ._states import PARAMETERS, holds_values, is_dense, local
 
-__all__ = ["Slot", "check_memory", "check_places", "make_slot"]
+__all__ = ["TensorSlot", "check_memory", "check_places", "make_slot"]
 
 
 @dataclass
-class Slot:
-    """A parameter and where its elements lie.
+class TensorSlot:
+    """An optimizer's entry for one parameter, and where its elements lie.
 
     Attributes
     ----------
@@ -53,7 +53,7 @@ class Slot:
         return self.name.removeprefix("params")
 
 
-def make_slot(param: Tensor, name: str) -> Slot:
+def make_slot(param: Tensor, name: str) -> TensorSlot:
     """The slot of a parameter that the step is taken on where it lies, or on a dense copy if it has gaps.
 
     Raises
@@ -71,7 +71,7 @@ def make_slot(param: Tensor, name: str) -> Slot:
         raise TypeError(f"{name}: got a sparse tensor ({mine.layout}), needs a dense one")
     check_memory(mine, name)
     if is_dense(mine) and holds_values(mine) and not param.is_inference():
-        return Slot(param, param, None, name)
+        return TensorSlot(param, param, None, name)
     if mine is not param:
         raise ValueError(
             f"{name}: got a distributed tensor whose local part has gaps, or is a conjugate view, needs a dense one"
@@ -79,7 +79,7 @@ def make_slot(param: Tensor, name: str) -> Slot:
     check_places(mine, name)
     with torch.inference_mode(False), torch.no_grad():
         work = torch.empty_like(param.detach(), memory_format=torch.preserve_format).copy_(param.detach())
-    return Slot(param, work, work, name)
+    return TensorSlot(param, work, work, name)
 
 
 def check_places(tensor: Tensor, name: str) -> None:

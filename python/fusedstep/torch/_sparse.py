@@ -18,7 +18,7 @@ from ._building import complete
 from ._making import Making
 from ._options import plain
 from ._reading import memory, quiet
-from ._slots import Slot, check_memory
+from ._slots import TensorSlot, check_memory
 from ._states import increment_versions
 
 __all__ = ["prepare"]
@@ -27,7 +27,7 @@ ABLE = ("sgd", "adagrad", "sparse_adam")
 PLAIN = (torch.float32, torch.float64)
 
 
-def prepare(optimizer: Making, slot: Slot, group: dict[str, Any]) -> Callable[[bool], None]:
+def prepare(optimizer: Making, slot: TensorSlot, group: dict[str, Any]) -> Callable[[bool], None]:
     """Check a parameter's sparse gradient; return the function that takes its step, told whether to set it to zero.
 
     Raises
@@ -89,7 +89,7 @@ def _check_places(name: str, grad: Tensor) -> None:
             )
 
 
-def _step(optimizer: Making, slot: Slot, group: dict[str, Any], grad: Tensor, zero: bool) -> None:
+def _step(optimizer: Making, slot: TensorSlot, group: dict[str, Any], grad: Tensor, zero: bool) -> None:
     rule = RULES[optimizer.rule]
     state = optimizer._all_states().get(slot.param, {})
     complete(optimizer, state, slot.like, group, slot.name)
@@ -126,7 +126,7 @@ def _model(optimizer: Making, group: dict[str, Any], param: Any, states: dict[st
 
 
 def _step_rows(
-    optimizer: Making, slot: Slot, group: dict[str, Any], grad: Tensor, whole: dict[str, Tensor], step: int
+    optimizer: Making, slot: TensorSlot, group: dict[str, Any], grad: Tensor, whole: dict[str, Tensor], step: int
 ) -> None:
     """Step the rows where they lie; repeated ones are added up in the order in which they come."""
     rule = RULES[optimizer.rule]
@@ -152,7 +152,7 @@ def _step_rows(
 
 
 def _step_elements(
-    optimizer: Making, slot: Slot, group: dict[str, Any], grad: Tensor, whole: dict[str, Tensor], step: int
+    optimizer: Making, slot: TensorSlot, group: dict[str, Any], grad: Tensor, whole: dict[str, Tensor], step: int
 ) -> None:
     """Step copies of the elements that have a gradient: of any dtype and layout, and sparse in any dimensions."""
     grad = grad.coalesce()

@@ -15,7 +15,7 @@ from . import _gradients, _sparse
 from ._building import build
 from ._making import Making
 from ._parts import Parts, announce, distributed
-from ._slots import Slot, check_places
+from ._slots import TensorSlot, check_places
 from ._states import local
 
 __all__ = ["Stepping"]
@@ -33,8 +33,8 @@ def _with_hooks(optimizer: Stepping, *closure: Callable[[], Any]) -> Any:
 class Stepping(Making):
     """How steps are taken."""
 
-    _slots: list[Slot]
-    _works: list[Slot]
+    _slots: list[TensorSlot]
+    _works: list[TensorSlot]
     _numbers: dict[int, int]
     _parts: Parts | None
     _watch: Watch | None

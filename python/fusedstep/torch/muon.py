@@ -18,7 +18,7 @@ from ._base import FusedOptimizer
 from ._directions import TensorDirections, check_matrix, make_directions, product_dtype
 from ._options import Options, plain
 from ._parts import check_placements
-from ._slots import Slot
+from ._slots import TensorSlot
 from ._states import local
 
 if TYPE_CHECKING:
@@ -241,7 +241,7 @@ class Muon(FusedOptimizer, Base):
         """The dtype of the matrix products that was given."""
         return self._ns_dtype
 
-    def _directions(self, slots: Sequence[Slot]) -> TensorDirections:
+    def _directions(self, slots: Sequence[TensorSlot]) -> TensorDirections:
         this = self._itself
 
         def agree(error: BaseException | None) -> None:

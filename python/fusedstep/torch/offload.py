@@ -11,7 +11,7 @@ from .. import _core
 from .._arguments import flag
 from ._base import FusedOptimizer
 from ._gradients import check_gradient
-from ._slots import Slot, check_memory, check_places
+from ._slots import TensorSlot, check_memory, check_places
 from ._states import local
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class CPUOffload(FusedOptimizer):
     def _is_active(self, param: Tensor) -> bool:
         return param in self._pending or param.grad is not None
 
-    def _make_slot(self, param: Tensor, name: str) -> Slot:
+    def _make_slot(self, param: Tensor, name: str) -> TensorSlot:
         if local(param) is not param:
             raise TypeError(f"{name}: got a distributed tensor, needs a tensor of this process alone")
         if param.layout is not torch.strided:
@@ -150,7 +150,7 @@ class CPUOffload(FusedOptimizer):
             work = _like_on_host(param, param.dtype)
             self._buffers.pop(param, None)
         work.copy_(param.detach())
-        return Slot(param, work, work, name)
+        return TensorSlot(param, work, work, name)
 
     def _build(self) -> None:
         super()._build()

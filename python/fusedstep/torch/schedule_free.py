@@ -16,7 +16,7 @@ from .._schedule_free import TRAIN_MODE, Weights, check_training, is_training, s
 from ..reference import RULES
 from ._building import complete
 from ._options import Options, plain
-from ._slots import Slot
+from ._slots import TensorSlot
 from ._states import flat
 from .own_optimizers import OwnOptimizer
 
@@ -116,7 +116,7 @@ class ScheduleFree(OwnOptimizer):
                 group.setdefault(TRAIN_MODE, True)
 
 
-def _weights(slot: Slot, state: dict[str, Any], beta: float, master: str | None) -> Weights:
+def _weights(slot: TensorSlot, state: dict[str, Any], beta: float, master: str | None) -> Weights:
     """A parameter as `switch` takes it."""
     copy = {"float32": "master", "split": "remainder"}.get(master or "")
     return Weights(
