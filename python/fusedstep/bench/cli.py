@@ -101,17 +101,22 @@ def parser(program: str) -> argparse.ArgumentParser:
             help=f"{about} (default: {default})",
         )
     made.set_defaults(defaults={name: kind(default) for name, kind, default, _ in listed})
-    add("--threads", type=_count(MOST_THREADS), metavar="N", help="default: what the process may use")
+    add(
+        "--threads",
+        type=_count(MOST_THREADS),
+        metavar="N",
+        help="threads of a step (default: the CPUs this process may use)",
+    )
     add(
         "--repeats",
         type=_count(10**6),
         default=9,
         metavar="N",
-        help="turns of each, of which the median is shown (default: %(default)s)",
+        help="interleaved runs of each; the table has their median (default: %(default)s)",
     )
     add("--no-reference", action="store_true", help="do not time the NumPy reference")
     add("--json", type=_file, metavar="FILE", help="write every figure, and the machine's description, to this file")
-    add("--png", type=_file, metavar="FILE", help="draw GB/s over size; one picture per dtype and format")
+    add("--png", type=_file, metavar="FILE", help="draw GB/s over size, one picture per dtype and format")
     return made
 
 

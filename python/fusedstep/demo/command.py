@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "fusedstep demo"
         type=natural,
         default=0,
         metavar="N",
-        help="of the initial weights and the batches (default: %(default)s)",
+        help="seed of the initial weights and the batches (default: %(default)s)",
     )
     args = parser.parse_args(arguments)
     plain = plain_output(args.plain)

@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "fusedstep compa
         type=count,
         default=3,
         metavar="N",
-        help="runs per optimizer, each from other weights (default: %(default)s)",
+        help="runs per optimizer and learning rate, each with a seed of its own (default: %(default)s)",
     )
     parser.add_argument("--seed", type=natural, default=0, metavar="N", help="the first seed (default: %(default)s)")
     parser.add_argument(

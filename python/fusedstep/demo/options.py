@@ -75,16 +75,16 @@ def add_common(parser: argparse.ArgumentParser, *, epochs: int) -> None:
         type=folder,
         default="demo-output",
         metavar="FOLDER",
-        help="where the results go (default: %(default)s)",
+        help="folder of the results (default: %(default)s)",
     )
     parser.add_argument(
         "--watch",
         action="store_true",
-        help="show the size of the update to that of the weights, layer by layer",
+        help="show the ratio of the update to the weights of every layer",
     )
     parser.add_argument(
         "--plain",
         action="store_true",
-        help="plain text, no bars and no colours (the default when there is no terminal)",
+        help="plain text without bars and colours (default: where there is no terminal)",
     )
-    parser.add_argument("--quiet", action="store_true", help="no progress, only the result")
+    parser.add_argument("--quiet", action="store_true", help="show the results alone, no progress")
