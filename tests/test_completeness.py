@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import pathlib
@@ -58,12 +59,18 @@ def test_class_takes_the_hyper_parameters(rule: str) -> None:
     assert all(re.search(rf"^\s*{name}\b", text, re.M) or f", {name}" in text for name in RULES[rule].hypers)
 
 
-@pytest.mark.parametrize("name", [name for name in fs.optimizers.__all__ if name != "Optimizer"])
-def test_a_class_says_first_what_its_rule_does(name: str) -> None:
+@pytest.mark.parametrize("files", ["optimizers/*.py", "keras/optimizers.py"])
+def test_a_class_says_first_what_its_rule_does(files: str) -> None:
     """Its name and whose it is are no answer; JAX's functions and the site's lists show the first line alone."""
-    line = (getattr(fs, name).__doc__ or "").partition("\n")[0]
-    what = re.split(r",? as ``|, as the authors'|\.$", line)[0].split()
-    assert line.endswith(".") and len(what) >= 4 and not what[0].startswith(f"{name},"), line
+    paths = (ROOT / "python" / "fusedstep").glob(files)
+    nodes = [node for path in paths for node in ast.walk(ast.parse(path.read_text()))]
+    classes = [node for node in nodes if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
+    names = fs.optimizers.__all__ if files == "optimizers/*.py" else ["SGD", "Adam", "Adadelta", "Lion"]
+    assert {*names} <= {node.name for node in classes} | {"Optimizer"}
+    for node in classes:
+        line = (ast.get_docstring(node) or "").partition("\n")[0]
+        what = re.split(r",? as ``|, as the authors'|\.$", line)[0].split()
+        assert line.endswith(".") and len(what) >= 4 and what[0] != f"{node.name},", line
 
 
 @pytest.mark.parametrize("rule", [*NAMES, *MATRIX_RULES])

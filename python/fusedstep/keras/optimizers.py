@@ -90,7 +90,7 @@ class _AdamStep(FusedStep):
 
 @_register
 class Adam(_AdamStep, keras.optimizers.Adam):
-    r"""Adam, as ``keras.optimizers.Adam``.
+    r"""The average gradient over the root of the average square, as ``keras.optimizers.Adam``.
 
     .. math::
         m \leftarrow \beta_1 m + (1 - \beta_1) g, \qquad v \leftarrow \beta_2 v + (1 - \beta_2) g^2, \qquad
@@ -112,7 +112,7 @@ class AdamW(_AdamStep, keras.optimizers.AdamW):
 
 @_register
 class Adagrad(FusedStep, keras.optimizers.Adagrad):
-    r"""Adagrad, as ``keras.optimizers.Adagrad``.
+    r"""Gradients divided by the root of the sum of all their squares, as ``keras.optimizers.Adagrad``.
 
     .. math:: s \leftarrow s + g^2, \qquad p \leftarrow p - \eta g / \sqrt{s + \epsilon}
 
@@ -131,14 +131,14 @@ class Adagrad(FusedStep, keras.optimizers.Adagrad):
 
 @_register
 class Adadelta(FusedStep, keras.optimizers.Adadelta):
-    r"""Adadelta, as ``keras.optimizers.Adadelta``.
+    r"""Gradients scaled by the root mean square of past steps over that of gradients, as ``keras.optimizers.Adadelta``.
 
     .. math::
         s \leftarrow \rho s + (1 - \rho) g^2, \quad d = \sqrt{u + \epsilon} / \sqrt{s + \epsilon} \cdot g, \quad
         u \leftarrow \rho u + (1 - \rho) d^2, \quad p \leftarrow p - \eta d
 
-    Zeiler (2012), "ADADELTA: an adaptive learning rate method", algorithm 1; the learning rate, which the paper has
-    not, is 0.001 in Keras.
+    Zeiler (2012), "ADADELTA: an adaptive learning rate method", algorithm 1. The paper has no learning rate, in
+    Keras it is 0.001.
     """
 
     _rule = "adadelta"
@@ -152,7 +152,7 @@ class Adadelta(FusedStep, keras.optimizers.Adadelta):
 
 @_register
 class Adamax(FusedStep, keras.optimizers.Adamax):
-    r"""Adamax, as ``keras.optimizers.Adamax``.
+    r"""Adam that divides by the largest of recent gradients, as ``keras.optimizers.Adamax``.
 
     .. math::
         m \leftarrow \beta_1 m + (1 - \beta_1) g, \qquad u \leftarrow \max(\beta_2 u, |g|), \qquad
