@@ -25,7 +25,19 @@ from cases import (
     running,
     snapshot,
 )
-from test_parity import AROUND, BEST, EVERYWHERE, ISAS, STORAGE, TEAM_SIZES, compare, model, some_grads, steps, storable
+from test_parity import (
+    BEST,
+    COMBINED,
+    EVERYWHERE,
+    ISAS,
+    STORAGE,
+    TEAM_SIZES,
+    compare,
+    model,
+    some_grads,
+    steps,
+    storable,
+)
 
 import fusedstep as fs
 from fusedstep import reference
@@ -44,11 +56,11 @@ def test_any_number_of_threads(rule: str, options: Options, dtype: Any) -> None:
     params = packed(LARGE, dtype, 1)
     grads = [packed(LARGE, dtype, step, special=0.001) for step in (2, 3)]
     given = functional_arrays(rule, options, params, 5)
-    frame: Options = {"clip_value": 0.5, "max_grad_norm": 1e9}
-    expected = steps(rule, params, grads, given, options | frame, fs.reference)
+    extra: Options = {"clip_value": 0.5, "max_grad_norm": 1e9}
+    expected = steps(rule, params, grads, given, options | extra, fs.reference)
     for place in (*TEAM_SIZES, (ISAS[0], 2)):
         with running(*place):
-            actual = steps(rule, params, grads, given, options | frame, fs.functional)
+            actual = steps(rule, params, grads, given, options | extra, fs.functional)
         assert_same(actual, expected, f"{rule} {place}")
 
 
@@ -70,12 +82,12 @@ def test_storage_formats(rule: str, storage: tuple[Any, Any, Options]) -> None:
     )
 
 
-@pytest.mark.parametrize("around", AROUND, ids=label)
-def test_step_options(around: Options) -> None:
+@pytest.mark.parametrize("step_options", COMBINED, ids=label)
+def test_step_options(step_options: Options) -> None:
     for number, (rule, options) in enumerate(LAST.items()):
         dtype = (FLOAT32, FLOAT64, BFLOAT16)[number % 3]
         compare(
-            lambda rule=rule, options=options, dtype=dtype: CLASSES[rule](model(dtype), **options, **around),
+            lambda rule=rule, options=options, dtype=dtype: CLASSES[rule](model(dtype), **options, **step_options),
             lambda t, dtype=dtype: some_grads(dtype, t + 1, special=0.01 * (t == 1), missing=True),
             3,
             [(BEST, 1), (ISAS[number % len(ISAS)], 2)],

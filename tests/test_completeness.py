@@ -15,7 +15,7 @@ from repository import ROOT, script
 import fusedstep as fs
 from fusedstep import _core
 from fusedstep.reference import RULES
-from fusedstep.reference._about import PARAM
+from fusedstep.reference._rule import PARAM
 
 NATIVE = {facts[0]: facts for facts in _core.rules()}
 NAMES = sorted(NATIVE.keys() - set(MATRIX_RULES))

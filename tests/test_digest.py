@@ -194,13 +194,13 @@ def run(where: Any, rule: str, storage: tuple[str, ...], flags: bool, cautious: 
         else:
             columns[state.name] = [np.zeros(n, DTYPES["bf16"] if states == "bf16" else compute) for n in SIZES]
     scalars = {name: [np.ones(()) for _ in SIZES] for name in RULES[rule].scalars}
-    around: dict[str, Any] = {"seed": 7, "rounding": "stochastic" if noisy else "nearest", "master": masters}
+    extra: dict[str, Any] = {"seed": 7, "rounding": "stochastic" if noisy else "nearest", "master": masters}
     if flags:
-        around |= {"maximize": True, "clip_value": 0.75, "grad_scale": 3.0, "max_grad_norm": 4.0}
-        around |= {"ema": averages, "ema_decay": 0.9, "cautious": cautious}
+        extra |= {"maximize": True, "clip_value": 0.75, "grad_scale": 3.0, "max_grad_norm": 4.0}
+        extra |= {"ema": averages, "ema_decay": 0.9, "cautious": cautious}
     for step in range(1, STEPS + 1):
         grads = [data(n, 100 * step + t).astype(DTYPES[grad]) for t, n in enumerate(SIZES)]
-        getattr(where, rule)(params, grads, step=step, **columns, **scalars, **hypers, **around)
+        getattr(where, rule)(params, grads, step=step, **columns, **scalars, **hypers, **extra)
 
     digest = 0xCBF29CE484222325
     for t in range(len(SIZES)):

@@ -264,20 +264,20 @@ def test_parameter_given_twice() -> None:
 # --------------------------------------------------------------------------------------------------- hyper-parameters
 
 ANY_SIGN = {"dampening", "t0"}
-AROUND: Options = {
+STEP_OPTIONS: Options = {
     "maximize": False,
     "clip_value": 1.0,
     "ema_decay": 0.5,
     "max_grad_norm": 1.0,
     "skip_nonfinite": False,
 }
-AROUND |= {"zero_grads": False}
+STEP_OPTIONS |= {"zero_grads": False}
 
 
 def wrong_values(rule: str) -> list[tuple[str, Any]]:
     """Every hyper-parameter with values that it cannot have."""
     found: list[tuple[str, Any]] = []
-    for name, default in (RULES[rule].hypers | AROUND).items():
+    for name, default in (RULES[rule].hypers | STEP_OPTIONS).items():
         values: tuple[Any, ...]
         if isinstance(default, bool):
             values = (1, 0.0, "yes", None)

@@ -95,7 +95,7 @@ def test_environments_are_told_apart(register: Register) -> None:
 def test_functions(rule: str, where: Any, environment: str, register: Register) -> None:
     """Steps with everything that is computed around them: scaling, clipping, averaging."""
     options = ROWS[rule].options[-1]
-    around: Any = {"grad_scale": 3.0, "max_grad_norm": 0.5, "clip_value": 0.01, "ema_decay": 0.9}
+    extra: Any = {"grad_scale": 3.0, "max_grad_norm": 0.5, "clip_value": 0.01, "ema_decay": 0.9}
     params = [delicate(700, seed=1), delicate(700, np.float64, seed=2)]
     grads = [delicate(700, seed=3), delicate(700, np.float64, seed=4)]
     states = [functional_arrays(rule, options, [param], 5) for param in params]
@@ -105,7 +105,7 @@ def test_functions(rule: str, where: Any, environment: str, register: Register) 
         for param, grad, state in zip(params, grads, states, strict=True):
             p, ema, given = param.copy(), param.copy(), copied(state)
             for t in range(1, count + 1):
-                getattr(where, rule)([p], [grad], step=t, ema=[ema], **given, **options, **around)
+                getattr(where, rule)([p], [grad], step=t, ema=[ema], **given, **options, **extra)
             changed.append([p, ema, given])
         return changed
 

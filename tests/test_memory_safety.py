@@ -18,7 +18,7 @@ from cases import reshape
 import fusedstep as fs
 from fusedstep import _core
 from fusedstep._step_options import GROUP_VALUES
-from fusedstep.reference._about import AROUND
+from fusedstep.reference._rule import FUNCTION_OPTIONS
 
 
 def ones(n: int = 64, dtype: Any = np.float32) -> Any:
@@ -61,7 +61,7 @@ def test_the_native_model_checks_its_arguments() -> None:
     for group in (-1, 0, 7):
         with pytest.raises(IndexError):
             model.add(group, ones(), [None])
-    options = {**fs.reference.RULES["sgd"].hypers, **{name: AROUND[name] for name in GROUP_VALUES}}
+    options = {**fs.reference.RULES["sgd"].hypers, **{name: FUNCTION_OPTIONS[name] for name in GROUP_VALUES}}
     model.add_group(options)
     for states in ([], [None, None]):
         with pytest.raises(ValueError, match="states"):

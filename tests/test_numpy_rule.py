@@ -1,4 +1,4 @@
-"""A rule of one's own in NumPy: in the same frame, a known formula leaves the bytes of the native optimizer."""
+"""A rule of one's own in NumPy: a known formula leaves the bytes of the native optimizer, with all step options."""
 
 from __future__ import annotations
 

@@ -81,13 +81,13 @@ def test_functions_on_any_number_of_threads(rule: str, options: Options, dtype: 
     for state in RULES[rule].states:
         if state.name in given:
             given[state.name] = [s.reshape(1, -1) for s in given[state.name]]
-    around: Options = {"clip_value": 0.5, "max_grad_norm": 1e9}
-    for frame in ({}, around):
-        expected = steps(rule, params, grads, given, options | frame, fs.reference)
+    step_options: Options = {"clip_value": 0.5, "max_grad_norm": 1e9}
+    for extra in ({}, step_options):
+        expected = steps(rule, params, grads, given, options | extra, fs.reference)
         for place in (*TEAM_SIZES, (ISAS[0], 2), (ISAS[len(ISAS) // 2], 3)):
             with running(*place):
-                actual = steps(rule, params, grads, given, options | frame, fs.functional)
-            assert_same(actual, expected, f"{rule} {place} {sorted(frame)}")
+                actual = steps(rule, params, grads, given, options | extra, fs.functional)
+            assert_same(actual, expected, f"{rule} {place} {sorted(extra)}")
 
 
 @pytest.mark.parametrize(("rule", "options"), EVERY, ids=label)
@@ -132,7 +132,7 @@ def test_any_cut_of_a_buffer(rule: str) -> None:
             assert_same(held, whole, f"{rule} cut at {cuts}")
 
 
-# ---------------------------------------------------------------------------------------- classes: frame and formats
+# -------------------------------------------------------------------------------- classes: step options and formats
 
 SIZES = [(), (7,), (0,), (300,), (3, 1001), (4160,), (2, 2500)]
 
@@ -234,7 +234,7 @@ def test_storage_formats_on_threads(rule: str) -> None:
         )
 
 
-FRAME: dict[str, tuple[Any, ...]] = {
+OPTION_VALUES: dict[str, tuple[Any, ...]] = {
     "max_grad_norm": (None, 3.0, 1e9),
     "clip_value": (None, 0.01),
     "skip_nonfinite": (False, True),
@@ -261,20 +261,20 @@ def pairwise(choices: dict[str, tuple[Any, ...]]) -> list[Options]:
     return found
 
 
-AROUND = pairwise(FRAME)
+COMBINED = pairwise(OPTION_VALUES)
 
 
 @pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64, BFLOAT16], ids=str)
-@pytest.mark.parametrize("around", AROUND, ids=label)
-def test_around_the_step(around: Options, dtype: Any) -> None:
+@pytest.mark.parametrize("step_options", COMBINED, ids=label)
+def test_step_options(step_options: Options, dtype: Any) -> None:
     """What training does around a step, alone and together, with skipped steps and gradients that are not finite."""
     for number, rule in enumerate(sorted(CLASSES)):
         options = ROWS[rule].options[number % len(ROWS[rule].options)]
         stochastic = dtype == BFLOAT16 and number % 2 == 0
-        together = around["max_grad_norm"] is not None or RULES[rule].whole  # one call of the reference
+        together = step_options["max_grad_norm"] is not None or RULES[rule].whole  # one call of the reference
         compare(
             lambda rule=rule, options=options, stochastic=stochastic: CLASSES[rule](
-                model(dtype), **options, **around, rounding="stochastic" if stochastic else "nearest"
+                model(dtype), **options, **step_options, rounding="stochastic" if stochastic else "nearest"
             ),
             lambda t, missing=not (stochastic and together): some_grads(
                 dtype, t + 1, special=0.01 * (t == 1), missing=missing
@@ -286,8 +286,8 @@ def test_around_the_step(around: Options, dtype: Any) -> None:
 
 
 @pytest.mark.parametrize("rule", sorted(CLASSES))
-def test_one_frame_option_at_a_time(rule: str) -> None:
-    for name, values in FRAME.items():
+def test_one_step_option_at_a_time(rule: str) -> None:
+    for name, values in OPTION_VALUES.items():
         compare(
             lambda name=name, values=values: CLASSES[rule](model(FLOAT32), **{name: values[-1]}),
             lambda t: some_grads(FLOAT32, t + 1, special=0.02 * (t == 1)),

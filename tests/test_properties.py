@@ -42,7 +42,7 @@ seeds = st.integers(0, 2**32)
 
 @st.composite
 def options_of(draw: Any, rule: str) -> Options:
-    """Any of the rule's option sets with any learning rate and any options around the step."""
+    """Any of the rule's option sets with any learning rate and any step options."""
     options: Options = dict(draw(st.sampled_from(ROWS[rule].options)))
     if "lr" in RULES[rule].hypers:
         options["lr"] = draw(st.floats(0, 2))

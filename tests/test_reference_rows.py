@@ -69,9 +69,9 @@ def test_the_rows_step_as_a_table_of_their_own(rule: str, options: dict[str, Any
     grad = rows_of(rng, dtype)
     rows, sums = grad.summed(np.dtype(dtype))
     part = [value[rows] for value in whole]
-    around = {"max_grad_norm": 0.5, "clip_value": 0.1, "grad_scale": 2.0}
-    step(rule, whole, grad, step=7, **options, **around)
-    step(rule, part, sums, step=7, **options, **around)
+    extra = {"max_grad_norm": 0.5, "clip_value": 0.1, "grad_scale": 2.0}
+    step(rule, whole, grad, step=7, **options, **extra)
+    step(rule, part, sums, step=7, **options, **extra)
     others = np.setdiff1d(np.arange(ROWS), rows)
     for value, own, old in zip(whole, part, before, strict=True):
         assert value[rows].tobytes() == own.tobytes()

@@ -95,7 +95,7 @@ def test_functions_have_the_options() -> None:
         for option in STEP_OPTIONS:
             if "functions" in option.faces:
                 assert parameters[option.name].default == option.default
-                assert f"\n{option.name} : " in text and option.name in get_type_hints(fs.reference.Around)
+                assert f"\n{option.name} : " in text and option.name in get_type_hints(fs.reference.StepOptions)
 
 
 @pytest.mark.parametrize(("page", "face"), [("torch", "torch"), ("groups", "")])

@@ -1,7 +1,7 @@
 """Writes what is made of the rules and of the table of step options where type checkers, editors and the site read it.
 
 `python tools/stubs.py` writes stubs into python/fusedstep, where that of torch's classes has the installed torch's
-signatures, and the types and texts of the step options into the sources and docs/around.md.
+signatures, and the types and texts of the step options into the sources and docs/step_options.md.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def docstring() -> str:
 
 
 def table() -> str:
-    """The rows of the table in docs/around.md."""
+    """The rows of the table in docs/step_options.md."""
     from fusedstep._step_options import STEP_OPTIONS
 
     rows = []
@@ -160,14 +160,16 @@ class Section(NamedTuple):
 
 TYPES = "    # the table of step options, by tools/stubs.py\n"
 SECTIONS = {
-    "types of functions": Section("python/fusedstep/reference/_about.py", TYPES, "\n\n", partial(types, "functions")),
+    "types of functions": Section("python/fusedstep/reference/_rule.py", TYPES, "\n\n", partial(types, "functions")),
     "types": Section("python/fusedstep/_group_options.py", TYPES, "\n\n", partial(types, "numpy")),
     "types of torch": Section("python/fusedstep/torch/_options.py", TYPES, "\n    eps_root", partial(types, "torch")),
     "types of jax": Section("python/fusedstep/jax/_options.py", TYPES, "\n    mask", partial(types, "jax")),
     "docstring": Section(
         "python/fusedstep/_base.py", "for groups that do not give theirs.\n", "\n\n    Notes\n", docstring
     ),
-    "page": Section("docs/around.md", "| option | effect | scope | taken by |\n|---|---|---|---|\n", "\n\n", table),
+    "page": Section(
+        "docs/step_options.md", "| option | effect | scope | taken by |\n|---|---|---|---|\n", "\n\n", table
+    ),
 }
 
 

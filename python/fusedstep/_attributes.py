@@ -12,7 +12,7 @@ from ._groups import FIXED, Group
 from ._hyper import check_hyper, did_you_mean
 from ._step_options import GROUP_OPTIONS
 from .reference import RULES
-from .reference._about import OWN_RULES
+from .reference._rule import OWN_RULES
 
 __all__ = ["Attributes", "shared_option"]
 

@@ -30,7 +30,7 @@ from ._structures import tree
 from ._views import Progress, progress
 from .grouping import Grouping
 from .reference import RULES, State
-from .reference._about import PARAM
+from .reference._rule import PARAM
 from .sparse import SparseRows
 from .watching import Watch
 

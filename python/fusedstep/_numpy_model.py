@@ -1,4 +1,4 @@
-"""A model whose rule is a NumPy function: what the native model does, in the frame of the reference."""
+"""A model whose rule is a NumPy function: what the native model does, with the step of the reference."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ._step_options import GROUP_VALUES
 from .reference import RULES, watching
 from .reference._arithmetic import sum_of_squares
 from .reference._checks import check_array, check_overlap
-from .reference._frame import _check_scale, _is_finite, _multiplier, _step_one
+from .reference._step import _check_scale, _is_finite, _multiplier, _step_one
 from .reference._storage import Stored, check_gradient, store_param, store_state
 from .reference._tensors import Tensor
 from .watching import Record
@@ -222,8 +222,8 @@ class NumPyModel:
             for kept, (i, tensor) in zip(before, found, strict=True):
                 kept.check()
                 own = dict(hypers[self._slots[i].group - self._first])
-                way, around = own.pop("maximize"), {name: own.pop(name) for name in GROUP_VALUES if name in own}
-                exact = _step_one(maths, tensor, multipliers[way], own, around)
+                way, options = own.pop("maximize"), {name: own.pop(name) for name in GROUP_VALUES if name in own}
+                exact = _step_one(maths, tensor, multipliers[way], own, options)
                 half = tensor.param.array.dtype == np.float16
                 if half and (np.isinf(tensor.param.array.reshape(-1)) & np.isfinite(exact)).any():
                     raise OverflowError(

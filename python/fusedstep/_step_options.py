@@ -2,7 +2,7 @@
 
 The checks, the split into options of groups and of the whole optimizer, and the functions' docstrings come from it at
 run time. `tools/stubs.py` writes what must stand in a source: the types of the keyword arguments, the docstring of
-`Optimizer` and the table in docs/around.md.
+`Optimizer` and the table in docs/step_options.md.
 """
 
 from __future__ import annotations

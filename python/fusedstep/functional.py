@@ -29,7 +29,7 @@ from ._rows import check_row_gradient
 from ._step_options import GROUP_VALUES
 from .reference import RULES, Rule
 from .reference._checks import check_array
-from .reference._frame import AROUND, check_around
+from .reference._step import FUNCTION_OPTIONS, check_options
 from .reference._tensors import other_states
 from .sparse import SparseRows
 
@@ -40,18 +40,18 @@ ARRAYS = ("master", "ema")
 
 
 def _checked(rule: str, given: tuple[tuple[str, Any], ...]) -> tuple[dict[str, Any], dict[str, Any], list[bool]]:
-    """The group a native model reads, the options around the rule, and which states the step needs."""
+    """The group a native model reads, the step options, and which states the step needs."""
     about = RULES[rule]
-    options = dict(given)
-    unknown = sorted(options.keys() - about.hypers.keys() - AROUND.keys())
+    named = dict(given)
+    unknown = sorted(named.keys() - about.hypers.keys() - FUNCTION_OPTIONS.keys())
     if unknown:
-        raise unexpected(rule, unknown[0], {*about.hypers, *AROUND})
-    around = check_around({name: options.get(name, value) for name, value in AROUND.items()})
-    given_hypers = {name: options.get(name, value) for name, value in about.hypers.items()}
-    hypers = check_hypers(rule, {**given_hypers, "cautious": around["cautious"]})
-    group = hypers | {name: around[name] for name in (*GROUP_VALUES, "rounding")}
+        raise unexpected(rule, unknown[0], {*about.hypers, *FUNCTION_OPTIONS})
+    options = check_options({name: named.get(name, value) for name, value in FUNCTION_OPTIONS.items()})
+    given_hypers = {name: named.get(name, value) for name, value in about.hypers.items()}
+    hypers = check_hypers(rule, {**given_hypers, "cautious": options["cautious"]})
+    group = hypers | {name: options[name] for name in (*GROUP_VALUES, "rounding")}
     used = about.used(hypers)
-    return group, around, [state in used for state in about.states]
+    return group, options, [state in used for state in about.states]
 
 
 @functools.lru_cache(maxsize=256)
@@ -82,12 +82,12 @@ def _native(about: Rule, definition: Callable[..., bool]) -> Callable[..., bool]
             if name not in given:
                 raise TypeError(f"{about.name}() missing required argument {name!r}")
         ema = given.get("ema")
-        options = tuple((name, value) for name, value in given.items() if name not in taken)
+        named = tuple((name, value) for name, value in given.items() if name not in taken)
         try:
-            group, around, used = _remembered(about.name, options, tuple(_kind(value) for _, value in options))
+            group, options, used = _remembered(about.name, named, tuple(_kind(value) for _, value in named))
         except TypeError:  # an option that cannot be hashed, such as a list of betas; or really a wrong one
-            group, around, used = _checked(about.name, options)
-        if (ema is None) != (around["ema_decay"] is None):
+            group, options, used = _checked(about.name, named)
+        if (ema is None) != (options["ema_decay"] is None):
             raise ValueError("ema: got one of ema and ema_decay, needs both or neither")
 
         param = given["param"]
@@ -125,7 +125,7 @@ def _native(about: Rule, definition: Callable[..., bool]) -> Callable[..., bool]
 
         params = param if many else [param]
         directions = _directions(about, params, group, many)
-        model = Model(about.name, plain=True, first_index=around["first"])
+        model = Model(about.name, plain=True, first_index=options["first"])
         if directions is not None:
             model.set_product(directions)
         model.add_group(group)
@@ -141,7 +141,7 @@ def _native(about: Rule, definition: Callable[..., bool]) -> Callable[..., bool]
                 [values[i] for values in columns],
                 path=at,
                 master=master,
-                stochastic=around["rounding"] == "stochastic",
+                stochastic=options["rounding"] == "stochastic",
                 ema=averages[i],
                 direction=None if directions is None else directions.of(i, array.shape),
                 step=check_step(steps[i], "step" + at) - 1,
@@ -155,14 +155,16 @@ def _native(about: Rule, definition: Callable[..., bool]) -> Callable[..., bool]
                 parts = values[i] if isinstance(values[i], (tuple, list)) else (values[i],)
                 kept += [(name + at + "_scales" * n, part) for n, part in enumerate(parts) if part is not None]
             return check_row_gradient(
-                about, group, grad, "grad" + at, params[i], masters[i], kept, around["zero_grads"]
+                about, group, grad, "grad" + at, params[i], masters[i], kept, options["zero_grads"]
             )
 
         model.set_row_check(rows, SparseRows, about.rows_without)
         model.finish()
-        model.configure(around["max_grad_norm"] or 0.0, around["skip_nonfinite"], around["zero_grads"], around["seed"])
+        model.configure(
+            options["max_grad_norm"] or 0.0, options["skip_nonfinite"], options["zero_grads"], options["seed"]
+        )
         gradients = column("grad", True)
-        done = model.step_list(gradients, around["grad_scale"])
+        done = model.step_list(gradients, options["grad_scale"])
         if done and numbers:
             for i in range(count):
                 for values, value in zip(numbers, model.get_scalars(i), strict=True):

@@ -184,7 +184,7 @@ def test_gradients_of_another_dtype(grad_dtype: Any) -> None:
     pair.check()
 
 
-AROUND: list[Options] = [
+STEP_OPTIONS: list[Options] = [
     {"maximize": True},
     {"max_grad_norm": 0.5},
     {"max_grad_norm": np.inf},
@@ -203,7 +203,7 @@ def test_cautious_steps(rule: str, dtype: Any) -> None:
     pair.check()
 
 
-@pytest.mark.parametrize("options", AROUND, ids=label)
+@pytest.mark.parametrize("options", STEP_OPTIONS, ids=label)
 @pytest.mark.parametrize("rule", ["adam", "nadam", "lars"])
 def test_step_options(rule: str, options: Options) -> None:
     pair = Pair(rule, **options)

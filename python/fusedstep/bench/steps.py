@@ -152,15 +152,15 @@ def _reference_step(case: Case, optimizer: Any, params: list[Array], grads: list
         scales = view.get(f"{state.name}_scales")
         arguments[state.name] = [view[state.name] if scales is None else (view[state.name], scales)]
     arguments |= {name: [np.array(view[name])] for name in about.scalars}
-    around: dict[str, Any] = {"rounding": group["rounding"]}
+    options: dict[str, Any] = {"rounding": group["rounding"]}
     if group["master"] is not None:
-        around["master"] = [view["remainder" if group["master"] == "split" else "master"]]
+        options["master"] = [view["remainder" if group["master"] == "split" else "master"]]
     count = 0
 
     def step() -> None:
         nonlocal count
         count += 1
-        function(params, grads, **arguments, step=count, **hypers, **around)
+        function(params, grads, **arguments, step=count, **hypers, **options)
 
     return step
 

@@ -13,7 +13,7 @@ from .._hyper import FINITE, FLAGS, NUMBERS, TUPLES, WEIGHT, check_hypers
 from .._making import check_values
 from .._numpy_model import NumPyModel
 from ..reference import State
-from ..reference._about import OWN_RULES, Rule
+from ..reference._rule import OWN_RULES, Rule
 
 if TYPE_CHECKING:
     from .._slots import Slot

@@ -6,7 +6,10 @@ written to be read, not to be fast: `fusedstep.functional` has the same function
 
 from __future__ import annotations
 
-from ._frame import RULES, Around, Rule, State
+import warnings
+from typing import Any
+
+from ._step import RULES, Rule, State, StepOptions
 from .accumulation import accumulate
 from .adabelief import adabelief
 from .adafactor import adafactor
@@ -40,24 +43,22 @@ from .trust import lamb, lars
 from .yogi import yogi
 
 __all__ = [
-    "stable_adamw",
-    "yogi",
-    "adopt",
-    "ademamix",
-    "adan",
     "RULES",
-    "Around",
     "Rule",
     "State",
+    "StepOptions",
     "accumulate",
     "adabelief",
-    "adafactor",
     "adadelta",
+    "adafactor",
     "adagrad",
     "adam",
     "adam_mini",
     "adamax",
     "adamw",
+    "adan",
+    "ademamix",
+    "adopt",
     "asgd",
     "lamb",
     "lars",
@@ -78,4 +79,13 @@ __all__ = [
     "schedule_free_sgd",
     "sgd",
     "sparse_adam",
+    "stable_adamw",
+    "yogi",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Around":
+        warnings.warn("fusedstep.reference.Around is now called StepOptions", DeprecationWarning, stacklevel=2)
+        return StepOptions
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

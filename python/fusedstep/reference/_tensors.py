@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from .._hyper import check_step
 from ..sparse import SparseRows
-from ._about import RULES, Rule
 from ._checks import as_list, check_array, check_overlap
+from ._rule import RULES, Rule
 from ._storage import Stored, check_gradient, check_rows, store_param, store_state
 
 __all__ = ["Tensor", "check_rows_form", "check_tensors", "eight_bit_rows", "other_states"]
@@ -35,7 +35,7 @@ class Tensor:
 
 
 def check_tensors(
-    about: Rule, hypers: dict[str, Any], arguments: dict[str, Any], around: dict[str, Any]
+    about: Rule, hypers: dict[str, Any], arguments: dict[str, Any], options: dict[str, Any]
 ) -> list[Tensor]:
     """Check a rule's arguments and sort them by tensor.
 
@@ -45,8 +45,8 @@ def check_tensors(
         The rule and its checked hyper-parameters.
     arguments
         ``"param"``, ``"grad"``, ``"step"``, states and scalars: single ones or lists.
-    around
-        The options around the rule, checked but for ``"master"`` and ``"ema"``.
+    options
+        The step options, checked but for ``"master"`` and ``"ema"``.
     """
     param = arguments["param"]
     many = isinstance(param, (list, tuple))
@@ -68,8 +68,8 @@ def check_tensors(
         columns[state.name] = column(state.name, arguments[state.name] if state.name in used else None, needed)
     for name in about.scalars:
         columns[name] = column(name, arguments[name])
-    masters = column("master", around["master"], False)
-    averages = column("ema", around["ema"], False)
+    masters = column("master", options["master"], False)
+    averages = column("ema", options["ema"], False)
     steps = arguments["step"]
     steps = as_list(steps, "step", count) if isinstance(steps, (list, tuple)) else [steps for _ in every]
 
@@ -78,16 +78,16 @@ def check_tensors(
     for i in every:
         at = f"[{i}]" if many else ""
         step = check_step(steps[i], "step" + at)
-        key = (int(around["seed"]), int(around["first"]) + i, step)
-        stored = store_param(columns["param"][i], "param" + at, masters[i], around["rounding"], key)
+        key = (int(options["seed"]), int(options["first"]) + i, step)
+        stored = store_param(columns["param"][i], "param" + at, masters[i], options["rounding"], key)
         grad, rows = columns["grad"][i], None
         if isinstance(grad, SparseRows):
-            check_rows_form(about, hypers, around, "grad" + at)
-            given = check_rows(grad, "grad" + at, stored, around["zero_grads"])
+            check_rows_form(about, hypers, options, "grad" + at)
+            given = check_rows(grad, "grad" + at, stored, options["zero_grads"])
             rows, grad = grad.summed(stored.kind)
             memory.append((f"grad{at}.indices", columns["grad"][i].indices, False))
         else:
-            given = grad = check_gradient(grad, "grad" + at, stored, around["zero_grads"])
+            given = grad = check_gradient(grad, "grad" + at, stored, options["zero_grads"])
         states = []
         for s in about.states:
             shape = s.shape(stored.array.shape, hypers) if s.name in used else None
@@ -100,7 +100,7 @@ def check_tensors(
         if rows is not None and any(state is not None and state.format.startswith("8bit") for state in states):
             raise TypeError(eight_bit_rows("grad" + at))
         tensors.append(Tensor(stored, grad, states, numbers, ema, step, given, rows))
-        memory += [*stored.memory, ("grad" + at, given, around["zero_grads"])]
+        memory += [*stored.memory, ("grad" + at, given, options["zero_grads"])]
         memory += [item for state in states if state for item in state.memory]
         memory += [(name + at, number, True) for name, number in zip(about.scalars, numbers, strict=True)]
         memory += [] if ema is None else [("ema" + at, ema, True)]
@@ -119,7 +119,7 @@ def eight_bit_rows(name: str) -> str:
     return f"{name}: got SparseRows, needs an array with states of 8 bits; a block may span several rows"
 
 
-def check_rows_form(about: Rule, hypers: Mapping[str, Any], around: Mapping[str, Any], name: str) -> None:
+def check_rows_form(about: Rule, hypers: Mapping[str, Any], options: Mapping[str, Any], name: str) -> None:
     """Check that a rule with these options can step some rows alone."""
     if about.rows_without is None:
         able = ", ".join(sorted(rule.name for rule in RULES.values() if rule.rows_without is not None))
@@ -131,7 +131,7 @@ def check_rows_form(about: Rule, hypers: Mapping[str, Any], around: Mapping[str,
             raise ValueError(
                 f"{name}: got SparseRows with {option}={hypers[option]}, which would change every row, needs {option}=0"
             )
-    if around["ema"] is not None:
+    if options["ema"] is not None:
         raise ValueError(f"{name}: got SparseRows with an average, which changes in every row, needs ema_decay=None")
-    if around["rounding"] != "nearest":
-        raise ValueError(f"{name}: got SparseRows with rounding={around['rounding']!r}, needs rounding='nearest'")
+    if options["rounding"] != "nearest":
+        raise ValueError(f"{name}: got SparseRows with rounding={options['rounding']!r}, needs rounding='nearest'")

@@ -8,7 +8,7 @@ import numpy as np
 
 from ._arithmetic import power
 from ._cautious import of_parameter
-from ._frame import Around, State, Steps, Tensors, rule
+from ._step import State, StepOptions, Steps, Tensors, rule
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -29,7 +29,7 @@ def adabelief(
     eps: float = 1e-16,
     eps_root: float = 1e-16,
     weight_decay: float = 0.0,
-    **around: Unpack[Around],
+    **options: Unpack[StepOptions],
 ) -> None:
     """One step of AdaBelief, in place, as ``optax.adabelief``.
 

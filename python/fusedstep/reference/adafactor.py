@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ._arithmetic import advance, det_pow, larger, squares_of_columns, squares_of_rows, sum_of_squares
-from ._frame import Around, State, Steps, Tensors, rule
+from ._step import State, StepOptions, Steps, Tensors, rule
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -39,7 +39,7 @@ def adafactor(
     relative_step: bool = True,
     scale_parameter: bool = True,
     like_transformers: bool = False,
-    **around: Unpack[Around],
+    **options: Unpack[StepOptions],
 ) -> None:
     """One step of Adafactor, in place, as ``torch.optim.Adafactor``. The formula is in `fusedstep.Adafactor`.
 

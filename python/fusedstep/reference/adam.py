@@ -8,7 +8,7 @@ import numpy as np
 
 from ._arithmetic import larger, power
 from ._cautious import in_gradient, of_parameter
-from ._frame import Around, State, Steps, Tensors, rule
+from ._step import State, StepOptions, Steps, Tensors, rule
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -55,7 +55,7 @@ def adam(
     weight_decay: float = 0.0,
     amsgrad: bool = False,
     eps_root: float = 0.0,
-    **around: Unpack[Around],
+    **options: Unpack[StepOptions],
 ) -> None:
     """One step of Adam, in place, as ``torch.optim.Adam``. The formula and its source are in `fusedstep.Adam`.
 
@@ -102,7 +102,7 @@ def adamw(
     weight_decay: float = 1e-2,
     amsgrad: bool = False,
     eps_root: float = 0.0,
-    **around: Unpack[Around],
+    **options: Unpack[StepOptions],
 ) -> None:
     """One step of AdamW, in place, as ``torch.optim.AdamW``. The formula and its source are in `fusedstep.AdamW`.
 

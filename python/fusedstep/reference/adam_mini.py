@@ -8,7 +8,7 @@ import numpy as np
 
 from ._arithmetic import advance, power, squares_of_rows
 from ._cautious import of_parameter
-from ._frame import Around, State, Steps, Tensors, rule
+from ._step import State, StepOptions, Steps, Tensors, rule
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -30,7 +30,7 @@ def adam_mini(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
     blocks: int = 0,
-    **around: Unpack[Around],
+    **options: Unpack[StepOptions],
 ) -> None:
     """One step of Adam-mini, in place. The formula and its source are in `fusedstep.AdamMini`.
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from ._arithmetic import larger, power
 from ._cautious import in_gradient
-from ._frame import Around, State, Steps, Tensors, rule
+from ._step import State, StepOptions, Steps, Tensors, rule
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -29,7 +29,7 @@ def adamax(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
     eps_norm: float = 0.0,
-    **around: Unpack[Around],
+    **options: Unpack[StepOptions],
 ) -> None:
     """One step of Adamax, in place, as ``torch.optim.Adamax``. The formula and its source are in `fusedstep.Adamax`.
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from ._arithmetic import det_log, det_pow, power
 from ._cautious import of_parameter
-from ._frame import Around, State, Steps, Tensors, rule
+from ._step import State, StepOptions, Steps, Tensors, rule
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -34,7 +34,7 @@ def ademamix(
     weight_decay: float = 0.0,
     alpha_warmup: float = 0.0,
     beta3_warmup: float = 0.0,
-    **around: Unpack[Around],
+    **options: Unpack[StepOptions],
 ) -> None:
     """One step of AdEMAMix, in place, as the authors' package. The formula and its source are in `fusedstep.AdEMAMix`.
 

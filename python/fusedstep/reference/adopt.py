@@ -9,7 +9,7 @@ import numpy as np
 
 from ._arithmetic import clamp, larger
 from ._cautious import in_gradient_or_apart
-from ._frame import Around, State, Steps, Tensors, rule
+from ._step import State, StepOptions, Steps, Tensors, rule
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -36,7 +36,7 @@ def adopt(
     weight_decay: float = 0.0,
     decoupled_weight_decay: bool = False,
     clipping: bool = True,
-    **around: Unpack[Around],
+    **options: Unpack[StepOptions],
 ) -> None:
     """One step of ADOPT, in place, as the authors' package. The formula and its source are in `fusedstep.ADOPT`.
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ._arithmetic import sign
 from ._cautious import of_parameter
-from ._frame import Around, State, Steps, Tensors, rule
+from ._step import State, StepOptions, Steps, Tensors, rule
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -24,7 +24,7 @@ def lion(
     lr: float = 1e-4,
     betas: tuple[float, float] = (0.9, 0.99),
     weight_decay: float = 0.0,
-    **around: Unpack[Around],
+    **options: Unpack[StepOptions],
 ) -> None:
     """One step of Lion, in place, as ``optax.lion``. The formula and its source are in `fusedstep.Lion`.
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ._arithmetic import power, sign, sum_of_squares
 from ._cautious import of_parameter
-from ._frame import Around, State, Steps, Tensors, rule
+from ._step import State, StepOptions, Steps, Tensors, rule
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -44,7 +44,7 @@ def mars(
     weight_decay: float = 0.0,
     gamma: float = 0.025,
     clipping: bool = True,
-    **around: Unpack[Around],
+    **options: Unpack[StepOptions],
 ) -> None:
     """One step of MARS in its AdamW form, in place, as the authors' code.
 
@@ -101,7 +101,7 @@ def mars_lion(
     weight_decay: float = 0.0,
     gamma: float = 0.025,
     clipping: bool = True,
-    **around: Unpack[Around],
+    **options: Unpack[StepOptions],
 ) -> None:
     """One step of MARS in its Lion form, in place, as the authors' code.
 

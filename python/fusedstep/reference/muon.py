@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ._arithmetic import sum_of_squares
-from ._frame import Around, State, Steps, Tensors, rule
 from ._newton_schulz import as_matrices, lr_factor, newton_schulz
+from ._step import State, StepOptions, Steps, Tensors, rule
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -38,7 +38,7 @@ def muon(
     ns_steps: int = 5,
     adjust_lr_fn: str | None = None,
     reshape: str | None = None,
-    **around: Unpack[Around],
+    **options: Unpack[StepOptions],
 ) -> None:
     """One step of Muon on matrices, in place, as ``torch.optim.Muon``.
 

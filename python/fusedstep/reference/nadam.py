@@ -8,7 +8,7 @@ import numpy as np
 
 from ._arithmetic import det_pow, power
 from ._cautious import in_gradient_or_apart
-from ._frame import Around, State, Steps, Tensors, rule
+from ._step import State, StepOptions, Steps, Tensors, rule
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -33,7 +33,7 @@ def nadam(
     weight_decay: float = 0.0,
     momentum_decay: float = 4e-3,
     decoupled_weight_decay: bool = False,
-    **around: Unpack[Around],
+    **options: Unpack[StepOptions],
 ) -> None:
     r"""One step of NAdam, in place, as ``torch.optim.NAdam``. The formula and its source are in `fusedstep.NAdam`.
 

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from ._arithmetic import sum_of_squares
-from ._frame import Around, State, Steps, Tensors, rule
+from ._step import State, StepOptions, Steps, Tensors, rule
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -27,7 +27,7 @@ def novograd(
     eps: float = 1e-08,
     weight_decay: float = 0.0,
     grad_averaging: bool = False,
-    **around: Unpack[Around],
+    **options: Unpack[StepOptions],
 ) -> None:
     """One step of NovoGrad, in place, as ``optax.novograd``. The formula and its source are in `fusedstep.NovoGrad`.
 

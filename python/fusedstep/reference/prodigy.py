@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ._about import Whole
 from ._arithmetic import power
-from ._frame import Around, State, Steps, Tensors, rule
+from ._rule import Whole
+from ._step import State, StepOptions, Steps, Tensors, rule
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -83,7 +83,7 @@ def prodigy(
     d0: float = 1e-06,
     d_coef: float = 1.0,
     growth_rate: float = math.inf,
-    **around: Unpack[Around],
+    **options: Unpack[StepOptions],
 ) -> None:
     """One step of Prodigy, in place, as the authors' package. The formula and its source are in `fusedstep.Prodigy`.
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ._arithmetic import power
 from ._cautious import in_gradient_or_apart
-from ._frame import Around, State, Steps, Tensors, rule
+from ._step import State, StepOptions, Steps, Tensors, rule
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -30,7 +30,7 @@ def radam(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
     decoupled_weight_decay: bool = False,
-    **around: Unpack[Around],
+    **options: Unpack[StepOptions],
 ) -> None:
     """One step of rectified Adam, in place, as ``torch.optim.RAdam``.
 

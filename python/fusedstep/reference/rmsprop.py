@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ._cautious import in_gradient
-from ._frame import Around, State, Steps, Tensors, rule
+from ._step import State, StepOptions, Steps, Tensors, rule
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -37,7 +37,7 @@ def rmsprop(
     centered: bool = False,
     eps_root: float = 0.0,
     lr_in_momentum: bool = False,
-    **around: Unpack[Around],
+    **options: Unpack[StepOptions],
 ) -> None:
     """One step of RMSprop, in place, as ``torch.optim.RMSprop``.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ._arithmetic import clamp, sign
-from ._frame import Around, State, Steps, Tensors, rule
+from ._step import State, StepOptions, Steps, Tensors, rule
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -25,7 +25,7 @@ def rprop(
     step: Steps,
     etas: tuple[float, float] = (0.5, 1.2),
     step_sizes: tuple[float, float] = (1e-6, 50.0),
-    **around: Unpack[Around],
+    **options: Unpack[StepOptions],
 ) -> None:
     r"""One step of resilient backpropagation, in place, as ``torch.optim.Rprop``.
 

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._floats import default_floats
-from ._about import PARAM
 from ._arithmetic import det_pow, power
-from ._frame import Around, State, Steps, Tensors, rule
+from ._rule import PARAM
+from ._step import State, StepOptions, Steps, Tensors, rule
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -105,7 +105,7 @@ def schedule_free_sgd(
     warmup_steps: int = 0,
     r: float = 0.0,
     weight_lr_power: float = 2.0,
-    **around: Unpack[Around],
+    **options: Unpack[StepOptions],
 ) -> None:
     r"""One step of schedule-free SGD, in place; the parameter is :math:`y`, where gradients are taken.
 
@@ -162,7 +162,7 @@ def schedule_free_adamw(
     warmup_steps: int = 0,
     r: float = 0.0,
     weight_lr_power: float = 2.0,
-    **around: Unpack[Around],
+    **options: Unpack[StepOptions],
 ) -> None:
     r"""One step of schedule-free AdamW, in place; the parameter is :math:`y`, where gradients are taken.
 

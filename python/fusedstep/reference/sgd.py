@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ._arithmetic import power
 from ._cautious import in_gradient
-from ._frame import Around, State, Steps, Tensors, rule
+from ._step import State, StepOptions, Steps, Tensors, rule
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -27,7 +27,7 @@ def sgd(
     weight_decay: float = 0.0,
     nesterov: bool = False,
     lr_in_momentum: bool = False,
-    **around: Unpack[Around],
+    **options: Unpack[StepOptions],
 ) -> None:
     """One step of stochastic gradient descent, in place, as ``torch.optim.SGD``.
 
@@ -79,7 +79,7 @@ def momentum(
     beta: float = 0.9,
     bias_correction: bool = False,
     weight_decay: float = 0.0,
-    **around: Unpack[Around],
+    **options: Unpack[StepOptions],
 ) -> None:
     """One step along the exponentially weighted average of the gradients, in place.
 

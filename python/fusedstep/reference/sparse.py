@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ._arithmetic import power
-from ._frame import Around, State, Steps, Tensors, rule
+from ._step import State, StepOptions, Steps, Tensors, rule
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -27,7 +27,7 @@ def sparse_adam(
     lr: float = 1e-3,
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
-    **around: Unpack[Around],
+    **options: Unpack[StepOptions],
 ) -> None:
     """One step of Adam on the rows that have a gradient, in place, as ``torch.optim.SparseAdam``.
 

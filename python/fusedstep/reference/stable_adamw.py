@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ._arithmetic import larger, power, sum_of_squares
-from ._frame import Around, State, Steps, Tensors, rule
+from ._step import State, StepOptions, Steps, Tensors, rule
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -53,7 +53,7 @@ def stable_adamw(
     betas: tuple[float, float] = (0.9, 0.99),
     eps: float = 1e-08,
     weight_decay: float = 0.01,
-    **around: Unpack[Around],
+    **options: Unpack[StepOptions],
 ) -> None:
     """One step of StableAdamW, in place. The formula and its source are in `fusedstep.StableAdamW`.
 

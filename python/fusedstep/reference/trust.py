@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ._arithmetic import power, sum_of_squares
-from ._frame import Around, State, Steps, Tensors, rule
+from ._step import State, StepOptions, Steps, Tensors, rule
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -33,7 +33,7 @@ def lamb(
     eps: float = 1e-6,
     weight_decay: float = 0.0,
     eps_root: float = 0.0,
-    **around: Unpack[Around],
+    **options: Unpack[StepOptions],
 ) -> None:
     """One step of LAMB, in place, as ``optax.lamb``. The formula and its source are in `fusedstep.LAMB`.
 
@@ -85,7 +85,7 @@ def lars(
     trust_coefficient: float = 1e-3,
     eps: float = 0.0,
     nesterov: bool = False,
-    **around: Unpack[Around],
+    **options: Unpack[StepOptions],
 ) -> None:
     """One step of LARS, in place. The formula and its source are in `fusedstep.LARS`.
 

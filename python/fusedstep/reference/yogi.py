@@ -8,7 +8,7 @@ import numpy as np
 
 from ._arithmetic import power, sign
 from ._cautious import of_parameter
-from ._frame import Around, State, Steps, Tensors, rule
+from ._step import State, StepOptions, Steps, Tensors, rule
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -33,7 +33,7 @@ def yogi(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 0.001,
     weight_decay: float = 0.0,
-    **around: Unpack[Around],
+    **options: Unpack[StepOptions],
 ) -> None:
     """One step of Yogi, in place, as ``optax.yogi``. The formula and its source are in `fusedstep.Yogi`.
 

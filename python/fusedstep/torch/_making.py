@@ -15,7 +15,7 @@ from .._names import needs
 from .._settings import Settings
 from .._step_options import GROUP_OPTIONS, STORAGE
 from ..reference import RULES
-from ..reference._about import PARAM
+from ..reference._rule import PARAM
 from ._data_parallel import check_gradients_final
 from ._directions import TensorDirections
 from ._options import GROUPS, check_group, check_is_group, plain

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..reference import RULES
-from ..reference._about import BEYOND_TORCH
+from ..reference._rule import BEYOND_TORCH
 from ._base import FusedOptimizer
 from .optimizers import Params
 

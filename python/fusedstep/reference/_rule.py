@@ -15,19 +15,19 @@ from .._step_options import STEP_OPTIONS, check_seed, described, options_of
 from ._cautious import Decay
 
 __all__ = [
-    "AROUND",
-    "AROUND_DOC",
+    "FUNCTION_OPTIONS",
+    "OPTIONS_DOC",
     "BEYOND_TORCH",
     "OWN_RULES",
     "PARAM",
     "RULES",
-    "Around",
+    "StepOptions",
     "Rule",
     "State",
     "Steps",
     "Tensors",
     "Whole",
-    "check_around",
+    "check_options",
 ]
 
 Tensors = Any  # an array or a list of arrays; the maths inside sees one flat array of the compute type
@@ -216,8 +216,8 @@ class Rules(dict[str, Rule]):
 RULES = Rules()
 
 
-class Around(TypedDict, total=False):
-    """Options that every rule shares, with the frame's meaning (see the module)."""
+class StepOptions(TypedDict, total=False):
+    """The step options that every function of a rule takes."""
 
     # the table of step options, by tools/stubs.py
     maximize: bool
@@ -235,9 +235,9 @@ class Around(TypedDict, total=False):
     first: int
 
 
-AROUND = options_of("functions")
+FUNCTION_OPTIONS = options_of("functions")
 
-AROUND_DOC = """
+OPTIONS_DOC = """
     Other Parameters
     ----------------
 {options}
@@ -256,14 +256,14 @@ AROUND_DOC = """
 """.format(options=indent(described("functions"), "    "))
 
 
-def check_around(around: dict[str, Any]) -> dict[str, Any]:
-    """Check the options of `AROUND` that hold no arrays."""
-    checked = dict(around)
+def check_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Check the options of `FUNCTION_OPTIONS` that hold no arrays."""
+    checked = dict(options)
     for option in STEP_OPTIONS:
-        if option.name in around and (option.needs is bool or isinstance(option.needs, Interval)):
-            checked[option.name] = check_hyper(option.name, around[option.name])
-    if around["rounding"] not in CHOICES["rounding"]:
-        raise ValueError(f"rounding: got {around['rounding']!r}, needs {' or '.join(map(repr, CHOICES['rounding']))}")
+        if option.name in options and (option.needs is bool or isinstance(option.needs, Interval)):
+            checked[option.name] = check_hyper(option.name, options[option.name])
+    if options["rounding"] not in CHOICES["rounding"]:
+        raise ValueError(f"rounding: got {options['rounding']!r}, needs {' or '.join(map(repr, CHOICES['rounding']))}")
     for name in ("seed", "first"):
-        checked[name] = check_seed(name, around[name], "an integer from 0 to 2**64 - 1")
+        checked[name] = check_seed(name, options[name], "an integer from 0 to 2**64 - 1")
     return checked

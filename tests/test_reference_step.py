@@ -1,4 +1,4 @@
-"""What the reference does around the maths: clipping, skipping, flushing, averaging, storage, lists."""
+"""The step options in the reference: clipping, skipping, flushing, averaging, storage, lists."""
 
 from __future__ import annotations
 
@@ -237,3 +237,11 @@ def test_states_in_eight_bits(rule: str) -> None:
             codes, scales = formats.encode_8bit(exact[i], state.kind == "signed")
             assert equal(values[i][0], codes)
             assert equal(values[i][1], scales)
+
+
+def test_the_old_name_of_the_step_options_warns() -> None:
+    with pytest.warns(DeprecationWarning, match="Around is now called StepOptions"):
+        old = reference.Around
+    assert old is reference.StepOptions
+    with pytest.raises(AttributeError, match="arounds"):
+        _ = reference.arounds

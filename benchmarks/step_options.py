@@ -1,6 +1,6 @@
-"""What training does around the step, in the same pass and in passes of its own, and torch's way.
+"""Step options in the same pass as the step and in passes of its own, and torch's way.
 
-    python benchmarks/around.py [--cases 1e6,1e7,gpt2] [--json FILE]
+    python benchmarks/step_options.py [--cases 1e6,1e7,gpt2] [--json FILE]
 
 Each row adds one thing to an Adam step: unscaling (``grad_scale``), clipping by the global norm, clipping by
 value, skipping steps with infinities, an average of the parameters, zeroing the gradients; the last row has
@@ -84,7 +84,7 @@ def separate(params: Arrays, grads: Arrays, options: dict[str, Any], threads: in
 
 
 def with_torch(params: Arrays, grads: Arrays, options: dict[str, Any], threads: int) -> Callable[[], object]:
-    """Return torch's fused step with torch's functions around it."""
+    """Return torch's fused step with torch's functions before and after it."""
     import torch
 
     torch.set_num_threads(threads)
@@ -179,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             own = figures["fusedstep, one pass"]["turns"]
             cells = [f"{o['microseconds']:,.1f} ({ratio(o['turns'], own):.2f}x)" for o in figures.values()]
             table.append([row, *cells])
-        report.show(f"Adam, {case}: microseconds (times the one pass)", ["around the step", *WAYS], table)
+        report.show(f"Adam, {case}: microseconds (times the one pass)", ["step options", *WAYS], table)
     if chosen.json:
         report.write_json(chosen.json, {"machine": machine.describe(), "results": found})
     return 0

@@ -1,4 +1,4 @@
-"""Everything around the maths of an update rule: checks, clipping, storage, flushing and averaging.
+"""A step of any rule: its maths, and the step options before and after it.
 
 A rule in this folder is a function that changes one parameter and its states in place, in float32 or float64.
 The decorator `rule` makes of it the public function that takes arrays or lists of arrays in any storage
@@ -13,7 +13,7 @@ format and does, in this order:
 5. Encode parameter and states; ``ema = ema_decay * ema + (1 - ema_decay) * param``; zero the gradients.
 
 A gradient may be `SparseRows` where the rule has such a form: repeated rows are added up first, in the compute type,
-and the frame then works on the rows that occur as on a tensor of their own.
+and the step is then that of a tensor made of the rows that occur.
 
 The compute type is float64 for float64 parameters and float32 for all others.
 """
@@ -33,13 +33,25 @@ from numpy.typing import NDArray
 
 from .._floats import default_floats
 from .._hyper import CAUTIOUS, check_hypers, unexpected
-from ._about import AROUND, AROUND_DOC, BEYOND_TORCH, RULES, Around, Rule, State, Steps, Tensors, Whole, check_around
 from ._arithmetic import clamp, flush, sum_in_order, sum_of_squares
 from ._cautious import Decay, step_cautiously
 from ._newton_schulz import check_matrices
+from ._rule import (
+    BEYOND_TORCH,
+    FUNCTION_OPTIONS,
+    OPTIONS_DOC,
+    RULES,
+    Rule,
+    State,
+    StepOptions,
+    Steps,
+    Tensors,
+    Whole,
+    check_options,
+)
 from ._tensors import Tensor, check_tensors
 
-__all__ = ["AROUND", "RULES", "Around", "Rule", "State", "Steps", "Tensors", "check_around", "rule"]
+__all__ = ["FUNCTION_OPTIONS", "RULES", "StepOptions", "Rule", "State", "Steps", "Tensors", "check_options", "rule"]
 
 P = ParamSpec("P")
 Array = NDArray[Any]
@@ -108,43 +120,44 @@ def rule(
 
         @functools.wraps(maths)
         def take_step(*args: P.args, **kwargs: P.kwargs) -> bool:
-            unknown = sorted(kwargs.keys() - plain.parameters.keys() - AROUND.keys())
+            unknown = sorted(kwargs.keys() - plain.parameters.keys() - FUNCTION_OPTIONS.keys())
             if unknown:
-                raise unexpected(about.name, unknown[0], {*hypers, *AROUND})
+                raise unexpected(about.name, unknown[0], {*hypers, *FUNCTION_OPTIONS})
             given: dict[str, Any] = kwargs
-            around = AROUND | {name: value for name, value in given.items() if name in AROUND}
-            bound = plain.bind(*args, **{name: value for name, value in given.items() if name not in AROUND})
+            options = FUNCTION_OPTIONS | {name: value for name, value in given.items() if name in FUNCTION_OPTIONS}
+            bound = plain.bind(*args, **{name: value for name, value in given.items() if name not in FUNCTION_OPTIONS})
             bound.apply_defaults()
-            around = check_around(around)
-            together = {name: bound.arguments[name] for name in hypers} | {"cautious": around["cautious"]}
+            options = check_options(options)
+            together = {name: bound.arguments[name] for name in hypers} | {"cautious": options["cautious"]}
             values = {name: value for name, value in check_hypers(about.name, together).items() if name in hypers}
-            if (around["ema"] is None) != (around["ema_decay"] is None):
+            if (options["ema"] is None) != (options["ema_decay"] is None):
                 raise ValueError("ema: got one of ema and ema_decay, needs both or neither")
-            tensors = check_tensors(about, values, bound.arguments, around)
+            tensors = check_tensors(about, values, bound.arguments, options)
             for tensor in tensors if about.matrices else ():
                 check_matrices(tensor.param.array.shape, values["reshape"], tensor.param.memory[0][0])
             with default_floats():
-                _check_scale(tensors, around["grad_scale"])
-                multiplier = _multiplier(tensors, around)
-                if around["skip_nonfinite"] and not all(_is_finite(tensor, multiplier) for tensor in tensors):
+                _check_scale(tensors, options["grad_scale"])
+                multiplier = _multiplier(tensors, options)
+                if options["skip_nonfinite"] and not all(_is_finite(tensor, multiplier) for tensor in tensors):
                     return False
                 if sums is not None:
-                    values = values | {"whole": _sum_over(sums, tensors, multiplier, values, around)}
+                    values = values | {"whole": _sum_over(sums, tensors, multiplier, values, options)}
                 for tensor in tensors:
-                    _check_overflow(maths, tensor, multiplier, values, around)
+                    _check_overflow(maths, tensor, multiplier, values, options)
                 for tensor in tensors:
-                    _step(maths, tensor, multiplier, values, around)
-                    if around["zero_grads"]:
+                    _step(maths, tensor, multiplier, values, options)
+                    if options["zero_grads"]:
                         tensor.given[...] = 0
             return True
 
         extra = [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value) for name, value in AROUND.items()
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value)
+            for name, value in FUNCTION_OPTIONS.items()
         ]
         signature = plain.replace(parameters=[*plain.parameters.values(), *extra], return_annotation=bool)
         setattr(take_step, "__signature__", signature)  # noqa: B010  (mypy knows no such attribute)
         head, separator, examples = (inspect.getdoc(maths) or "").partition("Examples\n")
-        take_step.__doc__ = f"{head.rstrip()}\n\n{inspect.cleandoc(AROUND_DOC)}\n\n{separator}{examples}"
+        take_step.__doc__ = f"{head.rstrip()}\n\n{inspect.cleandoc(OPTIONS_DOC)}\n\n{separator}{examples}"
         RULES[about.name] = about
         return take_step
 
@@ -180,15 +193,15 @@ def _is_finite(tensor: Tensor, multiplier: float) -> bool:
     return bool(finite)
 
 
-def _multiplier(tensors: list[Tensor], around: dict[str, Any]) -> float:
+def _multiplier(tensors: list[Tensor], options: dict[str, Any]) -> float:
     """What every gradient is multiplied by."""
-    scale = 1.0 / around["grad_scale"]
-    multiplier: float = -scale if around["maximize"] else scale
-    if around["max_grad_norm"] is not None:
+    scale = 1.0 / options["grad_scale"]
+    multiplier: float = -scale if options["maximize"] else scale
+    if options["max_grad_norm"] is not None:
         total = 0.0
         for tensor in tensors:
             total += sum_of_squares(tensor.grad)
-        coefficient = around["max_grad_norm"] / (math.sqrt(total) * scale + 1e-6)
+        coefficient = options["max_grad_norm"] / (math.sqrt(total) * scale + 1e-6)
         multiplier *= 1.0 if coefficient > 1.0 else coefficient  # NaN stays NaN
     return multiplier
 
@@ -198,12 +211,12 @@ def _step(
     tensor: Tensor,
     multiplier: float,
     hypers: dict[str, Any],
-    around: dict[str, Any],
+    options: dict[str, Any],
 ) -> Array:
     """Step one tensor, or the rows of it that have a gradient; return the parameters before they were rounded."""
     if tensor.rows is None:
-        return _step_one(maths, tensor, multiplier, hypers, around)
-    return _step_rows(maths, tensor, tensor.rows, multiplier, hypers, around)
+        return _step_one(maths, tensor, multiplier, hypers, options)
+    return _step_rows(maths, tensor, tensor.rows, multiplier, hypers, options)
 
 
 def _check_overflow(
@@ -211,13 +224,13 @@ def _check_overflow(
     tensor: Tensor,
     multiplier: float,
     hypers: dict[str, Any],
-    around: dict[str, Any],
+    options: dict[str, Any],
 ) -> None:
     """Step a copy of a float16 parameter first: nothing must have changed if it ends beyond the largest number."""
     if tensor.param.array.dtype != np.float16:
         return
     trial = copy.deepcopy(replace(tensor, ema=None))
-    exact = _step(maths, trial, multiplier, hypers, around)
+    exact = _step(maths, trial, multiplier, hypers, options)
     rounded = trial.param.array if trial.rows is None else trial.param.array[trial.rows]
     if (np.isinf(rounded.reshape(-1)) & np.isfinite(exact)).any():
         raise OverflowError(
@@ -231,27 +244,27 @@ def _sum_over(
     tensors: list[Tensor],
     multiplier: float,
     hypers: dict[str, Any],
-    around: dict[str, Any],
+    options: dict[str, Any],
 ) -> Whole:
     """The two sums over all tensors, and the scalars of the one with the largest first ones, then the most steps."""
     each = [(tuple(map(float, tensor.scalars)), tensor.step) for tensor in tensors]
     scalars, _ = max(each, key=lambda one: (*one[0][:2], one[1]), default=((), 0))
     first = second = 0.0
     for tensor in tensors:
-        param, grad, states = _decode(tensor, multiplier, around)
+        param, grad, states = _decode(tensor, multiplier, options)
         a, b = sums(param, grad, *states, step=tensor.step, scalars=scalars, **hypers)
         first += sum_in_order(a)
         second += sum_in_order(b)
     return Whole(scalars, (first, second))
 
 
-def _decode(tensor: Tensor, multiplier: float, around: dict[str, Any]) -> tuple[Array, Array, list[Array | None]]:
+def _decode(tensor: Tensor, multiplier: float, options: dict[str, Any]) -> tuple[Array, Array, list[Array | None]]:
     """Parameter, gradient and states as the maths gets them."""
     param = tensor.param.decode()
     T = param.dtype.type
     grad = T(multiplier) * tensor.grad.reshape(-1).astype(T)
-    if around["clip_value"] is not None:
-        grad = clamp(grad, T(-around["clip_value"]), T(around["clip_value"]))
+    if options["clip_value"] is not None:
+        grad = clamp(grad, T(-options["clip_value"]), T(options["clip_value"]))
     return param, grad, [None if state is None else state.decode() for state in tensor.states]
 
 
@@ -260,13 +273,13 @@ def _step_one(
     tensor: Tensor,
     multiplier: float,
     hypers: dict[str, Any],
-    around: dict[str, Any],
+    options: dict[str, Any],
 ) -> Array:
-    param, grad, states = _decode(tensor, multiplier, around)
+    param, grad, states = _decode(tensor, multiplier, options)
     T = param.dtype.type
     about = RULES[maths.__name__]
     shape = {"shape": tensor.param.array.shape} if about.needs_shape else {}
-    if around["cautious"]:
+    if options["cautious"]:
         assert about.decay is not None  # checked with the hyper-parameters
         step_cautiously(maths, about.decay, param, grad, *states, *tensor.scalars, step=tensor.step, **shape, **hypers)
     else:
@@ -278,7 +291,7 @@ def _step_one(
     tensor.param.encode(param)
     if tensor.ema is not None:
         ema = tensor.ema.reshape(-1)
-        ema[...] = T(around["ema_decay"]) * ema + T(1.0 - around["ema_decay"]) * param
+        ema[...] = T(options["ema_decay"]) * ema + T(1.0 - options["ema_decay"]) * param
         flush(ema)
     return param
 
@@ -289,12 +302,12 @@ def _step_rows(
     rows: Array,
     multiplier: float,
     hypers: dict[str, Any],
-    around: dict[str, Any],
+    options: dict[str, Any],
 ) -> Array:
     """The step of a tensor made of these rows alone, put back where they came from."""
     param = tensor.param.take(rows)
     states = [None if state is None else state.take(rows) for state in tensor.states]
-    exact = _step_one(maths, replace(tensor, param=param, states=states), multiplier, hypers, around)
+    exact = _step_one(maths, replace(tensor, param=param, states=states), multiplier, hypers, options)
     for whole, part in zip([tensor.param, *tensor.states], [param, *states], strict=True):
         if whole is not None and part is not None:
             whole.put(rows, part)
