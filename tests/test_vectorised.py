@@ -26,7 +26,7 @@ def compiler() -> str:
 
 def lines_of_update() -> range:
     """Where the function template stands that takes the steps."""
-    lines = KERNELS.read_text().splitlines()
+    lines = (KERNELS.parent / "step.hpp").read_text().splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("void update("))
     return range(start + 1, start + 2 + lines[start:].index("}"))
 
@@ -36,7 +36,7 @@ def test_every_update_is_vectorised(tmp_path: Path) -> None:
     defines = ['-DFUSEDSTEP_ISA_NAME="baseline"', "-DFUSEDSTEP_TABLE=table_baseline"]
     run = subprocess.run([*command, *defines, "-o", str(tmp_path / "kernels.o")], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    remark = re.compile(r"kernels\.cpp:(\d+):\d+: \w+: (.*)")
+    remark = re.compile(r"step\.hpp:(\d+):\d+: \w+: (.*)")
     found = [match for match in map(remark.search, run.stderr.splitlines()) if match]
     remarks = [match[2] for match in found if int(match[1]) in lines_of_update()]
     assert any("loop vectorized" in text for text in remarks)

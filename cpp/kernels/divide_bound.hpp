@@ -23,7 +23,7 @@ struct VecWithRoot {
 template <class Rule, unsigned V, bool kScaled, bool kProducts>
 VEC_INLINE void step_vector(const typename Rule::template Constants<VecWithRoot<kProducts>>& c, const Vec& scale,
                             const Run& run, std::size_t i) {
-    constexpr unsigned used = Rule::states(V);
+    constexpr unsigned used = used_states<Rule>(V);
     float* const param = static_cast<float*>(run.param) + i;
     VecWithRoot<kProducts> p{load<Vec>(param)};
     VecWithRoot<kProducts> g{load<Vec>(static_cast<const float*>(run.grad) + i)};

@@ -124,7 +124,7 @@ struct KeptIn<true, kExact, Moment> {
     using type = ExactState;
 };
 template <class Rule, unsigned V, int s>
-constexpr bool kUses = s < kStatesOf<Rule> && (Rule::states(V) >> s & 1u) != 0;
+constexpr bool kUses = s < kStatesOf<Rule> && (used_states<Rule>(V) >> s & 1u) != 0;
 template <class Rule, unsigned V, template <bool> class Moment, int s>
 using KeptState = typename KeptIn<kUses<Rule, V, s>, Rule::kStates[kUses<Rule, V, s> ? s : 0].kind, Moment>::type;
 
@@ -296,7 +296,7 @@ template <class Rule, unsigned V>
 NarrowFn choose_narrow(Format moments) {
     bool any = false;
     for (int s = 0; s < kStatesOf<Rule>; ++s)
-        any = any || ((Rule::states(V) >> s & 1u) != 0 && Rule::kStates[s].kind != kExact);
+        any = any || ((used_states<Rule>(V) >> s & 1u) != 0 && Rule::kStates[s].kind != kExact);
     if (any && moments == Format::q8_signed) return step_narrow<Rule, V, QuantState>;
     if constexpr (kVecHalves) {
         if (moments == Format::float32 || !any) return step_narrow<Rule, V, FloatState>;

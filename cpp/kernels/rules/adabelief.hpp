@@ -2,14 +2,11 @@
 // Zhuang et al., "AdaBelief optimizer: adapting stepsizes by the belief in observed gradients", NeurIPS 2020, algorithm
 // 2; eps_root is the algorithm's epsilon inside the recursion of s (it stays in the state), eps the one in the
 // denominator.
-struct AdaBelief : Elementwise {
-    static constexpr bool kCautious = true;
+struct AdaBelief : DecayOfParameter {
     static constexpr const char* kName = "adabelief";
     static constexpr const char* kHypers[] = {"lr", "betas.0", "betas.1", "eps", "eps_root", "weight_decay"};
     enum { kLr, kBeta1, kBeta2, kEps, kEpsRoot, kWeightDecay };
     static constexpr State kStates[] = {{"exp_avg", kSigned}, {"exp_avg_var", kUnsigned}};
-
-    static constexpr unsigned states(unsigned) { return 3u; }
 
     template <class T>
     struct Constants {
@@ -26,11 +23,6 @@ struct AdaBelief : Elementwise {
                 T(1.0 / (1.0 - power(h[kBeta2], step))),
                 T(h[kEps]),
                 T(h[kLr] / (1.0 - power(h[kBeta1], step)))};
-    }
-
-    template <class T>
-    static Decay decay(const Constants<T>& c, unsigned) {
-        return {0, c.shrink};
     }
 
     template <class T, unsigned V>

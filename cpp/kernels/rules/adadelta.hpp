@@ -9,8 +9,6 @@ struct Adadelta : Elementwise {
     enum : unsigned { kWithDecay = 1 };
     static constexpr unsigned kVariants = 2;
     static unsigned variant(const double* h, std::uint64_t) { return h[kWeightDecay] != 0.0 ? kWithDecay : 0u; }
-    static constexpr unsigned states(unsigned) { return 3u; }
-
     template <class T>
     struct Constants {
         T lr, decay, keep, take, eps;

@@ -11,8 +11,6 @@ struct Adagrad : Elementwise {
     enum : unsigned { kWithDecay = 1 };
     static constexpr unsigned kVariants = 2;
     static unsigned variant(const double* h, std::uint64_t) { return h[kWeightDecay] != 0.0 ? kWithDecay : 0u; }
-    static constexpr unsigned states(unsigned) { return 1u; }
-
     static constexpr bool waits_for_divider(unsigned) { return true; }
 
     template <class T>

@@ -3,16 +3,13 @@
 //
 // The engine advances the blocks' second moments before anything else (engine/factors.cpp): a block is a row of a
 // matrix without means of columns. The rule sees 1 / (sqrt(v_hat) + eps) of its block in every element.
-struct AdamMini : Elementwise {
-    static constexpr bool kCautious = true;
+struct AdamMini : DecayOfParameter {
     static constexpr const char* kName = "adam_mini";
     // The number of blocks is settled when states are made.
     static constexpr const char* kHypers[] = {"lr", "betas.0", "betas.1", "eps", "weight_decay", "blocks"};
     enum { kLr, kBeta1, kBeta2, kEps, kWeightDecay };
     static constexpr State kStates[] = {{"exp_avg", kSigned}, {"exp_avg_sq", kExact}};
     static constexpr FactorStates kFactors{1, -1, 1};
-
-    static constexpr unsigned states(unsigned) { return 3u; }
 
     template <class T>
     static FactorWeights factors(const double* h, std::uint64_t step) {
@@ -27,11 +24,6 @@ struct AdamMini : Elementwise {
     static Constants<T> derive(const double* h, std::uint64_t step, double*) {
         return {T(1.0 - h[kLr] * h[kWeightDecay]), T(h[kBeta1]), T(1.0 - h[kBeta1]),
                 T(h[kLr] / (1.0 - power(h[kBeta1], step)))};
-    }
-
-    template <class T>
-    static Decay decay(const Constants<T>& c, unsigned) {
-        return {0, c.shrink};
     }
 
     template <class T, unsigned V>

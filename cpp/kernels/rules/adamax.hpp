@@ -2,8 +2,7 @@
 // Kingma and Ba, "Adam: a method for stochastic optimization", ICLR 2015, algorithm 2; eps, which the paper does not
 // have, is added to the gradient's magnitude, so that the norm is never zero; eps_norm is added to the norm itself, as
 // Keras has it.
-struct Adamax : Elementwise {
-    static constexpr bool kCautious = true;
+struct Adamax : DecayInGradient {
     static constexpr const char* kName = "adamax";
     static constexpr const char* kHypers[] = {"lr", "betas.0", "betas.1", "eps", "weight_decay", "eps_norm"};
     enum { kLr, kBeta1, kBeta2, kEps, kWeightDecay, kEpsNorm };
@@ -12,8 +11,6 @@ struct Adamax : Elementwise {
     enum : unsigned { kWithDecay = 1 };
     static constexpr unsigned kVariants = 2;
     static unsigned variant(const double* h, std::uint64_t) { return h[kWeightDecay] != 0.0 ? kWithDecay : 0u; }
-    static constexpr unsigned states(unsigned) { return 3u; }
-
     template <class T>
     struct Constants {
         T lr, decay, keep1, take1, keep2, eps, eps_norm;
@@ -27,11 +24,6 @@ struct Adamax : Elementwise {
                 T(h[kBeta2]),
                 T(h[kEps]),
                 T(h[kEpsNorm])};
-    }
-
-    template <class T>
-    static Decay decay(const Constants<T>& c, unsigned variant) {
-        return {variant & kWithDecay ? c.decay : 0, 1};
     }
 
     template <class T, unsigned V>

@@ -12,8 +12,6 @@ struct Adan : Elementwise {
     enum : unsigned { kFirst = 1 };
     static constexpr unsigned kVariants = 2;
     static unsigned variant(const double*, std::uint64_t step) { return step == 1 ? kFirst : 0u; }
-    static constexpr unsigned states(unsigned) { return 15u; }
-
     template <class T>
     struct Constants {
         T keep1, take1, keep2, take2, keep3, take3, unbias3, eps, along, across, before, after;

@@ -1,15 +1,12 @@
 // AdEMAMix: AdamW with a second, slow first moment.
 // Pagliardini, Ablin and Grangier, "The AdEMAMix optimizer: better, faster, older", 2024, algorithm 1; the warm-ups are
 // its equations 2 and 3: alpha grows linearly, and 1 / ln(beta3) moves linearly from 1 / ln(beta1).
-struct AdEMAMix : Elementwise {
-    static constexpr bool kCautious = true;
+struct AdEMAMix : DecayOfParameter {
     static constexpr const char* kName = "ademamix";
     static constexpr const char* kHypers[] = {"lr",  "betas.0",      "betas.1",      "betas.2",     "alpha",
                                               "eps", "weight_decay", "alpha_warmup", "beta3_warmup"};
     enum { kLr, kBeta1, kBeta2, kBeta3, kAlpha, kEps, kWeightDecay, kAlphaWarmup, kBeta3Warmup };
     static constexpr State kStates[] = {{"exp_avg_fast", kSigned}, {"exp_avg_slow", kExact}, {"exp_avg_sq", kUnsigned}};
-
-    static constexpr unsigned states(unsigned) { return 7u; }
 
     static double beta3(const double* h, double step) {
         if (!(step < h[kBeta3Warmup] && h[kBeta1] < h[kBeta3])) return h[kBeta3];
@@ -37,11 +34,6 @@ struct AdEMAMix : Elementwise {
                 T(h[kEps]),
                 T(h[kLr] / (1.0 - power(h[kBeta1], step))),
                 T(h[kLr] * alpha)};
-    }
-
-    template <class T>
-    static Decay decay(const Constants<T>& c, unsigned) {
-        return {0, c.shrink};
     }
 
     template <class T, unsigned V>

@@ -15,8 +15,6 @@ struct Adopt : Elementwise {
     static unsigned variant(const double* h, std::uint64_t step) {
         return (step == 1 ? kFirst : 0u) | (h[kWeightDecay] != 0.0 && h[kDecoupled] == 0.0 ? kWithDecay : 0u);
     }
-    static constexpr unsigned states(unsigned) { return 3u; }
-
     template <class T>
     struct Constants {
         T shrink, decay, keep1, take1, keep2, take2, eps, most, lr;

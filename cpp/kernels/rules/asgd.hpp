@@ -13,8 +13,6 @@ struct Asgd : Elementwise {
     enum : unsigned { kWithDecay = 1 };
     static constexpr unsigned kVariants = 2;
     static unsigned variant(const double* h, std::uint64_t) { return h[kWeightDecay] != 0.0 ? kWithDecay : 0u; }
-    static constexpr unsigned states(unsigned) { return 1u; }
-
     template <class T>
     struct Constants {
         T shrink, decay, eta, mu;

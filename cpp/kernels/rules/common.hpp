@@ -17,8 +17,26 @@ struct Elementwise {
     static constexpr bool kCautious = false;                     // true: decay() says how a weight decay enters
     static constexpr bool kBfloat16Step = false;                 // true: variant 0 has the steps of bfloat16_step.hpp
     static unsigned variant(const double*, std::uint64_t) { return 0u; }  // the one for these hyper-parameters
+    static constexpr unsigned states(unsigned) { return ~0u; }            // those that a variant needs, a bit each
     // Whether a root and a division are most of a variant's work, and the rest is + - * / alone (divide_bound.hpp).
     static constexpr bool waits_for_divider(unsigned) { return false; }
+};
+
+// A rule whose steps can be cautious, with a weight decay of one of two kinds: an L2 penalty, zero in variants without
+// it, and a factor of the parameter.
+struct DecayInGradient : Elementwise {
+    static constexpr bool kCautious = true;
+    template <class T, class Constants>
+    static Decay decay(const Constants& c, unsigned) {
+        return {c.decay, 1};
+    }
+};
+struct DecayOfParameter : Elementwise {
+    static constexpr bool kCautious = true;
+    template <class T, class Constants>
+    static Decay decay(const Constants& c, unsigned) {
+        return {0, c.shrink};
+    }
 };
 
 inline float root(float x) { return std::sqrt(x); }

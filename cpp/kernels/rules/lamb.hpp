@@ -11,8 +11,6 @@ struct Lamb : Elementwise {
     enum : unsigned { kWithDecay = 1 };
     static constexpr unsigned kVariants = 2;
     static unsigned variant(const double* h, std::uint64_t) { return h[kWeightDecay] != 0.0 ? kWithDecay : 0u; }
-    static constexpr unsigned states(unsigned) { return 3u; }
-
     template <class T>
     struct Constants {
         T decay, keep1, take1, keep2, take2, unbias1, unbias2, eps_root, eps, lr;

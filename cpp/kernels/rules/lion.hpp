@@ -1,13 +1,10 @@
 // Lion: the sign of an interpolated momentum.
 // Chen et al., "Symbolic discovery of optimization algorithms", NeurIPS 2023, algorithm 2.
-struct Lion : Elementwise {
-    static constexpr bool kCautious = true;
+struct Lion : DecayOfParameter {
     static constexpr const char* kName = "lion";
     static constexpr const char* kHypers[] = {"lr", "betas.0", "betas.1", "weight_decay"};
     enum { kLr, kBeta1, kBeta2, kWeightDecay };
     static constexpr State kStates[] = {{"exp_avg", kSigned}};
-
-    static constexpr unsigned states(unsigned) { return 1u; }
 
     template <class T>
     struct Constants {
@@ -21,11 +18,6 @@ struct Lion : Elementwise {
                 T(h[kBeta2]),
                 T(1.0 - h[kBeta2]),
                 T(h[kLr])};
-    }
-
-    template <class T>
-    static Decay decay(const Constants<T>& c, unsigned) {
-        return {0, c.shrink};
     }
 
     template <class T, unsigned V>

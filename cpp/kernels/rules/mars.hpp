@@ -81,8 +81,6 @@ struct MarsLion : MarsClipping {
     static constexpr State kStates[] = {{"exp_avg", kSigned}, {"last_grad", kSigned}};
     static constexpr unsigned kNormStates = 2;
 
-    static constexpr unsigned states(unsigned) { return 3u; }
-
     template <class T>
     struct Constants {
         T decay, correction, shrink, keep, take, lr;

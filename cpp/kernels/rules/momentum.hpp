@@ -1,8 +1,7 @@
 // Gradient descent along the exponentially weighted average of the gradients (the form taught in courses: unlike SGD's
 // velocity it does not grow with beta), with Adam's bias correction on request.
 // Kingma and Ba, "Adam", ICLR 2015, algorithm 1, its first moment alone.
-struct Momentum : Elementwise {
-    static constexpr bool kCautious = true;
+struct Momentum : DecayInGradient {
     static constexpr const char* kName = "momentum";
     static constexpr const char* kHypers[] = {"lr", "beta", "bias_correction", "weight_decay"};
     enum { kLr, kBeta, kBiasCorrection, kWeightDecay };
@@ -11,8 +10,6 @@ struct Momentum : Elementwise {
     enum : unsigned { kWithDecay = 1 };
     static constexpr unsigned kVariants = 2;
     static unsigned variant(const double* h, std::uint64_t) { return h[kWeightDecay] != 0.0 ? kWithDecay : 0u; }
-    static constexpr unsigned states(unsigned) { return 1u; }
-
     template <class T>
     struct Constants {
         T lr, decay, keep, take;
@@ -21,11 +18,6 @@ struct Momentum : Elementwise {
     static Constants<T> derive(const double* h, std::uint64_t step, double*) {
         const double correction = h[kBiasCorrection] != 0.0 ? 1.0 - power(h[kBeta], step) : 1.0;
         return {T(h[kLr] / correction), T(h[kWeightDecay]), T(h[kBeta]), T(1.0 - h[kBeta])};
-    }
-
-    template <class T>
-    static Decay decay(const Constants<T>& c, unsigned variant) {
-        return {variant & kWithDecay ? c.decay : 0, 1};
     }
 
     template <class T, unsigned V>

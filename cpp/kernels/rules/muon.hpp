@@ -16,8 +16,6 @@ struct Muon : Elementwise {
     enum : unsigned { kWithNesterov = 1 };
     static constexpr unsigned kVariants = 2;
     static unsigned variant(const double* h, std::uint64_t) { return h[kNesterov] != 0.0 ? kWithNesterov : 0u; }
-    static constexpr unsigned states(unsigned) { return 1u; }
-
     template <class T>
     struct Constants {
         T shrink, lr, keep, take, norm;

@@ -16,8 +16,6 @@ struct NAdam : Elementwise {
     static unsigned variant(const double* h, std::uint64_t) {
         return h[kWeightDecay] != 0.0 && h[kDecoupled] == 0.0 ? kWithDecay : 0u;
     }
-    static constexpr unsigned states(unsigned) { return 3u; }
-
     template <class T>
     struct Constants {
         T shrink, decay, keep1, take1, keep2, take2, unbias2, eps, lr_grad, lr_avg;

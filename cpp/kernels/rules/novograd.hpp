@@ -11,8 +11,6 @@ struct NovoGrad : Elementwise {
     static constexpr bool kNorms = true;
     static constexpr unsigned kNormStates = 0;
 
-    static constexpr unsigned states(unsigned) { return 1u; }
-
     template <class T>
     struct Constants {
         T inverse, decay, keep, take, lr;

@@ -37,8 +37,6 @@ struct Prodigy : Elementwise {
     static constexpr bool kWhole = true;
     static constexpr unsigned kNormStates = 12;
 
-    static constexpr unsigned states(unsigned) { return 15u; }
-
     template <class T>
     struct Constants {
         T penalty, shrink, keep1, take1, keep2, take2, keep3, take3, counted3, gain, eps, lr;

@@ -26,8 +26,6 @@ struct RAdam : Elementwise {
         return (h[kWeightDecay] != 0.0 && h[kDecoupled] == 0.0 ? kWithDecay : 0u) |
                (length(h, step).enough ? kRectified : 0u);
     }
-    static constexpr unsigned states(unsigned) { return 3u; }
-
     template <class T>
     struct Constants {
         T shrink, decay, keep1, take1, keep2, take2, eps, lr;

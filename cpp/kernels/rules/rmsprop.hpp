@@ -2,8 +2,7 @@
 // torch.optim.RMSprop. Tieleman and Hinton, "Neural networks for machine learning", lecture 6.5, 2012; Graves,
 // "Generating sequences with recurrent neural networks", 2013, eqs. 38-41 (centred; with the learning rate inside the
 // velocity, as Keras has it too).
-struct RmsProp : Elementwise {
-    static constexpr bool kCautious = true;
+struct RmsProp : DecayInGradient {
     static constexpr const char* kName = "rmsprop";
     static constexpr const char* kHypers[] = {"lr",       "alpha",    "eps",      "weight_decay",
                                               "momentum", "centered", "eps_root", "lr_in_momentum"};
@@ -31,11 +30,6 @@ struct RmsProp : Elementwise {
         const bool inside = h[kMomentum] != 0.0 && h[kLrInMomentum] != 0.0;
         return {T(inside ? 1.0 : h[kLr]), T(h[kWeightDecay]), T(h[kAlpha]),   T(1.0 - h[kAlpha]),
                 T(h[kMomentum]),          T(h[kEps]),         T(h[kEpsRoot]), T(inside ? h[kLr] : 1.0)};
-    }
-
-    template <class T>
-    static Decay decay(const Constants<T>& c, unsigned variant) {
-        return {variant & kWithDecay ? c.decay : 0, 1};
     }
 
     template <class T, unsigned V>

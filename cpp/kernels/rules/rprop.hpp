@@ -8,8 +8,6 @@ struct Rprop : Elementwise {
     enum { kEtaMinus, kEtaPlus, kSmallest, kLargest };
     static constexpr State kStates[] = {{"prev", kSigned}, {"step_size", kExact}};
 
-    static constexpr unsigned states(unsigned) { return 3u; }
-
     template <class T>
     struct Constants {
         T shrink, grow, smallest, largest;

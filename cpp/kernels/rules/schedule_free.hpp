@@ -27,8 +27,6 @@ struct ScheduleFreeSgd : Elementwise {
     enum : unsigned { kWithDecay = 1 };
     static constexpr unsigned kVariants = 2;
     static unsigned variant(const double* h, std::uint64_t) { return h[kWeightDecay] != 0.0 ? kWithDecay : 0u; }
-    static constexpr unsigned states(unsigned) { return 1u; }
-
     template <class T>
     struct Constants {
         T decay, weight, lr_y, lr_z;
@@ -59,8 +57,6 @@ struct ScheduleFreeAdamW : Elementwise {
     enum : unsigned { kWithDecay = 1 };
     static constexpr unsigned kVariants = 2;
     static unsigned variant(const double* h, std::uint64_t) { return h[kWeightDecay] != 0.0 ? kWithDecay : 0u; }
-    static constexpr unsigned states(unsigned) { return 3u; }
-
     template <class T>
     struct Constants {
         T decay, keep2, take2, unbias2, eps, weight, lr_y, lr_z;

@@ -2,8 +2,7 @@
 // Polyak, "Some methods of speeding up the convergence of iteration methods", 1964 (momentum);
 // Sutskever et al., "On the importance of initialization and momentum in deep learning", ICML 2013, eqs. 3-4
 // (Nesterov), and 1-4 as they stand there, with the learning rate inside the velocity, as Keras has it.
-struct Sgd : Elementwise {
-    static constexpr bool kCautious = true;
+struct Sgd : DecayInGradient {
     static constexpr const char* kName = "sgd";
     static constexpr const char* kHypers[] = {"lr",           "momentum", "dampening",
                                               "weight_decay", "nesterov", "lr_in_momentum"};
@@ -30,11 +29,6 @@ struct Sgd : Elementwise {
         const bool first = step <= 1;  // the velocity starts as the gradient itself, undampened
         return {T(h[kLr]), decay, momentum, T(first ? 0.0 : h[kMomentum]), T(first ? 1.0 : 1.0 - h[kDampening]),
                 T(1.0)};
-    }
-
-    template <class T>
-    static Decay decay(const Constants<T>& c, unsigned variant) {
-        return {variant & kWithDecay ? c.decay : 0, 1};
     }
 
     template <class T, unsigned V>

@@ -8,8 +8,6 @@ struct SparseAdam : Elementwise {
     enum { kLr, kBeta1, kBeta2, kEps };
     static constexpr State kStates[] = {{"exp_avg", kSigned}, {"exp_avg_sq", kUnsigned}};
 
-    static constexpr unsigned states(unsigned) { return 3u; }
-
     template <class T>
     struct Constants {
         T keep1, take1, keep2, take2, eps, lr;

@@ -1,16 +1,13 @@
 // StableAdamW: AdamW whose learning rate falls, for each tensor, while gradients are larger than the second moment
 // says. Wortsman et al., "Stable and low-precision training for large-scale vision-language models", NeurIPS 2023,
 // algorithm 2; the update clipping is that of Shazeer and Stern, "Adafactor", ICML 2018, section 5.
-struct StableAdamW : Elementwise {
-    static constexpr bool kCautious = true;
+struct StableAdamW : DecayOfParameter {
     static constexpr const char* kName = "stable_adamw";
     static constexpr const char* kHypers[] = {"lr", "betas.0", "betas.1", "eps", "weight_decay"};
     enum { kLr, kBeta1, kBeta2, kEps, kWeightDecay };
     static constexpr State kStates[] = {{"exp_avg", kSigned}, {"exp_avg_sq", kUnsigned}};
     static constexpr bool kNorms = true;
     static constexpr unsigned kNormStates = 2;
-
-    static constexpr unsigned states(unsigned) { return 3u; }
 
     // The weight that makes an average that began with 0 one without bias.
     static double unbiased(double beta, std::uint64_t step) {
@@ -39,11 +36,6 @@ struct StableAdamW : Elementwise {
         const double rate = h[kLr] / (square > 1.0 || square != square ? std::sqrt(square) : 1.0);
         c.shrink = T(1.0 - rate * h[kWeightDecay]);
         c.lr = T(rate);
-    }
-
-    template <class T>
-    static Decay decay(const Constants<T>& c, unsigned) {
-        return {0, c.shrink};
     }
 
     // Second pass.

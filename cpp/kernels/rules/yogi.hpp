@@ -1,14 +1,11 @@
 // Yogi: Adam whose second moment changes by at most the squared gradient's share, whatever its own size.
 // Zaheer et al., "Adaptive methods for nonconvex optimization", NeurIPS 2018, algorithm 2, with Adam's bias corrections
 // as in optax.
-struct Yogi : Elementwise {
-    static constexpr bool kCautious = true;
+struct Yogi : DecayOfParameter {
     static constexpr const char* kName = "yogi";
     static constexpr const char* kHypers[] = {"lr", "betas.0", "betas.1", "eps", "weight_decay"};
     enum { kLr, kBeta1, kBeta2, kEps, kWeightDecay };
     static constexpr State kStates[] = {{"exp_avg", kSigned}, {"exp_avg_sq", kUnsigned}};
-
-    static constexpr unsigned states(unsigned) { return 3u; }
 
     template <class T>
     struct Constants {
@@ -23,11 +20,6 @@ struct Yogi : Elementwise {
                 T(1.0 / (1.0 - power(h[kBeta2], step))),
                 T(h[kEps]),
                 T(h[kLr] / (1.0 - power(h[kBeta1], step)))};
-    }
-
-    template <class T>
-    static Decay decay(const Constants<T>& c, unsigned) {
-        return {0, c.shrink};
     }
 
     template <class T, unsigned V>
