@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import re
 import textwrap
 from typing import Any
 
 import griffe
 
+COMPLETED = ("fusedstep.reference.", "fusedstep.optimizers.")
 BLOCK = re.compile(r"^( *)\.\. math::[ ]*(.*)\n((?:\1 +.*\n|[ ]*\n)*)", re.M)
 
 
@@ -25,11 +28,22 @@ def to_markdown(text: str) -> str:
     return re.sub(r"``([^`]+)``", r"`\1`", text)
 
 
+def completed(obj: griffe.Object) -> str:
+    """The docstring as `help` shows it: the package writes what is common to all rules, and to their classes, once."""
+    assert obj.docstring is not None
+    module, _, name = obj.path.rpartition(".")
+    if obj.parent is None or not obj.parent.is_module or not module.startswith(COMPLETED):
+        return str(obj.docstring.value)
+    return inspect.getdoc(getattr(importlib.import_module(module), name)) or ""
+
+
 class Markdown(griffe.Extension):
-    """Converts every docstring when it is loaded."""
+    """Completes and converts every docstring when it is loaded."""
 
     def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
         """Called once for each module, class, function and attribute."""
+        if obj.docstring is not None and not obj.is_module:
+            obj.docstring.value = completed(obj)
         if obj.docstring is not None:
             obj.docstring.value = to_markdown(obj.docstring.value)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ._accumulating import Summed, check_accumulate_steps
 from ._attributes import shared_option
-from ._constructors import constructor
+from ._constructors import constructor, docstring
 from ._core import Model
 from ._group_options import Number, Options, Structure, check_group
 from ._groups import Groups, fixed
@@ -106,6 +106,7 @@ class Optimizer(Keeping):
         super().__init_subclass__(**kwargs)
         if "__init__" not in vars(cls) and "rule" in vars(cls) and (arguments := RULES[cls.rule].arguments):
             setattr(cls, "__init__", constructor(cls, arguments, "Options"))  # noqa: B010  (mypy reads the stub)
+            cls.__doc__ = docstring(cls, arguments)
 
     def __init__(self, params: Structure, defaults: dict[str, Any], options: Options) -> None:
         given: dict[str, Any] = dict(options)

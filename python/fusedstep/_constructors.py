@@ -6,7 +6,9 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
-__all__ = ["bind", "constructor", "signature"]
+from ._docstrings import with_parameters
+
+__all__ = ["bind", "constructor", "docstring", "signature"]
 
 Parameter = inspect.Parameter
 
@@ -75,3 +77,15 @@ def constructor(kind: type, arguments: Sequence[Parameter], options: str) -> Cal
     __init__.__qualname__ = f"{kind.__qualname__}.__init__"
     __init__.__module__ = kind.__module__
     return __init__
+
+
+COMMON = {
+    "params": "Parameters or groups of them (see `Optimizer`).",
+    "**options": "Options of every optimizer (see `Optimizer`).",
+}
+
+
+def docstring(kind: type, arguments: Sequence[Parameter]) -> str | None:
+    """The docstring of a class with such a constructor, which describes its own arguments alone."""
+    names = ["params", *(argument.name for argument in arguments), "**options"]
+    return kind.__doc__ and with_parameters(kind.__doc__, names, COMMON)

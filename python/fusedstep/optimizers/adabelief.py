@@ -22,8 +22,6 @@ class AdaBelief(Optimizer):
 
     Parameters
     ----------
-    params
-        Parameters or groups of them (see `Optimizer`).
     lr
         Learning rate :math:`\eta`.
     betas
@@ -32,8 +30,6 @@ class AdaBelief(Optimizer):
         Added to the square root, and to the state at every step.
     weight_decay
         Decay :math:`\lambda` of the parameter, decoupled from the gradient.
-    **options
-        Options of every optimizer (see `Optimizer`).
     """
 
     rule = "adabelief"

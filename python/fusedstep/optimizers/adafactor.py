@@ -24,8 +24,6 @@ class Adafactor(Optimizer):
 
     Parameters
     ----------
-    params
-        Parameters or groups of them (see `Optimizer`).
     lr
         Greatest relative step :math:`\eta`.
     beta2_decay
@@ -44,8 +42,6 @@ class Adafactor(Optimizer):
     like_transformers
         Take :math:`\epsilon_1` and the decay as ``transformers.Adafactor``: :math:`\epsilon_1` is added to the squares
         alone, and the decay is multiplied by :math:`\alpha`. Give ``eps=(1e-30, 1e-3)`` with it.
-    **options
-        Options of every optimizer (see `Optimizer`).
 
     Notes
     -----

@@ -20,8 +20,6 @@ class Adagrad(Optimizer):
 
     Parameters
     ----------
-    params
-        Parameters or groups of them (see `Optimizer`).
     lr
         Learning rate :math:`\eta`.
     lr_decay
@@ -32,8 +30,6 @@ class Adagrad(Optimizer):
         First value of every :math:`s`.
     eps, eps_root
         Added to the square root, and to what it is taken of.
-    **options
-        Options of every optimizer (see `Optimizer`).
     """
 
     rule = "adagrad"
@@ -53,8 +49,6 @@ class Adadelta(Optimizer):
 
     Parameters
     ----------
-    params
-        Parameters or groups of them (see `Optimizer`).
     lr
         Learning rate :math:`\eta`.
     rho
@@ -63,8 +57,6 @@ class Adadelta(Optimizer):
         Added to what the square roots are taken of.
     weight_decay
         L2 penalty :math:`\lambda`.
-    **options
-        Options of every optimizer (see `Optimizer`).
     """
 
     rule = "adadelta"

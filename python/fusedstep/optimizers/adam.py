@@ -20,8 +20,6 @@ class Adam(Optimizer):
 
     Parameters
     ----------
-    params
-        Parameters or groups of them (see `Optimizer`).
     lr
         Learning rate :math:`\eta`.
     betas
@@ -34,8 +32,6 @@ class Adam(Optimizer):
         Divide by the largest second moment so far.
     eps_root
         Added inside the square root.
-    **options
-        Options of every optimizer (see `Optimizer`).
     """
 
     rule = "adam"
@@ -50,8 +46,6 @@ class AdamW(Optimizer):
 
     Parameters
     ----------
-    params
-        Parameters or groups of them (see `Optimizer`).
     lr
         Learning rate :math:`\eta`.
     betas
@@ -64,8 +58,6 @@ class AdamW(Optimizer):
         Divide by the largest second moment so far.
     eps_root
         Added inside the square root.
-    **options
-        Options of every optimizer (see `Optimizer`).
     """
 
     rule = "adamw"

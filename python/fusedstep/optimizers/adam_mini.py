@@ -22,8 +22,6 @@ class AdamMini(Optimizer):
 
     Parameters
     ----------
-    params
-        Parameters or groups of them (see `Optimizer`).
     lr
         Learning rate :math:`\eta`.
     betas
@@ -36,8 +34,6 @@ class AdamMini(Optimizer):
         Number of equal blocks that each parameter, flattened in C order, is cut into: that of the heads for the queries
         and keys of attention. It must divide the number of elements, and stays as the optimizer was made with it. 0 is
         the partition above.
-    **options
-        Options of every optimizer (see `Optimizer`).
 
     Examples
     --------

@@ -21,8 +21,6 @@ class Adamax(Optimizer):
 
     Parameters
     ----------
-    params
-        Parameters or groups of them (see `Optimizer`).
     lr
         Learning rate :math:`\eta`.
     betas
@@ -33,8 +31,6 @@ class Adamax(Optimizer):
         L2 penalty :math:`\lambda`.
     eps_norm
         Added to the weighted largest magnitude.
-    **options
-        Options of every optimizer (see `Optimizer`).
     """
 
     rule = "adamax"

@@ -24,8 +24,6 @@ class Adan(Optimizer):
 
     Parameters
     ----------
-    params
-        Parameters or groups of them (see `Optimizer`).
     lr
         Learning rate :math:`\eta`.
     betas
@@ -36,8 +34,6 @@ class Adan(Optimizer):
         Decay :math:`\lambda` of the parameter, decoupled from the gradient.
     no_prox
         Shrink the parameter by :math:`1 - \eta \lambda` before the step, as AdamW, instead of the division after it.
-    **options
-        Options of every optimizer (see `Optimizer`).
     """
 
     rule = "adan"

@@ -23,8 +23,6 @@ class AdEMAMix(Optimizer):
 
     Parameters
     ----------
-    params
-        Parameters or groups of them (see `Optimizer`).
     lr
         Learning rate :math:`\eta`.
     betas
@@ -38,8 +36,6 @@ class AdEMAMix(Optimizer):
     alpha_warmup, beta3_warmup
         Steps :math:`T` over which :math:`\alpha` grows from 0, and :math:`\beta_3` from :math:`\beta_1`; 0 for
         none. The paper takes all steps of the training for both.
-    **options
-        Options of every optimizer (see `Optimizer`).
     """
 
     rule = "ademamix"

@@ -21,8 +21,6 @@ class ADOPT(Optimizer):
 
     Parameters
     ----------
-    params
-        Parameters or groups of them (see `Optimizer`).
     lr
         Learning rate :math:`\eta`.
     betas
@@ -35,8 +33,6 @@ class ADOPT(Optimizer):
         Shrink the parameter instead of adding to the gradient.
     clipping
         Clip normed gradients to :math:`(t - 1)^{1/4}`.
-    **options
-        Options of every optimizer (see `Optimizer`).
     """
 
     rule = "adopt"

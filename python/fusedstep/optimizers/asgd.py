@@ -21,8 +21,6 @@ class ASGD(Optimizer):
 
     Parameters
     ----------
-    params
-        Parameters or groups of them (see `Optimizer`).
     lr
         Learning rate :math:`\eta`.
     lambd, alpha
@@ -31,8 +29,6 @@ class ASGD(Optimizer):
         Step after which averaging starts.
     weight_decay
         L2 penalty :math:`\lambda`.
-    **options
-        Options of every optimizer (see `Optimizer`).
     """
 
     rule = "asgd"

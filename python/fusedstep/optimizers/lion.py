@@ -18,8 +18,6 @@ class Lion(Optimizer):
 
     Parameters
     ----------
-    params
-        Parameters or groups of them (see `Optimizer`).
     lr
         Learning rate :math:`\eta`.
     betas
@@ -27,8 +25,6 @@ class Lion(Optimizer):
         [0, 1).
     weight_decay
         Decay :math:`\lambda` of the parameter, decoupled from the gradient.
-    **options
-        Options of every optimizer (see `Optimizer`).
     """
 
     rule = "lion"

@@ -28,8 +28,6 @@ class MARS(Optimizer):
 
     Parameters
     ----------
-    params
-        Parameters or groups of them (see `Optimizer`).
     lr
         Learning rate :math:`\eta`.
     betas
@@ -42,8 +40,6 @@ class MARS(Optimizer):
         Strength :math:`\gamma` of the correction.
     clipping
         Scale corrected gradients down to the norm 1.
-    **options
-        Options of every optimizer (see `Optimizer`).
     """
 
     rule = "mars"
@@ -64,8 +60,6 @@ class MARSLion(Optimizer):
 
     Parameters
     ----------
-    params
-        Parameters or groups of them (see `Optimizer`).
     lr
         Learning rate :math:`\eta`.
     beta
@@ -76,8 +70,6 @@ class MARSLion(Optimizer):
         Strength :math:`\gamma` of the correction.
     clipping
         Scale corrected gradients down to the norm 1.
-    **options
-        Options of every optimizer (see `Optimizer`).
     """
 
     rule = "mars_lion"

@@ -23,8 +23,6 @@ class NAdam(Optimizer):
 
     Parameters
     ----------
-    params
-        Parameters or groups of them (see `Optimizer`).
     lr
         Learning rate :math:`\eta`.
     betas
@@ -37,8 +35,6 @@ class NAdam(Optimizer):
         Rate :math:`\psi` at which the momentum rises.
     decoupled_weight_decay
         Shrink the parameter instead, as `adamw` does.
-    **options
-        Options of every optimizer (see `Optimizer`).
     """
 
     rule = "nadam"

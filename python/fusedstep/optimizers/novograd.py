@@ -21,8 +21,6 @@ class NovoGrad(Optimizer):
 
     Parameters
     ----------
-    params
-        Parameters or groups of them (see `Optimizer`).
     lr
         Learning rate :math:`\eta`.
     betas
@@ -33,8 +31,6 @@ class NovoGrad(Optimizer):
         Decay :math:`\lambda` of the parameter, added to the normalized gradient.
     grad_averaging
         Let :math:`\alpha` be :math:`1 - \beta_1` after the first step.
-    **options
-        Options of every optimizer (see `Optimizer`).
     """
 
     rule = "novograd"

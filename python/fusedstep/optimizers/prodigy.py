@@ -31,8 +31,6 @@ class Prodigy(Optimizer):
 
     Parameters
     ----------
-    params
-        Parameters or groups of them (see `Optimizer`).
     lr
         Learning rate :math:`\eta`, a factor of the estimate: 1, or a schedule that ends there or falls from there.
     betas
@@ -53,8 +51,6 @@ class Prodigy(Optimizer):
         Factor :math:`c` of the estimate: the one to tune.
     growth_rate
         Largest factor :math:`\rho` by which the estimate grows in a step, at least 1.
-    **options
-        Options of every optimizer (see `Optimizer`).
     """
 
     rule = "prodigy"

@@ -23,8 +23,6 @@ class RAdam(Optimizer):
 
     Parameters
     ----------
-    params
-        Parameters or groups of them (see `Optimizer`).
     lr
         Learning rate :math:`\eta`.
     betas
@@ -35,8 +33,6 @@ class RAdam(Optimizer):
         L2 penalty :math:`\lambda`.
     decoupled_weight_decay
         Shrink the parameter instead, as `adamw` does.
-    **options
-        Options of every optimizer (see `Optimizer`).
     """
 
     rule = "radam"

@@ -25,8 +25,6 @@ class RMSprop(Optimizer):
 
     Parameters
     ----------
-    params
-        Parameters or groups of them (see `Optimizer`).
     lr
         Learning rate :math:`\eta`.
     alpha
@@ -43,8 +41,6 @@ class RMSprop(Optimizer):
         Added inside the square root.
     lr_in_momentum
         Let the velocity hold changes, with the learning rate in them, as Keras does.
-    **options
-        Options of every optimizer (see `Optimizer`).
     """
 
     rule = "rmsprop"

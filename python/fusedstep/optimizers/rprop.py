@@ -24,16 +24,12 @@ class Rprop(Optimizer):
 
     Parameters
     ----------
-    params
-        Parameters or groups of them (see `Optimizer`).
     lr
         First step size of every element; later changes have no effect.
     etas
         Factors :math:`\eta_-` in (0, 1) and :math:`\eta_+` above 1.
     step_sizes
         Smallest and largest step size.
-    **options
-        Options of every optimizer (see `Optimizer`).
     """
 
     rule = "rprop"

@@ -176,8 +176,6 @@ class ScheduleFreeSGD(ScheduleFree):
 
     Parameters
     ----------
-    params
-        Parameters or groups of them (see `Optimizer`).
     lr
         Learning rate :math:`\eta`.
     momentum
@@ -188,8 +186,6 @@ class ScheduleFreeSGD(ScheduleFree):
         Steps over which the learning rate rises linearly.
     r, weight_lr_power
         Powers :math:`r` of the step and :math:`q` of the largest learning rate in a step's weight.
-    **options
-        Options of every optimizer (see `Optimizer`).
     """
 
     rule = "schedule_free_sgd"
@@ -213,8 +209,6 @@ class ScheduleFreeAdamW(ScheduleFree):
 
     Parameters
     ----------
-    params
-        Parameters or groups of them (see `Optimizer`).
     lr
         Learning rate :math:`\eta`.
     betas
@@ -228,8 +222,6 @@ class ScheduleFreeAdamW(ScheduleFree):
         Steps over which the learning rate rises linearly.
     r, weight_lr_power
         Powers :math:`r` of the step and :math:`q` of the largest learning rate in a step's weight.
-    **options
-        Options of every optimizer (see `Optimizer`).
     """
 
     rule = "schedule_free_adamw"

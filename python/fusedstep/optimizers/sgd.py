@@ -22,8 +22,6 @@ class SGD(Optimizer):
 
     Parameters
     ----------
-    params
-        Parameters or groups of them (see `Optimizer`).
     lr
         Learning rate :math:`\eta`.
     momentum
@@ -37,8 +35,6 @@ class SGD(Optimizer):
     lr_in_momentum
         Let the velocity hold changes, with the learning rate in them, as Keras does: the same steps until the learning
         rate changes, which then leaves the momentum gathered so far as it is.
-    **options
-        Options of every optimizer (see `Optimizer`).
 
     Examples
     --------
@@ -66,8 +62,6 @@ class Momentum(Optimizer):
 
     Parameters
     ----------
-    params
-        Parameters or groups of them (see `Optimizer`).
     lr
         Learning rate :math:`\eta`.
     beta
@@ -76,8 +70,6 @@ class Momentum(Optimizer):
         Divide by :math:`1 - \beta^t`, so that the first steps are not too short.
     weight_decay
         L2 penalty, added to the gradient.
-    **options
-        Options of every optimizer (see `Optimizer`).
     """
 
     rule = "momentum"

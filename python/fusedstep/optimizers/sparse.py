@@ -20,16 +20,12 @@ class SparseAdam(Optimizer):
 
     Parameters
     ----------
-    params
-        Parameters or groups of them (see `Optimizer`).
     lr
         Learning rate :math:`\eta`.
     betas
         Weights :math:`\beta_1, \beta_2` of the old moments, in [0, 1).
     eps
         Added to the square root.
-    **options
-        Options of every optimizer (see `Optimizer`).
     """
 
     rule = "sparse_adam"

@@ -22,8 +22,6 @@ class StableAdamW(Optimizer):
 
     Parameters
     ----------
-    params
-        Parameters or groups of them (see `Optimizer`).
     lr
         Learning rate :math:`\eta`.
     betas
@@ -32,8 +30,6 @@ class StableAdamW(Optimizer):
         Added to the square root, and its smallest value in the mean.
     weight_decay
         Decay :math:`\lambda` of the parameter, decoupled from the gradient.
-    **options
-        Options of every optimizer (see `Optimizer`).
     """
 
     rule = "stable_adamw"

@@ -21,8 +21,6 @@ class LAMB(Optimizer):
 
     Parameters
     ----------
-    params
-        Parameters or groups of them (see `Optimizer`).
     lr
         Learning rate :math:`\eta`.
     betas
@@ -31,8 +29,6 @@ class LAMB(Optimizer):
         Added to the square root, and to what it is taken of.
     weight_decay
         Decay :math:`\lambda` of the parameter, decoupled from the gradient.
-    **options
-        Options of every optimizer (see `Optimizer`).
     """
 
     rule = "lamb"
@@ -53,8 +49,6 @@ class LARS(Optimizer):
 
     Parameters
     ----------
-    params
-        Parameters or groups of them (see `Optimizer`).
     lr
         Learning rate :math:`\eta`.
     momentum
@@ -67,8 +61,6 @@ class LARS(Optimizer):
         Added to the denominator of the ratio.
     nesterov
         Look ahead along the velocity; needs momentum.
-    **options
-        Options of every optimizer (see `Optimizer`).
     """
 
     rule = "lars"

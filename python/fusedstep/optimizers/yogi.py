@@ -21,8 +21,6 @@ class Yogi(Optimizer):
 
     Parameters
     ----------
-    params
-        Parameters or groups of them (see `Optimizer`).
     lr
         Learning rate :math:`\eta`.
     betas
@@ -33,8 +31,6 @@ class Yogi(Optimizer):
         Decay :math:`\lambda` of the parameter, decoupled from the gradient.
     initial_accumulator_value
         What both moments begin with.
-    **options
-        Options of every optimizer (see `Optimizer`).
     """
 
     rule = "yogi"

@@ -6,7 +6,6 @@ import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from textwrap import indent
 from typing import Any, Final, Literal, NamedTuple, TypedDict
 
 from .._hyper import CHOICES, check_hyper
@@ -16,7 +15,8 @@ from ._cautious import Decay
 
 __all__ = [
     "FUNCTION_OPTIONS",
-    "OPTIONS_DOC",
+    "COMMON",
+    "SECTIONS",
     "BEYOND_TORCH",
     "OWN_RULES",
     "PARAM",
@@ -237,23 +237,26 @@ class StepOptions(TypedDict, total=False):
 
 FUNCTION_OPTIONS = options_of("functions")
 
-OPTIONS_DOC = """
-    Other Parameters
-    ----------------
-{options}
+COMMON = {
+    **dict.fromkeys(("param", "grad"), "Parameter and gradient, or lists of them."),
+    "exp_avg": "First moment :math:`m`, of the parameter's shape.",
+    "exp_avg_sq": "Second moment :math:`v`, of the parameter's shape.",
+    "max_exp_avg_sq": "Largest second moment so far; needed with `amsgrad`.",
+    "step": "Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.",
+}
+"""What the docstrings of rules say of their arguments, where they do not say it themselves."""
 
-    Returns
-    -------
-    bool
-        True when the step was taken, False when `skip_nonfinite` skipped it.
-
-    Raises
-    ------
-    TypeError
-        An argument of the wrong kind or dtype.
-    ValueError
-        A wrong value, shape or layout, lists of unequal length, arrays that overlap. Nothing has changed.
-""".format(options=indent(described("functions"), "    "))
+SECTIONS = {
+    "Other Parameters": described("functions"),
+    "Returns": "bool\n    True when the step was taken, False when `skip_nonfinite` skipped it.",
+    "Raises": inspect.cleandoc("""
+        TypeError
+            An argument of the wrong kind or dtype.
+        ValueError
+            A wrong value, shape or layout, lists of unequal length, arrays that overlap. Nothing has changed.
+    """),
+}
+"""What the docstrings of all rules end with."""
 
 
 def check_options(options: dict[str, Any]) -> dict[str, Any]:

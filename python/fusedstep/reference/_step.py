@@ -24,13 +24,15 @@ import copy
 import functools
 import inspect
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .._docstrings import with_parameters
 from .._floats import default_floats
 from .._hyper import CAUTIOUS, check_hypers, unexpected
 from ._arithmetic import clamp, flush, sum_in_order, sum_of_squares
@@ -38,9 +40,10 @@ from ._cautious import Decay, step_cautiously
 from ._newton_schulz import check_matrices
 from ._rule import (
     BEYOND_TORCH,
+    COMMON,
     FUNCTION_OPTIONS,
-    OPTIONS_DOC,
     RULES,
+    SECTIONS,
     Rule,
     State,
     StepOptions,
@@ -51,7 +54,23 @@ from ._rule import (
 )
 from ._tensors import Tensor, check_tensors
 
-__all__ = ["FUNCTION_OPTIONS", "RULES", "StepOptions", "Rule", "State", "Steps", "Tensors", "check_options", "rule"]
+__all__ = [
+    "FUNCTION_OPTIONS",
+    "RULES",
+    "Rule",
+    "State",
+    "StepOptions",
+    "Steps",
+    "Tensors",
+    "Unpack",
+    "check_options",
+    "rule",
+]
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+else:
+    Unpack = Any  # in annotations alone, which nobody evaluates: typing_extensions need not be installed
 
 P = ParamSpec("P")
 Array = NDArray[Any]
@@ -156,8 +175,9 @@ def rule(
         ]
         signature = plain.replace(parameters=[*plain.parameters.values(), *extra], return_annotation=bool)
         setattr(take_step, "__signature__", signature)  # noqa: B010  (mypy knows no such attribute)
-        head, separator, examples = (inspect.getdoc(maths) or "").partition("Examples\n")
-        take_step.__doc__ = f"{head.rstrip()}\n\n{inspect.cleandoc(OPTIONS_DOC)}\n\n{separator}{examples}"
+        kind = re.search(r"`fusedstep\.(\w+)`", maths.__doc__ or "")
+        texts = COMMON | (dict.fromkeys(hypers, f"As in `fusedstep.{kind[1]}`.") if kind else {})
+        take_step.__doc__ = with_parameters(maths.__doc__, list(plain.parameters), texts, SECTIONS)
         RULES[about.name] = about
         return take_step
 

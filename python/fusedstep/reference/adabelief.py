@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from ._arithmetic import power
 from ._cautious import of_parameter
-from ._step import State, StepOptions, Steps, Tensors, rule
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from ._step import State, StepOptions, Steps, Tensors, Unpack, rule
 
 __all__ = ["adabelief"]
 
@@ -37,14 +32,8 @@ def adabelief(
 
     Parameters
     ----------
-    param, grad
-        Parameter and gradient, or lists of them.
     exp_avg, exp_avg_var
         First moment :math:`m`, and second moment :math:`s` around it, of the parameter's shape.
-    step
-        Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
-    lr, betas, eps, eps_root, weight_decay
-        As in `fusedstep.AdaBelief`.
 
     Examples
     --------

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ._arithmetic import advance, det_pow, larger, squares_of_columns, squares_of_rows, sum_of_squares
-from ._step import State, StepOptions, Steps, Tensors, rule
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from ._step import State, StepOptions, Steps, Tensors, Unpack, rule
 
 __all__ = ["adafactor"]
 
@@ -45,17 +42,11 @@ def adafactor(
 
     Parameters
     ----------
-    param, grad
-        Parameter and gradient, or lists of them.
     row_var, col_var
         Row means and column means of the second moment, of the parameter's shape with 1 in the place of its last axis,
         or of its last but one. None for a parameter of less than two axes.
     variance
         Second moment of a parameter of less than two axes, of its shape. None for all others.
-    step
-        Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
-    lr, beta2_decay, eps, d, weight_decay, relative_step, scale_parameter, like_transformers
-        As in `fusedstep.Adafactor`.
 
     Examples
     --------

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-from ._step import State, StepOptions, Steps, Tensors, rule
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from ._step import State, StepOptions, Steps, Tensors, Unpack, rule
 
 __all__ = ["adadelta", "adagrad"]
 
@@ -38,14 +33,8 @@ def adagrad(
 
     Parameters
     ----------
-    param, grad
-        Parameter and gradient, or lists of them.
     sum
         Sum :math:`s` of squared gradients, of the parameter's shape.
-    step
-        Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
-    lr, lr_decay, weight_decay, eps, eps_root
-        As in `fusedstep.Adagrad`.
 
     Examples
     --------
@@ -84,15 +73,9 @@ def adadelta(
 
     Parameters
     ----------
-    param, grad
-        Parameter and gradient, or lists of them.
     square_avg, acc_delta
         Running mean squares of the gradient, :math:`v`, and of the change, :math:`u`, of the parameter's
         shape.
-    step
-        Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
-    lr, rho, eps, weight_decay
-        As in `fusedstep.Adadelta`.
 
     Examples
     --------

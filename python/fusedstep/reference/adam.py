@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ._arithmetic import larger, power
 from ._cautious import in_gradient, of_parameter
-from ._step import State, StepOptions, Steps, Tensors, rule
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from ._step import State, StepOptions, Steps, Tensors, Unpack, rule
 
 __all__ = ["adam", "adamw"]
 
@@ -59,19 +56,6 @@ def adam(
 ) -> None:
     """One step of Adam, in place, as ``torch.optim.Adam``. The formula and its source are in `fusedstep.Adam`.
 
-    Parameters
-    ----------
-    param, grad
-        Parameter and gradient, or lists of them.
-    exp_avg, exp_avg_sq
-        First moment :math:`m` and second moment :math:`v`, of the parameter's shape.
-    max_exp_avg_sq
-        Largest second moment so far; needed with `amsgrad`.
-    step
-        Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
-    lr, betas, eps, weight_decay, amsgrad, eps_root
-        As in `fusedstep.Adam`.
-
     Examples
     --------
     >>> import numpy as np
@@ -105,19 +89,6 @@ def adamw(
     **options: Unpack[StepOptions],
 ) -> None:
     """One step of AdamW, in place, as ``torch.optim.AdamW``. The formula and its source are in `fusedstep.AdamW`.
-
-    Parameters
-    ----------
-    param, grad
-        Parameter and gradient, or lists of them.
-    exp_avg, exp_avg_sq
-        First moment :math:`m` and second moment :math:`v`, of the parameter's shape.
-    max_exp_avg_sq
-        Largest second moment so far; needed with `amsgrad`.
-    step
-        Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
-    lr, betas, eps, weight_decay, amsgrad, eps_root
-        As in `fusedstep.AdamW`.
 
     Examples
     --------

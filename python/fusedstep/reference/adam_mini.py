@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from ._arithmetic import advance, power, squares_of_rows
 from ._cautious import of_parameter
-from ._step import State, StepOptions, Steps, Tensors, rule
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from ._step import State, StepOptions, Steps, Tensors, Unpack, rule
 
 __all__ = ["adam_mini"]
 
@@ -36,17 +31,9 @@ def adam_mini(
 
     Parameters
     ----------
-    param, grad
-        Parameter and gradient, or lists of them.
-    exp_avg
-        First moment :math:`m`, of the parameter's shape.
     exp_avg_sq
         Second moment :math:`v` of every block, of shape ``(blocks,)``. With ``blocks=0``, ``(n,)`` for a parameter of
         two axes or more whose first has n indices, and ``(1,)`` for all others.
-    step
-        Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
-    lr, betas, eps, weight_decay, blocks
-        As in `fusedstep.AdamMini`.
 
     Examples
     --------

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from ._arithmetic import larger, power
 from ._cautious import in_gradient
-from ._step import State, StepOptions, Steps, Tensors, rule
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from ._step import State, StepOptions, Steps, Tensors, Unpack, rule
 
 __all__ = ["adamax"]
 
@@ -35,14 +30,8 @@ def adamax(
 
     Parameters
     ----------
-    param, grad
-        Parameter and gradient, or lists of them.
     exp_avg, exp_inf
         First moment :math:`m` and weighted largest magnitude :math:`u`, of the parameter's shape.
-    step
-        Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
-    lr, betas, eps, weight_decay, eps_norm
-        As in `fusedstep.Adamax`.
 
     Examples
     --------

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ._arithmetic import power
-from ._step import State, StepOptions, Steps, Tensors, rule
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from ._step import State, StepOptions, Steps, Tensors, Unpack, rule
 
 __all__ = ["adan"]
 
@@ -46,17 +43,11 @@ def adan(
 
     Parameters
     ----------
-    param, grad
-        Parameter and gradient, or lists of them.
     exp_avg, exp_avg_diff, exp_avg_sq
         Averages :math:`m` of gradients, :math:`v` of their differences and :math:`n` of squares, of the
         parameter's shape.
     pre_grad
         Gradient :math:`g'` of the step before, of the parameter's shape.
-    step
-        Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
-    lr, betas, eps, weight_decay, no_prox
-        As in `fusedstep.Adan`.
 
     Examples
     --------

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from ._arithmetic import det_log, det_pow, power
 from ._cautious import of_parameter
-from ._step import State, StepOptions, Steps, Tensors, rule
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from ._step import State, StepOptions, Steps, Tensors, Unpack, rule
 
 __all__ = ["ademamix"]
 
@@ -40,14 +35,8 @@ def ademamix(
 
     Parameters
     ----------
-    param, grad
-        Parameter and gradient, or lists of them.
     exp_avg_fast, exp_avg_slow, exp_avg_sq
         First moments :math:`m_1` and :math:`m_2`, second moment :math:`v`, of the parameter's shape.
-    step
-        Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
-    lr, betas, alpha, eps, weight_decay, alpha_warmup, beta3_warmup
-        As in `fusedstep.AdEMAMix`.
 
     Examples
     --------

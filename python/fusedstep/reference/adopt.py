@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ._arithmetic import clamp, larger
 from ._cautious import in_gradient_or_apart
-from ._step import State, StepOptions, Steps, Tensors, rule
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from ._step import State, StepOptions, Steps, Tensors, Unpack, rule
 
 __all__ = ["adopt"]
 
@@ -42,14 +39,8 @@ def adopt(
 
     Parameters
     ----------
-    param, grad
-        Parameter and gradient, or lists of them.
     exp_avg, exp_avg_sq
         First moment :math:`m` of normed gradients and second moment :math:`v`, of the parameter's shape.
-    step
-        Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
-    lr, betas, eps, weight_decay, decoupled_weight_decay, clipping
-        As in `fusedstep.ADOPT`.
 
     Examples
     --------

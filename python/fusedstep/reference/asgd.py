@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ._arithmetic import det_pow
-from ._step import State, StepOptions, Steps, Tensors, rule
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from ._step import State, StepOptions, Steps, Tensors, Unpack, rule
 
 __all__ = ["asgd"]
 
@@ -35,17 +30,11 @@ def asgd(
 
     Parameters
     ----------
-    param, grad
-        Parameter and gradient, or lists of them.
     ax
         Average :math:`\bar p` of the parameter, of its shape.
     eta, mu
         Step size :math:`\eta_t` and weight :math:`\mu_t` of this step, replaced by those of the next: float64
         arrays of shape (), `lr` and 1 before the first step.
-    step
-        Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
-    lr, lambd, alpha, t0, weight_decay
-        As in `fusedstep.ASGD`.
 
     Examples
     --------

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ._arithmetic import power, sign, sum_of_squares
 from ._cautious import of_parameter
-from ._step import State, StepOptions, Steps, Tensors, rule
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from ._step import State, StepOptions, Steps, Tensors, Unpack, rule
 
 __all__ = ["mars", "mars_lion"]
 
@@ -52,16 +48,8 @@ def mars(
 
     Parameters
     ----------
-    param, grad
-        Parameter and gradient, or lists of them.
-    exp_avg, exp_avg_sq
-        First moment :math:`m` and second moment :math:`v`, of the parameter's shape.
     last_grad
         Gradient :math:`g'` of the step before, of the parameter's shape; needed with `gamma`.
-    step
-        Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
-    lr, betas, eps, weight_decay, gamma, clipping
-        As in `fusedstep.MARS`.
 
     Examples
     --------
@@ -109,16 +97,10 @@ def mars_lion(
 
     Parameters
     ----------
-    param, grad
-        Parameter and gradient, or lists of them.
     exp_avg
         Moment :math:`m`, of the parameter's shape.
     last_grad
         Gradient :math:`g'` of the step before, of the parameter's shape.
-    step
-        Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
-    lr, beta, weight_decay, gamma, clipping
-        As in `fusedstep.MARSLion`.
 
     Examples
     --------

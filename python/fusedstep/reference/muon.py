@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ._arithmetic import sum_of_squares
 from ._newton_schulz import as_matrices, lr_factor, newton_schulz
-from ._step import State, StepOptions, Steps, Tensors, rule
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from ._step import State, StepOptions, Steps, Tensors, Unpack, rule
 
 __all__ = ["muon"]
 
@@ -50,10 +46,6 @@ def muon(
         Parameter and gradient of two axes or more (see `reshape`), or lists of them.
     momentum_buffer
         Average :math:`m` of the gradients, of the parameter's shape.
-    step
-        Number of this step, from 1; a list for a list of parameters of different ages.
-    lr, weight_decay, momentum, nesterov, ns_coefficients, eps, ns_steps, adjust_lr_fn, reshape
-        As in `fusedstep.Muon`.
 
     Notes
     -----

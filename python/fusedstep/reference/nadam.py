@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from ._arithmetic import det_pow, power
 from ._cautious import in_gradient_or_apart
-from ._step import State, StepOptions, Steps, Tensors, rule
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from ._step import State, StepOptions, Steps, Tensors, Unpack, rule
 
 __all__ = ["nadam"]
 
@@ -39,16 +34,8 @@ def nadam(
 
     Parameters
     ----------
-    param, grad
-        Parameter and gradient, or lists of them.
-    exp_avg, exp_avg_sq
-        First moment :math:`m` and second moment :math:`v`, of the parameter's shape.
     mu_product
         Product :math:`\Pi` of the momenta so far: a float64 array of shape (), 1 before the first step.
-    step
-        Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
-    lr, betas, eps, weight_decay, momentum_decay, decoupled_weight_decay
-        As in `fusedstep.NAdam`.
 
     Examples
     --------

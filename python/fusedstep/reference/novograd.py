@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from ._arithmetic import sum_of_squares
-from ._step import State, StepOptions, Steps, Tensors, rule
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from ._step import State, StepOptions, Steps, Tensors, Unpack, rule
 
 __all__ = ["novograd"]
 
@@ -33,16 +29,8 @@ def novograd(
 
     Parameters
     ----------
-    param, grad
-        Parameter and gradient, or lists of them.
-    exp_avg
-        First moment :math:`m`, of the parameter's shape.
     exp_avg_sq
         float64 array of shape (): the second moment :math:`v`.
-    step
-        Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
-    lr, betas, eps, weight_decay, grad_averaging
-        As in `fusedstep.NovoGrad`.
 
     Examples
     --------

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ._arithmetic import power
 from ._rule import Whole
-from ._step import State, StepOptions, Steps, Tensors, rule
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from ._step import State, StepOptions, Steps, Tensors, Unpack, rule
 
 __all__ = ["prodigy"]
 
@@ -91,10 +87,6 @@ def prodigy(
 
     Parameters
     ----------
-    param, grad
-        Parameter and gradient, or lists of them.
-    exp_avg, exp_avg_sq
-        First moment :math:`m` and second moment :math:`v`, of the parameter's shape.
     s
         Weighted sum of gradients, of the parameter's shape.
     p0
@@ -102,10 +94,6 @@ def prodigy(
     d, d_max, d_numerator
         float64 arrays of shape (): the estimate :math:`d`, its bound :math:`d_{max}` and the sum :math:`r`. The step
         goes on from those of the tensor with the largest :math:`d`, and leaves all with the same.
-    step
-        Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
-    lr, betas, eps, weight_decay, decoupled_weight_decay, bias_correction, safeguard_warmup, d0, d_coef, growth_rate
-        As in `fusedstep.Prodigy`.
 
     Examples
     --------

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ._arithmetic import power
 from ._cautious import in_gradient_or_apart
-from ._step import State, StepOptions, Steps, Tensors, rule
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from ._step import State, StepOptions, Steps, Tensors, Unpack, rule
 
 __all__ = ["radam"]
 
@@ -35,17 +31,6 @@ def radam(
     """One step of rectified Adam, in place, as ``torch.optim.RAdam``.
 
     The formula and its source are in `fusedstep.RAdam`.
-
-    Parameters
-    ----------
-    param, grad
-        Parameter and gradient, or lists of them.
-    exp_avg, exp_avg_sq
-        First moment :math:`m` and second moment :math:`v`, of the parameter's shape.
-    step
-        Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
-    lr, betas, eps, weight_decay, decoupled_weight_decay
-        As in `fusedstep.RAdam`.
 
     Examples
     --------

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from ._cautious import in_gradient
-from ._step import State, StepOptions, Steps, Tensors, rule
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from ._step import State, StepOptions, Steps, Tensors, Unpack, rule
 
 __all__ = ["rmsprop"]
 
@@ -45,8 +40,6 @@ def rmsprop(
 
     Parameters
     ----------
-    param, grad
-        Parameter and gradient, or lists of them.
     square_avg
         Running mean square :math:`v`, of the parameter's shape.
     momentum_buffer
@@ -55,8 +48,6 @@ def rmsprop(
         Running mean :math:`m`; needed with `centered`.
     step
         Number of this step, from 1; it does not enter the formula.
-    lr, alpha, eps, weight_decay, momentum, centered, eps_root, lr_in_momentum
-        As in `fusedstep.RMSprop`.
 
     Examples
     --------

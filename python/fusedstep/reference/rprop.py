@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from ._arithmetic import clamp, sign
-from ._step import State, StepOptions, Steps, Tensors, rule
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from ._step import State, StepOptions, Steps, Tensors, Unpack, rule
 
 __all__ = ["rprop"]
 
@@ -33,15 +28,9 @@ def rprop(
 
     Parameters
     ----------
-    param, grad
-        Parameter and gradient, or lists of them.
     prev, step_size
         Previous gradient :math:`g'` (zeros before the first step) and step sizes :math:`\eta` (the learning
         rate before the first step), of the parameter's shape.
-    step
-        Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
-    etas, step_sizes
-        As in `fusedstep.Rprop`.
 
     Examples
     --------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,10 +10,7 @@ from numpy.typing import NDArray
 from .._floats import default_floats
 from ._arithmetic import det_pow, power
 from ._rule import PARAM
-from ._step import State, StepOptions, Steps, Tensors, rule
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from ._step import State, StepOptions, Steps, Tensors, Unpack, rule
 
 __all__ = ["schedule_free_adamw", "schedule_free_average", "schedule_free_interpolation", "schedule_free_sgd"]
 
@@ -113,18 +110,12 @@ def schedule_free_sgd(
 
     Parameters
     ----------
-    param, grad
-        Parameter and gradient, or lists of them.
     z
         Sequence :math:`z` of plain steps, of the parameter's shape; a copy of the parameter before the first
         step.
     lr_max, weight_sum
         Largest learning rate :math:`\eta_{max}` so far, and sum :math:`W` of the weights: float64 arrays of
         shape (), 0 before the first step.
-    step
-        Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
-    lr, momentum, weight_decay, warmup_steps, r, weight_lr_power
-        As in `fusedstep.ScheduleFreeSGD`.
 
     Examples
     --------
@@ -170,18 +161,12 @@ def schedule_free_adamw(
 
     Parameters
     ----------
-    param, grad
-        Parameter and gradient, or lists of them.
     z, exp_avg_sq
         Sequence :math:`z` of Adam's steps (a copy of the parameter before the first step) and second moment
         :math:`v`, of the parameter's shape.
     lr_max, weight_sum
         Largest learning rate :math:`\eta_{max}` so far, and sum :math:`W` of the weights: float64 arrays of
         shape (), 0 before the first step.
-    step
-        Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
-    lr, betas, eps, weight_decay, warmup_steps, r, weight_lr_power
-        As in `fusedstep.ScheduleFreeAdamW`.
 
     Examples
     --------

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ._arithmetic import power
 from ._cautious import in_gradient
-from ._step import State, StepOptions, Steps, Tensors, rule
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from ._step import State, StepOptions, Steps, Tensors, Unpack, rule
 
 __all__ = ["momentum", "sgd"]
 
@@ -35,14 +30,8 @@ def sgd(
 
     Parameters
     ----------
-    param, grad
-        Parameter and gradient, or lists of them.
     momentum_buffer
         Velocity :math:`v`, of the parameter's shape; needed with `momentum`.
-    step
-        Number of this step, from 1; a list for a list of parameters of different ages.
-    lr, momentum, dampening, weight_decay, nesterov, lr_in_momentum
-        As in `fusedstep.SGD`.
 
     Examples
     --------
@@ -87,14 +76,8 @@ def momentum(
 
     Parameters
     ----------
-    param, grad
-        Parameter and gradient, or lists of them.
     exp_avg
         Average :math:`m`, of the parameter's shape.
-    step
-        Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
-    lr, beta, bias_correction, weight_decay
-        As in `fusedstep.Momentum`.
 
     Examples
     --------

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ._arithmetic import power
-from ._step import State, StepOptions, Steps, Tensors, rule
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from ._step import State, StepOptions, Steps, Tensors, Unpack, rule
 
 __all__ = ["sparse_adam"]
 
@@ -37,12 +33,6 @@ def sparse_adam(
     ----------
     param, grad
         Parameter, and gradient as `SparseRows` (or as an array: then all rows have one), or lists of them.
-    exp_avg, exp_avg_sq
-        First moment :math:`m` and second moment :math:`v`, of the parameter's shape.
-    step
-        Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
-    lr, betas, eps
-        As in `fusedstep.SparseAdam`.
 
     Examples
     --------

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ._arithmetic import power, sum_of_squares
-from ._step import State, StepOptions, Steps, Tensors, rule
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from ._step import State, StepOptions, Steps, Tensors, Unpack, rule
 
 __all__ = ["lamb", "lars"]
 
@@ -36,17 +32,6 @@ def lamb(
     **options: Unpack[StepOptions],
 ) -> None:
     """One step of LAMB, in place, as ``optax.lamb``. The formula and its source are in `fusedstep.LAMB`.
-
-    Parameters
-    ----------
-    param, grad
-        Parameter and gradient, or lists of them.
-    exp_avg, exp_avg_sq
-        First moment :math:`m` and second moment :math:`v`, of the parameter's shape.
-    step
-        Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
-    lr, betas, eps, weight_decay, eps_root
-        As in `fusedstep.LAMB`.
 
     Examples
     --------
@@ -91,14 +76,8 @@ def lars(
 
     Parameters
     ----------
-    param, grad
-        Parameter and gradient, or lists of them.
     momentum_buffer
         Velocity :math:`v`, of the parameter's shape; needed with `momentum`.
-    step
-        Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
-    lr, momentum, weight_decay, trust_coefficient, eps, nesterov
-        As in `fusedstep.LARS`.
 
     Examples
     --------

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from ._arithmetic import power, sign
 from ._cautious import of_parameter
-from ._step import State, StepOptions, Steps, Tensors, rule
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from ._step import State, StepOptions, Steps, Tensors, Unpack, rule
 
 __all__ = ["yogi"]
 
@@ -36,17 +31,6 @@ def yogi(
     **options: Unpack[StepOptions],
 ) -> None:
     """One step of Yogi, in place, as ``optax.yogi``. The formula and its source are in `fusedstep.Yogi`.
-
-    Parameters
-    ----------
-    param, grad
-        Parameter and gradient, or lists of them.
-    exp_avg, exp_avg_sq
-        First moment :math:`m` and second moment :math:`v`, of the parameter's shape.
-    step
-        Number :math:`t` of this step, from 1; a list for a list of parameters of different ages.
-    lr, betas, eps, weight_decay
-        As in `fusedstep.Yogi`.
 
     Examples
     --------
