@@ -1,7 +1,5 @@
-// AdaBelief: Adam whose second moment is that of the gradient's distance from the first.
-// Zhuang et al., "AdaBelief optimizer: adapting stepsizes by the belief in observed gradients", NeurIPS 2020, algorithm
-// 2; eps_root is the algorithm's epsilon inside the recursion of s (it stays in the state), eps the one in the
-// denominator.
+// AdaBelief: Adam whose second moment is that of the gradient's distance from the first. eps_root is added inside the
+// recursion of that moment and stays in the state, eps in the denominator.
 struct AdaBelief : DecayOfParameter {
     static constexpr const char* kName = "adabelief";
     static constexpr const char* kHypers[] = {"lr", "betas.0", "betas.1", "eps", "eps_root", "weight_decay"};

@@ -1,5 +1,4 @@
 // Adadelta, as torch.optim.Adadelta.
-// Zeiler, "ADADELTA: an adaptive learning rate method", arXiv:1212.5701, 2012, algorithm 1.
 struct Adadelta : Elementwise {
     static constexpr const char* kName = "adadelta";
     static constexpr const char* kHypers[] = {"lr", "rho", "eps", "weight_decay"};

@@ -1,6 +1,5 @@
-// Adafactor: gradients divided by a second moment that is known by its rows and columns.
-// Shazeer and Stern, "Adafactor: adaptive learning rates with sublinear memory cost", ICML 2018, algorithms 4 to 6, as
-// torch.optim.Adafactor; with like_transformers as transformers.Adafactor.
+// Adafactor: gradients divided by a second moment that is known by its rows and columns. As torch.optim.Adafactor; with
+// like_transformers as transformers.Adafactor.
 //
 // The second moment of matrices is a product of two vectors, which the engine advances before anything else
 // (engine/factors.cpp). The rule sees the inverse roots of its elements in the place of the third state, that of

@@ -1,6 +1,4 @@
 // Adagrad, as torch.optim.Adagrad.
-// Duchi, Hazan and Singer, "Adaptive subgradient methods for online learning and stochastic optimization", JMLR 12,
-// 2011, figure 1 (diagonal case).
 struct Adagrad : Elementwise {
     static constexpr const char* kName = "adagrad";
     static constexpr const char* kHypers[] = {"lr", "lr_decay", "weight_decay", "eps", "eps_root"};

@@ -1,7 +1,4 @@
 // Adam and AdamW, as torch.optim.
-// Kingma and Ba, "Adam: a method for stochastic optimization", ICLR 2015, algorithm 1;
-// Reddi et al., "On the convergence of Adam and beyond", ICLR 2018, algorithm 2 (AMSGrad);
-// Loshchilov and Hutter, "Decoupled weight decay regularization", ICLR 2019, algorithm 2 (AdamW).
 template <bool kDecoupled>
 struct AdamFamily : Elementwise {
     static constexpr bool kBfloat16Step = true;

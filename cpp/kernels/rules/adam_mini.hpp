@@ -1,5 +1,4 @@
 // Adam-mini: AdamW with one second moment for every block of a parameter.
-// Zhang et al., "Adam-mini: use fewer learning rates to gain more", ICLR 2025, algorithms 1 and 2.
 //
 // The engine advances the blocks' second moments before anything else (engine/factors.cpp): a block is a row of a
 // matrix without means of columns. The rule sees 1 / (sqrt(v_hat) + eps) of its block in every element.

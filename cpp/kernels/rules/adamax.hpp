@@ -1,7 +1,5 @@
-// Adamax, as torch.optim.Adamax.
-// Kingma and Ba, "Adam: a method for stochastic optimization", ICLR 2015, algorithm 2; eps, which the paper does not
-// have, is added to the gradient's magnitude, so that the norm is never zero; eps_norm is added to the norm itself, as
-// Keras has it.
+// Adamax, as torch.optim.Adamax: eps is added to the gradient's magnitude, so that the norm is never zero. eps_norm is
+// added to the norm itself, as Keras has it.
 struct Adamax : DecayInGradient {
     static constexpr const char* kName = "adamax";
     static constexpr const char* kHypers[] = {"lr", "betas.0", "betas.1", "eps", "weight_decay", "eps_norm"};

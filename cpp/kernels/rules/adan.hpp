@@ -1,6 +1,4 @@
-// Adan: Adam with a Nesterov momentum estimated from the differences of gradients.
-// Xie et al., "Adan: adaptive Nesterov momentum algorithm for faster optimizing deep models", 2022, algorithm 1, with
-// the authors' code's betas (the paper's are one minus these). The first step has no difference.
+// Adan: Adam with a Nesterov momentum estimated from the differences of gradients. The first step has no difference.
 struct Adan : Elementwise {
     static constexpr bool kCautious = true;
     static constexpr const char* kName = "adan";

@@ -1,6 +1,5 @@
-// AdEMAMix: AdamW with a second, slow first moment.
-// Pagliardini, Ablin and Grangier, "The AdEMAMix optimizer: better, faster, older", 2024, algorithm 1; the warm-ups are
-// its equations 2 and 3: alpha grows linearly, and 1 / ln(beta3) moves linearly from 1 / ln(beta1).
+// AdEMAMix: AdamW with a second, slow first moment. Warm-up: alpha grows linearly, and 1 / ln(beta3) moves linearly
+// from 1 / ln(beta1).
 struct AdEMAMix : DecayOfParameter {
     static constexpr const char* kName = "ademamix";
     static constexpr const char* kHypers[] = {"lr",  "betas.0",      "betas.1",      "betas.2",     "alpha",

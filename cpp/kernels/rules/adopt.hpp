@@ -1,7 +1,5 @@
-// ADOPT: Adam that divides by the second moment of the step before, so that the two are independent.
-// Taniguchi et al., "ADOPT: modified Adam can converge with any beta2 with the optimal rate", NeurIPS 2024,
-// algorithm 2. The first step only fills the second moment; as in the authors' code, a decoupled decay begins with the
-// second.
+// ADOPT: Adam that divides by the second moment of the step before, so that the two are independent. The first step
+// only fills the second moment; as in the authors' code, a decoupled decay begins with the second.
 struct Adopt : Elementwise {
     static constexpr bool kCautious = true;
     static constexpr const char* kName = "adopt";

@@ -1,7 +1,4 @@
 // Averaged stochastic gradient descent, as torch.optim.ASGD.
-// Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", SIAM J. Control Optim. 30(4),
-// 1992; the step size and the start of the average follow Bottou, "Stochastic gradient descent tricks", 2012,
-// section 5.
 struct Asgd : Elementwise {
     static constexpr const char* kName = "asgd";
     static constexpr const char* kHypers[] = {"lr", "lambd", "alpha", "t0", "weight_decay"};

@@ -2,7 +2,7 @@
 // the translation unit that is compiled once per instruction set, include nothing themselves, and know nothing of
 // storage formats, clipping, threads or blocks (types.hpp has what a rule's table row is made of). Only + - * / sqrt,
 // comparisons and selects occur, in the order of the NumPy reference (fusedstep/reference), so that both leave the same
-// bytes.
+// bytes. The formula of a rule and its source stand in the docstring of its class (fusedstep/optimizers).
 
 // What a rule is unless it says otherwise.
 struct Elementwise {

@@ -1,6 +1,5 @@
-// LAMB: Adam's direction, scaled for each tensor to the norm of its parameters.
-// You et al., "Large batch optimization for deep learning: training BERT in 76 minutes", ICLR 2020, algorithm 2, with
-// phi the identity; the ratio is 1 where one of the norms is zero.
+// LAMB: Adam's direction, scaled for each tensor to the norm of its parameters. The ratio is 1 where one of the norms
+// is zero.
 struct Lamb : Elementwise {
     static constexpr const char* kName = "lamb";
     static constexpr const char* kHypers[] = {"lr", "betas.0", "betas.1", "eps", "weight_decay", "eps_root"};

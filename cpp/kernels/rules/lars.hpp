@@ -1,6 +1,5 @@
-// LARS: momentum with a learning rate for each tensor, from the norms of its parameters and gradients.
-// You, Gitman and Ginsburg, "Large batch training of convolutional networks", arXiv:1708.03888, 2017, algorithm 1;
-// the ratio is 1 where one of the norms is zero.
+// LARS: momentum with a learning rate for each tensor, from the norms of its parameters and gradients. The ratio is 1
+// where one of the norms is zero.
 struct Lars : Elementwise {
     static constexpr const char* kName = "lars";
     static constexpr const char* kHypers[] = {"lr", "momentum", "weight_decay", "trust_coefficient", "eps", "nesterov"};

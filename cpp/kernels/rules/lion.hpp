@@ -1,5 +1,4 @@
 // Lion: the sign of an interpolated momentum.
-// Chen et al., "Symbolic discovery of optimization algorithms", NeurIPS 2023, algorithm 2.
 struct Lion : DecayOfParameter {
     static constexpr const char* kName = "lion";
     static constexpr const char* kHypers[] = {"lr", "betas.0", "betas.1", "weight_decay"};

@@ -1,6 +1,5 @@
-// MARS: a gradient corrected by its change since the step before, clipped by its norm, then AdamW or Lion.
-// Yuan et al., "MARS: unleashing the power of variance reduction for training large models", ICML 2025, algorithms 1 to
-// 3, as in the authors' code: the gradient of the step before is zero at first.
+// MARS: a gradient corrected by its change since the step before, clipped by its norm, then AdamW or Lion. The gradient
+// of the step before is zero at first, as in the authors' code.
 struct MarsClipping : Elementwise {
     static constexpr bool kNorms = true;
     static constexpr bool kCautious = true;

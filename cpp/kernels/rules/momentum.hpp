@@ -1,6 +1,5 @@
 // Gradient descent along the exponentially weighted average of the gradients (the form taught in courses: unlike SGD's
 // velocity it does not grow with beta), with Adam's bias correction on request.
-// Kingma and Ba, "Adam", ICLR 2015, algorithm 1, its first moment alone.
 struct Momentum : DecayInGradient {
     static constexpr const char* kName = "momentum";
     static constexpr const char* kHypers[] = {"lr", "beta", "bias_correction", "weight_decay"};

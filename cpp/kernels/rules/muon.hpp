@@ -1,6 +1,5 @@
-// Muon: momentum whose matrices are made orthogonal before the step.
-// Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024, with the momentum of
-// torch.optim.Muon: an average, not a sum, so that eps means the same for every momentum.
+// Muon: momentum whose matrices are made orthogonal before the step. The momentum is an average, not a sum, as in
+// torch.optim.Muon, so that eps means the same for every momentum.
 //
 // The rule is what happens in memory: aim() makes the direction, of norm 1 at most, and update() takes the step along
 // what the caller has made of it. Both advance the momentum, and only update() stores it: until then nothing has

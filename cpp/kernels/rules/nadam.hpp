@@ -1,6 +1,4 @@
-// NAdam, as torch.optim.NAdam.
-// Dozat, "Incorporating Nesterov momentum into Adam", ICLR workshop 2016, algorithm 2, with its
-// author's schedule of the momentum, whose values are multiplied up from step to step.
+// NAdam, as torch.optim.NAdam. The scheduled momentum's values are multiplied up from step to step.
 struct NAdam : Elementwise {
     static constexpr bool kCautious = true;
     static constexpr const char* kName = "nadam";

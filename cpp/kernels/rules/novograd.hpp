@@ -1,6 +1,5 @@
-// NovoGrad: momentum of gradients that are divided by a norm, averaged over the steps, of their whole tensor.
-// Ginsburg et al., "Stochastic gradient methods with layer-wise adaptive moments for training of deep networks", 2019,
-// algorithm 1. The second moment is a number per tensor; it begins with the first gradient's.
+// NovoGrad: momentum of gradients that are divided by a norm, averaged over the steps, of their whole tensor. The
+// second moment is a number per tensor; it begins with the first gradient's.
 struct NovoGrad : Elementwise {
     static constexpr const char* kName = "novograd";
     static constexpr const char* kHypers[] = {"lr", "betas.0", "betas.1", "eps", "weight_decay", "grad_averaging"};

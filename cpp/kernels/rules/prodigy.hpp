@@ -1,7 +1,6 @@
-// Prodigy: Adam that estimates its step size from how far the parameters have come.
-// Mishchenko and Defazio, "Prodigy: an expeditiously adaptive parameter-free learner", 2023, algorithm 4, as in the
-// authors' package (prodigyopt). The estimate d is one for all parameters: its two sums go over the whole model. A
-// group whose rate is 0 has no part in them, and its states stay as they are.
+// Prodigy: Adam that estimates its step size from how far the parameters have come. The estimate d is one for all
+// parameters: its two sums go over the whole model. A group whose rate is 0 has no part in them, and its states stay as
+// they are.
 struct Prodigy : Elementwise {
     static constexpr bool kCautious = true;
     static constexpr const char* kName = "prodigy";

@@ -1,5 +1,4 @@
 // Rectified Adam, as torch.optim.RAdam: plain momentum until the variance of the second moment is tractable.
-// Liu et al., "On the variance of the adaptive learning rate and beyond", ICLR 2020, algorithm 2.
 struct RAdam : Elementwise {
     static constexpr bool kCautious = true;
     static constexpr const char* kName = "radam";

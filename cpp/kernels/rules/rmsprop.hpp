@@ -1,7 +1,5 @@
 // RMSprop: the gradient over the root of its running mean square, optionally centred and with momentum, as
-// torch.optim.RMSprop. Tieleman and Hinton, "Neural networks for machine learning", lecture 6.5, 2012; Graves,
-// "Generating sequences with recurrent neural networks", 2013, eqs. 38-41 (centred; with the learning rate inside the
-// velocity, as Keras has it too).
+// torch.optim.RMSprop; with the learning rate inside the velocity on request, as Keras has it.
 struct RmsProp : DecayInGradient {
     static constexpr const char* kName = "rmsprop";
     static constexpr const char* kHypers[] = {"lr",       "alpha",    "eps",      "weight_decay",

@@ -1,7 +1,5 @@
-// Resilient backpropagation, as torch.optim.Rprop: step sizes from the signs of successive gradients alone.
-// Riedmiller and Braun, "A direct adaptive method for faster backpropagation learning: the RPROP algorithm", ICNN 1993;
-// after a change of sign the gradient is forgotten and the weight stays (iRprop-: Igel and Huesken, "Improving the
-// Rprop learning algorithm", 2000).
+// Resilient backpropagation, as torch.optim.Rprop: step sizes from the signs of successive gradients alone. After a
+// change of sign the gradient is forgotten and the weight stays.
 struct Rprop : Elementwise {
     static constexpr const char* kName = "rprop";
     static constexpr const char* kHypers[] = {"etas.0", "etas.1", "step_sizes.0", "step_sizes.1"};

@@ -1,6 +1,5 @@
-// Schedule-free SGD and AdamW: steps are taken at z, gradients at y between z and its running average x.
-// Defazio et al., "The road less scheduled", NeurIPS 2024, section 1 (SGD) and algorithm 1 (AdamW), with warm-up;
-// in the form of the authors' code, which keeps y (the parameter) and z and never writes x out.
+// Schedule-free SGD and AdamW: steps are taken at z, gradients at y between z and its running average x. In the form of
+// the authors' code, which keeps y (the parameter) and z and never writes x out.
 struct Averaging {
     double lr, weight;  // the learning rate after warm-up, and the weight of the new z in the average x
 };

@@ -1,7 +1,5 @@
-// Stochastic gradient descent with heavy-ball momentum, as torch.optim.SGD.
-// Polyak, "Some methods of speeding up the convergence of iteration methods", 1964 (momentum);
-// Sutskever et al., "On the importance of initialization and momentum in deep learning", ICML 2013, eqs. 3-4
-// (Nesterov), and 1-4 as they stand there, with the learning rate inside the velocity, as Keras has it.
+// Stochastic gradient descent with heavy-ball momentum, as torch.optim.SGD; with the learning rate inside the velocity
+// on request, as Keras has it.
 struct Sgd : DecayInGradient {
     static constexpr const char* kName = "sgd";
     static constexpr const char* kHypers[] = {"lr",           "momentum", "dampening",

@@ -1,7 +1,5 @@
 // Adam for gradients of some rows of a table, as torch.optim.SparseAdam: the rows without a gradient, and their
-// moments, stay as they are, and eps is not scaled by the bias correction. The engine brings one row at a time. Kingma
-// and Ba, "Adam: a method for stochastic optimization", ICLR 2015, the last lines of section 2 (the order of
-// computation that leaves eps unscaled).
+// moments, stay as they are, and eps is not scaled by the bias correction. The engine brings one row at a time.
 struct SparseAdam : Elementwise {
     static constexpr const char* kName = "sparse_adam";
     static constexpr const char* kHypers[] = {"lr", "betas.0", "betas.1", "eps"};

@@ -1,6 +1,5 @@
 // StableAdamW: AdamW whose learning rate falls, for each tensor, while gradients are larger than the second moment
-// says. Wortsman et al., "Stable and low-precision training for large-scale vision-language models", NeurIPS 2023,
-// algorithm 2; the update clipping is that of Shazeer and Stern, "Adafactor", ICML 2018, section 5.
+// says.
 struct StableAdamW : DecayOfParameter {
     static constexpr const char* kName = "stable_adamw";
     static constexpr const char* kHypers[] = {"lr", "betas.0", "betas.1", "eps", "weight_decay"};

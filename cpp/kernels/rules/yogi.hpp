@@ -1,6 +1,4 @@
 // Yogi: Adam whose second moment changes by at most the squared gradient's share, whatever its own size.
-// Zaheer et al., "Adaptive methods for nonconvex optimization", NeurIPS 2018, algorithm 2, with Adam's bias corrections
-// as in optax.
 struct Yogi : DecayOfParameter {
     static constexpr const char* kName = "yogi";
     static constexpr const char* kHypers[] = {"lr", "betas.0", "betas.1", "eps", "weight_decay"};
