@@ -15,8 +15,8 @@ PACKAGE, CORE = ROOT / "python" / "fusedstep", ROOT / "cpp"
 
 # From the bottom up. A module may import those of its own layer and of the layers before it, but never in a circle.
 LAYERS: dict[str, str] = {
-    "tools": "_agreement _arguments _bounds _core _docstrings _extras _held _interpreter _interrupted _intervals _memory"
-    " _pieces _restoring _stored _structures _table _version",
+    "tools": "_agreement _arguments _bounds _core _docstrings _extras _held _interpreter _interrupted _intervals"
+    " _memory _pieces _restoring _stored _structures _table _version",
     "definitions": "_floats _hyper _settings _step_options formats reference reference.* sparse",
     "around training": "averages minibatch schedules schedules.* watching",
     "one optimizer": "_accumulating _attributes _base _casting _constructors _converting _directions _group_options"
