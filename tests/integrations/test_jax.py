@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -273,6 +274,29 @@ def test_donated_memory_holds_the_results() -> None:
         params, state = take(params, state)
         assert addresses((params, state)) == before
         assert old["W"].is_deleted()
+
+
+def test_arrays_that_cannot_be_donated_are_named() -> None:
+    """Those of a step before, and one that comes twice; the others are as they were."""
+    optimizer = fj.adam()
+    params, grads = given(arrays()), given(arrays(seed=1))
+    state = optimizer.init(params)
+    new, after = optimizer.step(params, grads, state)
+    before = jax.tree.map(np.array, (new, after, grads))
+    for arguments, name in (
+        ((params, grads, after), 'params["W"]'),
+        ((new, params, after), 'grads["W"]'),
+        ((new, grads, state), "state.step"),
+    ):
+        with pytest.raises(ValueError, match=rf"^{re.escape(name)}: got an array that an earlier step was given"):
+            optimizer.step(*arguments)
+    with pytest.raises(ValueError, match=r'^grads\["W"\]: got the array that is params\["W"\], needs another one'):
+        optimizer.step(new, new, after)
+    tied = {"a": new["W"], "b": new["W"]}
+    with pytest.raises(ValueError, match=r'^params\["b"\]: got the array that is params\["a"\], needs another one'):
+        optimizer.step(tied, {"a": grads["W"], "b": grads["W"]}, optimizer.init(tied))
+    assert_same(jax.tree.leaves(jax.tree.map(np.array, (new, after, grads))), jax.tree.leaves(before))
+    optimizer.step(new, grads, after)
 
 
 def test_what_is_not_donated_is_not_changed() -> None:

@@ -15,7 +15,7 @@ from ..reference import State as RuleState
 from ._average import average
 from ._call import CAUTIOUS, COUNT_NONFINITE, MAXIMIZE, MEASURE_NORM, SKIP_NONFINITE, STOCHASTIC, Plan, take_step
 from ._layout import Layout
-from ._tree import Tree, path_text
+from ._tree import Tree, explain_donation, path_text
 from ._values import OPTIONS, Values
 
 __all__ = ["Optimizer", "State"]
@@ -159,12 +159,22 @@ class Optimizer:
         Raises
         ------
         TypeError, ValueError
-            An argument of the wrong structure, shape or dtype, while the program is traced.
+            An argument of the wrong structure, shape or dtype, while the program is traced; an array that was given
+            away to an earlier step, or that comes twice.
         jax.errors.JaxRuntimeError
             A traced value out of range, or a step that takes a float16 parameter beyond 65504, while the program runs.
             Nothing was written, but JAX has given up the donated arrays.
         """
-        result: tuple[Any, State] = self._step_in_place(params, grads, state, **values)
+        result: tuple[Any, State]
+        try:
+            result = self._step_in_place(params, grads, state, **values)
+        except (ValueError, RuntimeError) as error:
+            # JAX gives the number of an argument. The text is read first: of other errors, donated arrays are gone too.
+            donation = "donate" in str(error) or "deleted" in str(error)
+            text = explain_donation(params, grads, state) if donation else None
+            if text is None:
+                raise
+            raise ValueError(text) from error
         return result
 
     def as_optax(self) -> Any:
