@@ -14,8 +14,9 @@ from ..reference import RULES
 from ..reference import State as RuleState
 from ._average import average
 from ._call import CAUTIOUS, COUNT_NONFINITE, MAXIMIZE, MEASURE_NORM, SKIP_NONFINITE, STOCHASTIC, Plan, take_step
+from ._donated import name_array, naming
 from ._layout import Layout
-from ._tree import Tree, explain_donation, path_text
+from ._tree import Tree, path_text
 from ._values import OPTIONS, Values
 
 __all__ = ["Optimizer", "State"]
@@ -129,7 +130,8 @@ class Optimizer:
         TypeError, ValueError
             A parameter of another dtype that is not left out by ``trainable``, or a mask that does not fit.
         """
-        state: State = self._init_compiled(params)
+        with naming(params=params):
+            state: State = self._init_compiled(params)
         return state
 
     def step(self, params: Any, grads: Any, state: State, **values: Any) -> tuple[Any, State]:
@@ -159,22 +161,17 @@ class Optimizer:
         Raises
         ------
         TypeError, ValueError
-            An argument of the wrong structure, shape or dtype, while the program is traced; an array that was given
-            away to an earlier step, or that comes twice.
+            An argument of the wrong structure, shape or dtype, while the program is traced; an array that was given up
+            to a step before, or whose memory is that of another. Nothing has changed.
         jax.errors.JaxRuntimeError
             A traced value out of range, or a step that takes a float16 parameter beyond 65504, while the program runs.
             Nothing was written, but JAX has given up the donated arrays.
         """
-        result: tuple[Any, State]
         try:
-            result = self._step_in_place(params, grads, state, **values)
+            result: tuple[Any, State] = self._step_in_place(params, grads, state, **values)
         except (ValueError, RuntimeError) as error:
-            # JAX gives the number of an argument. The text is read first: of other errors, donated arrays are gone too.
-            donation = "donate" in str(error) or "deleted" in str(error)
-            text = explain_donation(params, grads, state) if donation else None
-            if text is None:
-                raise
-            raise ValueError(text) from error
+            name_array(error, params=params, state=state, grads=grads)
+            raise
         return result
 
     def as_optax(self) -> Any:
@@ -190,7 +187,8 @@ class Optimizer:
             if params is None:
                 raise ValueError("params: got None, needs the parameters: update(grads, state, params)")
             values = {name: value for name, value in extra.items() if name in self._values.given}
-            result: tuple[Any, State] = self._change_apart(params, updates, state, **values)
+            with naming(params=params, state=state, grads=updates):
+                result: tuple[Any, State] = self._change_apart(params, updates, state, **values)
             return result
 
         return optax.GradientTransformationExtraArgs(self.init, update)
@@ -214,7 +212,8 @@ class Optimizer:
         """
         tree, layout = self._look(params)
         self._check_state(params, state)
-        return {name: tree.whole(layout.unpack(name, state.arrays), None) for name in layout.names}
+        with naming(state=state):
+            return {name: tree.whole(layout.unpack(name, state.arrays), None) for name in layout.names}
 
     def pack(self, params: Any, unpacked: Mapping[str, Any], state: State | None = None) -> State:
         """A state with these entries of `unpack`; the way back, and from the states of another library.
@@ -269,7 +268,9 @@ class Optimizer:
             raise ValueError(
                 f"state.scalars: got {got} of shape {np.shape(bits)}, needs uint32 of shape (n, 2), as init() makes it"
             )
-        values = np.ascontiguousarray(bits).view(np.float64).reshape(-1, len(about.scalars))
+        with naming(state=state):
+            bits = np.ascontiguousarray(bits)
+        values = bits.view(np.float64).reshape(-1, len(about.scalars))
         columns = values.T.tolist()
         return dict(zip(about.scalars, columns if about.scalars_differ else [c[0] for c in columns], strict=True))
 
@@ -285,12 +286,13 @@ class Optimizer:
             raise TypeError(f"average: got {self.rule}, needs schedule_free_sgd or schedule_free_adamw")
         self._check_state(params, state)
         sgd = self.rule == "schedule_free_sgd"
-        beta = self._values.at("momentum", state.step) if sgd else self._values.at("betas", state.step)[0]
-        tree, layout = self._look(params)
-        kept = {name: layout.unpack(name, state.arrays) for name in layout.names if name in ("z", "master")}
-        masters = kept.get("master", [None] * len(tree.leaves))
-        moved = [average(*each, beta) for each in zip(tree.trained(params), kept.get("z", []), masters, strict=True)]
-        return tree.whole(moved, params)
+        with naming(params=params, state=state):
+            beta = self._values.at("momentum", state.step) if sgd else self._values.at("betas", state.step)[0]
+            tree, layout = self._look(params)
+            kept = {name: layout.unpack(name, state.arrays) for name in layout.names if name in ("z", "master")}
+            masters = kept.get("master", [None] * len(tree.leaves))
+            each = zip(tree.trained(params), kept.get("z", []), masters, strict=True)
+            return tree.whole([average(*one, beta) for one in each], params)
 
     # ---- what is traced ----
 

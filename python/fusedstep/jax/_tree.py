@@ -12,7 +12,7 @@ from jax.tree_util import DictKey, GetAttrKey, SequenceKey, keystr
 
 from ._layout import Leaf
 
-__all__ = ["Tree", "explain_donation", "path_text"]
+__all__ = ["Tree", "path_text"]
 
 FLOATS = frozenset(map(np.dtype, (np.float32, np.float64, np.float16, jnp.bfloat16)))
 
@@ -94,26 +94,6 @@ class Tree:
         new = iter(stepped)
         flat = [next(new) if chosen else old for chosen, old in zip(self._trained, rest, strict=True)]
         return jax.tree.unflatten(self._structure, flat)
-
-
-def explain_donation(params: Any, grads: Any, state: Any) -> str | None:
-    """Which array cannot be donated, or read beside those that are, and why; None where all can be."""
-    held: dict[int, str] = {}
-    for name, tree in (("params", params), ("state", state), ("grads", grads)):
-        for keys, array in jax.tree_util.tree_flatten_with_path(tree)[0]:
-            where = name + path_text(keys)
-            if not isinstance(array, jax.Array):
-                continue
-            if array.is_deleted():
-                return f"{where}: got an array that an earlier step was given, needs the one that it returned"
-            if id(array) in held:
-                return (
-                    f"{where}: got the array that is {held[id(array)]}, needs another one, as the step writes on that; "
-                    "pass a copy"
-                )
-            if name != "grads":
-                held[id(array)] = where
-    return None
 
 
 def path_text(keys: Sequence[Any]) -> str:
