@@ -81,11 +81,14 @@ def constructor(kind: type, arguments: Sequence[Parameter], options: str) -> Cal
 
 COMMON = {
     "params": "Parameters or groups of them (see `Optimizer`).",
+    "lr": r"Learning rate :math:`\eta`.",
     "**options": "Options of every optimizer (see `Optimizer`).",
 }
 
 
 def docstring(kind: type, arguments: Sequence[Parameter]) -> str | None:
     """The docstring of a class with such a constructor, which describes its own arguments alone."""
-    names = ["params", *(argument.name for argument in arguments), "**options"]
-    return kind.__doc__ and with_parameters(kind.__doc__, names, COMMON)
+    defaults = {argument.name: argument.default for argument in arguments}
+    betas = ", ".join(rf"\beta_{number}" for number, _ in enumerate(defaults.get("betas", ()), 1))
+    texts = COMMON | {"betas": f"Weights :math:`{betas}` of the old moments, in [0, 1)."}
+    return kind.__doc__ and with_parameters(kind.__doc__, ["params", *defaults, "**options"], texts)

@@ -22,10 +22,6 @@ class AdaBelief(Optimizer):
 
     Parameters
     ----------
-    lr
-        Learning rate :math:`\eta`.
-    betas
-        Weights :math:`\beta_1, \beta_2` of the old moments, in [0, 1).
     eps, eps_root
         Added to the square root, and to the state at every step.
     weight_decay

@@ -20,8 +20,6 @@ class Adagrad(Optimizer):
 
     Parameters
     ----------
-    lr
-        Learning rate :math:`\eta`.
     lr_decay
         Decay :math:`\gamma` of the learning rate.
     weight_decay
@@ -49,8 +47,6 @@ class Adadelta(Optimizer):
 
     Parameters
     ----------
-    lr
-        Learning rate :math:`\eta`.
     rho
         Weight :math:`\rho` of the old means, in [0, 1].
     eps

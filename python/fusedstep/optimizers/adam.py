@@ -20,10 +20,6 @@ class Adam(Optimizer):
 
     Parameters
     ----------
-    lr
-        Learning rate :math:`\eta`.
-    betas
-        Weights :math:`\beta_1, \beta_2` of the old moments.
     eps
         Added outside the square root.
     weight_decay
@@ -46,10 +42,6 @@ class AdamW(Optimizer):
 
     Parameters
     ----------
-    lr
-        Learning rate :math:`\eta`.
-    betas
-        Weights :math:`\beta_1, \beta_2` of the old moments.
     eps
         Added outside the square root.
     weight_decay

@@ -21,8 +21,6 @@ class Adamax(Optimizer):
 
     Parameters
     ----------
-    lr
-        Learning rate :math:`\eta`.
     betas
         Weights :math:`\beta_1, \beta_2` of the old moment and norm, in [0, 1).
     eps

@@ -24,8 +24,6 @@ class Adan(Optimizer):
 
     Parameters
     ----------
-    lr
-        Learning rate :math:`\eta`.
     betas
         Weights :math:`\beta_1, \beta_2, \beta_3` of the old averages, in [0, 1).
     eps

@@ -23,8 +23,6 @@ class AdEMAMix(Optimizer):
 
     Parameters
     ----------
-    lr
-        Learning rate :math:`\eta`.
     betas
         Weights :math:`\beta_1, \beta_2, \beta_3` of the old fast, second and slow moment, in [0, 1).
     alpha

@@ -21,10 +21,6 @@ class ADOPT(Optimizer):
 
     Parameters
     ----------
-    lr
-        Learning rate :math:`\eta`.
-    betas
-        Weights :math:`\beta_1, \beta_2` of the old moments, in [0, 1).
     eps
         Smallest divisor.
     weight_decay

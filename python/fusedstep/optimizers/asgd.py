@@ -21,8 +21,6 @@ class ASGD(Optimizer):
 
     Parameters
     ----------
-    lr
-        Learning rate :math:`\eta`.
     lambd, alpha
         Decay :math:`\Lambda`, and the power of its growth in the step size.
     t0

@@ -18,8 +18,6 @@ class Lion(Optimizer):
 
     Parameters
     ----------
-    lr
-        Learning rate :math:`\eta`.
     betas
         Weight :math:`\beta_1` of the moment in the sign, and :math:`\beta_2` of the old moment in the new, in
         [0, 1).

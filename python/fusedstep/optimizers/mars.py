@@ -28,10 +28,6 @@ class MARS(Optimizer):
 
     Parameters
     ----------
-    lr
-        Learning rate :math:`\eta`.
-    betas
-        Weights :math:`\beta_1, \beta_2` of the old moments, in [0, 1).
     eps
         Added to the square root.
     weight_decay
@@ -60,8 +56,6 @@ class MARSLion(Optimizer):
 
     Parameters
     ----------
-    lr
-        Learning rate :math:`\eta`.
     beta
         Weight :math:`\beta` of the old moment, in [0, 1).
     weight_decay

@@ -21,10 +21,6 @@ class NovoGrad(Optimizer):
 
     Parameters
     ----------
-    lr
-        Learning rate :math:`\eta`.
-    betas
-        Weights :math:`\beta_1, \beta_2` of the old moments, in [0, 1).
     eps
         Added to the square root.
     weight_decay

@@ -33,8 +33,6 @@ class Prodigy(Optimizer):
     ----------
     lr
         Learning rate :math:`\eta`, a factor of the estimate: 1, or a schedule that ends there or falls from there.
-    betas
-        Weights :math:`\beta_1, \beta_2` of the old moments, in [0, 1).
     eps
         Added to the square root, as a multiple of :math:`d`.
     weight_decay

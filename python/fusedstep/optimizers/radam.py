@@ -23,10 +23,6 @@ class RAdam(Optimizer):
 
     Parameters
     ----------
-    lr
-        Learning rate :math:`\eta`.
-    betas
-        Weights :math:`\beta_1, \beta_2` of the old moments, in [0, 1).
     eps
         Added to the square root.
     weight_decay

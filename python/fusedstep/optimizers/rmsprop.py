@@ -25,8 +25,6 @@ class RMSprop(Optimizer):
 
     Parameters
     ----------
-    lr
-        Learning rate :math:`\eta`.
     alpha
         Weight :math:`\alpha` of the old mean square.
     eps

@@ -176,8 +176,6 @@ class ScheduleFreeSGD(ScheduleFree):
 
     Parameters
     ----------
-    lr
-        Learning rate :math:`\eta`.
     momentum
         Interpolation :math:`\beta` between :math:`z` and :math:`x`, in (0, 1).
     weight_decay
@@ -209,8 +207,6 @@ class ScheduleFreeAdamW(ScheduleFree):
 
     Parameters
     ----------
-    lr
-        Learning rate :math:`\eta`.
     betas
         Interpolation :math:`\beta_1` between :math:`z` and :math:`x`, in (0, 1), and weight :math:`\beta_2`
         of the old second moment, in [0, 1).

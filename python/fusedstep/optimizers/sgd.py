@@ -22,8 +22,6 @@ class SGD(Optimizer):
 
     Parameters
     ----------
-    lr
-        Learning rate :math:`\eta`.
     momentum
         :math:`\mu`; 0 is plain gradient descent and keeps no state.
     dampening
@@ -62,8 +60,6 @@ class Momentum(Optimizer):
 
     Parameters
     ----------
-    lr
-        Learning rate :math:`\eta`.
     beta
         Weight :math:`\beta` of the old average; it spans about :math:`1 / (1 - \beta)` steps.
     bias_correction

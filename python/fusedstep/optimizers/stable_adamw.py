@@ -22,8 +22,6 @@ class StableAdamW(Optimizer):
 
     Parameters
     ----------
-    lr
-        Learning rate :math:`\eta`.
     betas
         Weights :math:`\beta_1, \beta_2` of the old moments, in [0, 1), before they are corrected for the bias.
     eps

@@ -21,10 +21,6 @@ class LAMB(Optimizer):
 
     Parameters
     ----------
-    lr
-        Learning rate :math:`\eta`.
-    betas
-        Weights :math:`\beta_1, \beta_2` of the old moments, in [0, 1).
     eps, eps_root
         Added to the square root, and to what it is taken of.
     weight_decay
@@ -49,8 +45,6 @@ class LARS(Optimizer):
 
     Parameters
     ----------
-    lr
-        Learning rate :math:`\eta`.
     momentum
         Weight :math:`\mu` of the old velocity.
     weight_decay

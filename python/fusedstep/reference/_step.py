@@ -36,7 +36,7 @@ from .._docstrings import with_parameters
 from .._floats import default_floats
 from .._hyper import CAUTIOUS, check_hypers, unexpected
 from ._arithmetic import clamp, flush, sum_in_order, sum_of_squares
-from ._cautious import Decay, step_cautiously
+from ._cautious import Decay, in_gradient, in_gradient_or_apart, of_parameter, step_cautiously
 from ._newton_schulz import check_matrices
 from ._rule import (
     BEYOND_TORCH,
@@ -64,6 +64,9 @@ __all__ = [
     "Tensors",
     "Unpack",
     "check_options",
+    "in_gradient",
+    "in_gradient_or_apart",
+    "of_parameter",
     "rule",
 ]
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ._arithmetic import power
-from ._cautious import of_parameter
-from ._step import State, StepOptions, Steps, Tensors, Unpack, rule
+from ._step import State, StepOptions, Steps, Tensors, Unpack, of_parameter, rule
 
 __all__ = ["adabelief"]
 

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from ._arithmetic import larger, power
-from ._cautious import in_gradient, of_parameter
-from ._step import State, StepOptions, Steps, Tensors, Unpack, rule
+from ._step import State, StepOptions, Steps, Tensors, Unpack, in_gradient, of_parameter, rule
 
 __all__ = ["adam", "adamw"]
 

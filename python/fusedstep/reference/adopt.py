@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from ._arithmetic import clamp, larger
-from ._cautious import in_gradient_or_apart
-from ._step import State, StepOptions, Steps, Tensors, Unpack, rule
+from ._step import State, StepOptions, Steps, Tensors, Unpack, in_gradient_or_apart, rule
 
 __all__ = ["adopt"]
 

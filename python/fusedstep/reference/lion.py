@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from ._arithmetic import sign
-from ._cautious import of_parameter
-from ._step import State, StepOptions, Steps, Tensors, Unpack, rule
+from ._step import State, StepOptions, Steps, Tensors, Unpack, of_parameter, rule
 
 __all__ = ["lion"]
 

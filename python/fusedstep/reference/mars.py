@@ -7,8 +7,7 @@ import math
 import numpy as np
 
 from ._arithmetic import power, sign, sum_of_squares
-from ._cautious import of_parameter
-from ._step import State, StepOptions, Steps, Tensors, Unpack, rule
+from ._step import State, StepOptions, Steps, Tensors, Unpack, of_parameter, rule
 
 __all__ = ["mars", "mars_lion"]
 

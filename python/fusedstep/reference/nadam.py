@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ._arithmetic import det_pow, power
-from ._cautious import in_gradient_or_apart
-from ._step import State, StepOptions, Steps, Tensors, Unpack, rule
+from ._step import State, StepOptions, Steps, Tensors, Unpack, in_gradient_or_apart, rule
 
 __all__ = ["nadam"]
 

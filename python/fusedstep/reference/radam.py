@@ -7,8 +7,7 @@ import math
 import numpy as np
 
 from ._arithmetic import power
-from ._cautious import in_gradient_or_apart
-from ._step import State, StepOptions, Steps, Tensors, Unpack, rule
+from ._step import State, StepOptions, Steps, Tensors, Unpack, in_gradient_or_apart, rule
 
 __all__ = ["radam"]
 

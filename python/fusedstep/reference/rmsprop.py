@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._cautious import in_gradient
-from ._step import State, StepOptions, Steps, Tensors, Unpack, rule
+from ._step import State, StepOptions, Steps, Tensors, Unpack, in_gradient, rule
 
 __all__ = ["rmsprop"]
 

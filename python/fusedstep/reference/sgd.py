@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from ._arithmetic import power
-from ._cautious import in_gradient
-from ._step import State, StepOptions, Steps, Tensors, Unpack, rule
+from ._step import State, StepOptions, Steps, Tensors, Unpack, in_gradient, rule
 
 __all__ = ["momentum", "sgd"]
 
