@@ -7,6 +7,7 @@ import io
 import itertools
 import math
 import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -617,3 +618,32 @@ def test_torch_state_dicts_both_ways(rule: str, name: str, options: Options, the
         torch.set_default_dtype(torch.float32)
     for mine, other in zip(ended, whole, strict=True):
         np.testing.assert_allclose(mine, other.detach().numpy(), rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"state_format": "8bit", "min_quantized_size": 0}, {"ema_decay": 0.9}, {"accumulate_steps": 2}],
+    ids=str,
+)
+@pytest.mark.parametrize("cls", [fs.AdamW, fs.SGD, fs.Adafactor, fs.AdamMini, fs.Muon])
+def test_a_parameter_reshaped_in_place_is_not_saved(cls: Any, options: dict[str, Any], tmp_path: Path) -> None:
+    """What was saved could not be loaded, as the states have the shape of before."""
+    params = {"w": np.ones((2, 6), np.float32), "b": np.ones(3, np.float32)}
+    options = {
+        key: value for key, value in options.items() if cls is not fs.Adafactor or "8bit" not in options.values()
+    }
+    opt = cls(params, **({"momentum": 0.9} if cls is fs.SGD else {}), **options)
+    opt.step({name: np.ones_like(p) for name, p in params.items()})
+    params["w"].resize((3, 4), refcheck=False)
+    for keep in (
+        opt.state_dict,
+        lambda: opt.save(tmp_path / "run.npz"),
+        lambda: fs.save(tmp_path / "run.npz", params=params, optimizer=opt),
+        lambda: pickle.dumps(opt),
+        lambda: copy.deepcopy(opt),
+    ):
+        with pytest.raises(ValueError, match=r'^params\["w"\]: got shape \(3, 4\) now, needs the one that it had'):
+            keep()
+    assert not list(tmp_path.iterdir())
+    params["w"].resize((2, 6), refcheck=False)
+    copy.deepcopy(opt).load_state_dict(opt.state_dict())

@@ -66,7 +66,13 @@ class Keeping(Reporting):
         with self._model.exclusive("state_dict()"):
             return _saving.save(self._content(), state_format)
 
+    def _check_shapes(self) -> None:
+        rules = [RULES[self._rule_of(group)] for group in self._groups]
+        for slot in self._slots:
+            slot.check_shape(rules[slot.group], self._groups[slot.group])
+
     def _content(self) -> _saving.Content:
+        self._check_shapes()
         counts = {"skipped_steps": self.skipped_steps}
         if self.accumulated:
             counts["accumulated"] = self.accumulated
@@ -137,6 +143,7 @@ class Keeping(Reporting):
 
     def __getstate__(self) -> dict[str, Any]:
         with self._model.exclusive("pickle"):
+            self._check_shapes()
             kept = {k: v for k, v in self.__dict__.items() if k not in MADE_AGAIN}
             return kept | {"_progress": progress(self._model), "param_groups": [dict(g) for g in self._groups]}
 

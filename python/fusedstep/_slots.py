@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from . import formats
 from ._pieces import flat
+from .reference import Rule, State
 
 __all__ = ["FLOAT32", "FLOAT64", "Slot"]
 
@@ -91,6 +92,28 @@ class Slot:
         part = Slot(flat(self.array)[piece], self.path, self.group)
         part.master = None if self.master is None else flat(self.master)[piece]
         return part.values()
+
+    def check_shape(self, rule: Rule, hypers: Mapping[str, Any]) -> None:
+        """Check that the parameter was not reshaped in place, which its states do not follow: they could not be loaded.
+
+        Raises
+        ------
+        ValueError
+            It was.
+        """
+        shape = self.param.shape
+        beside = {**self.states, "master": self.master, "ema": self.ema, "grad_sum": self.grad_sum}
+        forms: dict[str, State] = {}
+        for name, value in beside.items():
+            array = value[0] if type(value) is tuple else value
+            if array is None or array.shape == shape:
+                continue
+            forms = forms or {state.name: state for state in rule.states}
+            if name not in forms or forms[name].shape(shape, hypers) != array.shape:
+                raise ValueError(
+                    f"params{self.path}: got shape {shape} now, needs the one that it had when the optimizer was made; "
+                    "set it back, or make a new one"
+                )
 
     def move(self, to: Callable[[Array], Array]) -> None:
         """Replace every array by what `to` makes of it, the parameter excepted."""
