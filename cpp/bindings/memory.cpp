@@ -14,7 +14,7 @@ void WrittenMemory::add(const py::object& object, const Array& array, const std:
     checked_.push_back({object.ptr(), seen});
     if (!shape) return;
     const auto* now = py::detail::array_proxy(object.ptr());
-    shaped_.push_back({object.ptr(), {now->dimensions, now->dimensions + now->nd}, name, shape_text(object.ptr())});
+    shaped_.push_back({object.ptr(), {now->dimensions, now->dimensions + now->nd}, name});
 }
 
 void WrittenMemory::finish() {
@@ -32,9 +32,12 @@ void WrittenMemory::check_still_there() const {
                 "place, since the optimizer was made; make a new one");
     for (const Shaped& s : shaped_) {
         const auto* now = py::detail::array_proxy(s.object);
-        if (!std::equal(s.shape.begin(), s.shape.end(), now->dimensions, now->dimensions + now->nd))
-            throw py::value_error(s.name + ": got shape " + shape_text(s.object) + " now, needs " + s.text +
-                                  " as when the optimizer was made; set it back, or make a new one");
+        if (std::equal(s.shape.begin(), s.shape.end(), now->dimensions, now->dimensions + now->nd)) continue;
+        py::tuple made(s.shape.size());
+        for (std::size_t i = 0; i < s.shape.size(); ++i) made[i] = s.shape[i];
+        throw py::value_error(s.name + ": got shape " + shape_text(s.object) + " now, needs " +
+                              std::string(py::str(made)) +
+                              " as when the optimizer was made; set it back, or make a new one");
     }
 }
 

@@ -32,7 +32,7 @@ private:
     struct Shaped {
         PyObject* object;
         std::vector<Py_intptr_t> shape;
-        std::string name, text;
+        std::string name;
     };
     std::vector<py::object> owned_;
     std::vector<Checked> checked_;

@@ -7,17 +7,15 @@ import re
 from collections.abc import Mapping, Sequence
 from textwrap import indent
 
-__all__ = ["Section", "sections", "with_parameters"]
-
-Section = str  # its title; "" is the text before the first one
+__all__ = ["sections", "with_parameters"]
 
 TITLE = re.compile(r"^(\w[\w ]*)\n-{3,}\n", re.M)
 ENTRY = re.compile(r"^(?=[\w*])", re.M)
 LAST = ("Notes", "References", "Examples")
 
 
-def sections(text: str | None) -> dict[Section, str]:
-    """The sections of a docstring, without the empty lines around them.
+def sections(text: str | None) -> dict[str, str]:
+    """The sections of a docstring by title, without empty lines around them; the text before the first has none.
 
     Examples
     --------
@@ -31,7 +29,7 @@ def sections(text: str | None) -> dict[Section, str]:
 
 
 def with_parameters(
-    text: str | None, names: Sequence[str], common: Mapping[str, str], more: Mapping[Section, str] | None = None
+    text: str | None, names: Sequence[str], common: Mapping[str, str], more: Mapping[str, str] | None = None
 ) -> str:
     """A docstring whose ``Parameters`` are complete and in order.
 

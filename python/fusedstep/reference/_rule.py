@@ -14,16 +14,16 @@ from .._step_options import STEP_OPTIONS, check_seed, described, options_of
 from ._cautious import Decay
 
 __all__ = [
-    "FUNCTION_OPTIONS",
-    "COMMON",
-    "SECTIONS",
     "BEYOND_TORCH",
+    "COMMON",
+    "FUNCTION_OPTIONS",
     "OWN_RULES",
     "PARAM",
     "RULES",
-    "StepOptions",
+    "SECTIONS",
     "Rule",
     "State",
+    "StepOptions",
     "Steps",
     "Tensors",
     "Whole",
