@@ -22,8 +22,9 @@ import fusedstep
 from fusedstep import __main__
 from fusedstep.demo import choices, command, compare, data, style
 from fusedstep.demo.network import Network
-from fusedstep.demo.plots import spread
+from fusedstep.demo.plots import demo_figure, spread
 from fusedstep.demo.progress import Bars, watching
+from fusedstep.demo.report import demo_table
 from fusedstep.demo.train import Run, train
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -44,6 +45,8 @@ def test_names_of_optimizers() -> None:
     assert choices.parse("GD").rule.__name__ == "SGD"
     assert choices.parse("adam: lr=0.5, betas=0.5,0.9").options == {"lr": 0.5, "betas": (0.5, 0.9)}
     assert choices.parse("sgd:momentum=0.9,nesterov=True").name == "SGD momentum=0.9 nesterov=True"
+    assert choices.parse("adam:state_format=8bit").options == {"state_format": "8bit"}
+    assert choices.parse("muon:lr=0.02").lr == 0.02
 
 
 @pytest.mark.parametrize(
@@ -51,7 +54,9 @@ def test_names_of_optimizers() -> None:
     [
         ("adamant", "got the optimizer 'adamant', needs one of .*adam"),
         ("adam:0.1", "got the option '0.1', needs name=value"),
-        ("adam:lr=fast", "lr: got 'fast', needs a number, True, False or None"),
+        ("adam:lr=fast", r"lr: got 'fast' \(str\), needs a real number"),
+        ("adam:state_format=9bit", "state_format: got '9bit', needs one of 'float32', 'bfloat16', '8bit'"),
+        ("adam:grads=x", "grads: got 'x', needs no value: the training gives its own"),
         ("adam:lr=-1", "lr"),
         ("adam:betas=0.9", "betas"),
         ("adam:momentum=0.9", "momentum"),
@@ -364,6 +369,15 @@ def test_the_reference_beside_a_training_has_its_options(rule: str, options: str
     run = Run(dataset, choice, Network((4, 8, 3)), epochs=2)
     train(run, 32, reference=True)
     assert run.same_bits is True
+
+
+def test_muon_with_a_norm_of_the_whole_model_trains_without_the_reference(tmp_path: Path) -> None:
+    run = Run(data.load("iris"), choices.distinct([choices.parse("muon:max_grad_norm=1.0")])[0], Network((4, 8, 3)), 1)
+    train(run, 32, reference=True)
+    assert run.same_bits is None and len(run.step_ns) == 4
+    assert demo_table([run]).sections["iris"][0][-2:] == ("-", "-")
+    demo_figure([run], tmp_path / "demo.png")
+    assert (tmp_path / "demo.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize("rule", sorted(choices.rules()))

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import fusedstep
 
@@ -22,7 +23,7 @@ class ChoiceError(ValueError):
 
 
 def rules() -> dict[str, type[fusedstep.Optimizer]]:
-    """Every optimizer of the package that takes any parameters, by its lower-case name.
+    """Every optimizer of the package, by its lower-case name.
 
     Examples
     --------
@@ -31,8 +32,7 @@ def rules() -> dict[str, type[fusedstep.Optimizer]]:
     """
     public = (getattr(fusedstep, name) for name in fusedstep.__all__)
     classes = [value for value in public if isinstance(value, type) and issubclass(value, fusedstep.Optimizer)]
-    about = fusedstep.reference.RULES  # those of matrices need another rule beside them
-    return {cls.__name__.lower(): cls for cls in classes if hasattr(cls, "rule") and not about[cls.rule].matrices}
+    return {cls.__name__.lower(): cls for cls in classes if hasattr(cls, "rule")}
 
 
 @dataclass(frozen=True)
@@ -52,16 +52,21 @@ class Choice:
     name: str
     label: str = ""
 
-    def build(self, params: Any, grads: Any) -> fusedstep.Optimizer:
-        """The optimizer over `params`, with the arrays of `grads` bound to it."""
+    def build(self, params: dict[str, NDArray[Any]], grads: dict[str, NDArray[Any]]) -> fusedstep.Optimizer:
+        """The optimizer over `params`, with the arrays of `grads` bound to it.
+
+        Biases, which are columns here, are Muon's rest, not its matrices.
+        """
         make: Callable[..., fusedstep.Optimizer] = self.rule
+        if self.rule is fusedstep.Muon and any(_column("", array) for array in params.values()):
+            params = fusedstep.groups(params, where=_column, **{"rule": "adamw", **self.options.get("rest", {})})
         return make(params, grads=grads, **self.options)
 
     @cached_property
     def lr(self) -> float:
-        """The learning rate it starts with, its own default if no other was given."""
-        probe = np.zeros(1, np.float32)
-        return float(self.build(probe, np.zeros_like(probe)).param_groups[0]["lr"])
+        """The learning rate it starts with, its own default if no other was given; Muon's is that of matrices."""
+        probe = {"W": np.zeros((2, 2), np.float32)}
+        return float(self.build(probe, {"W": np.zeros_like(probe["W"])}).param_groups[0]["lr"])
 
     def with_lr(self, lr: float) -> Choice:
         """The same optimizer with another learning rate."""
@@ -96,8 +101,8 @@ def parse(text: str) -> Choice:
     --------
     >>> parse("adam:lr=0.01,betas=0.9,0.99").options
     {'lr': 0.01, 'betas': (0.9, 0.99)}
-    >>> parse("sgd:lr=0.1,momentum=0.9").name
-    'SGD momentum=0.9'
+    >>> parse("adam:state_format=8bit").name
+    'Adam state_format=8bit'
     """
     name, _, tail = text.strip().partition(":")
     known = rules()
@@ -114,9 +119,9 @@ def parse(text: str) -> Choice:
         try:
             options[option.strip()] = ast.literal_eval(value.strip())
         except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):  # all that literal_eval raises
-            raise ChoiceError(
-                f"{text!r}: {option.strip()}: got {value!r}, needs a number, True, False or None"
-            ) from None
+            options[option.strip()] = value.strip()  # state_format=8bit; the optimizer says what a word should be
+    for option in options.keys() & {"params", "grads"}:
+        raise ChoiceError(f"{text!r}: {option}: got {options[option]!r}, needs no value: the training gives its own")
     settings = "".join(f" {option}={_written(value)}" for option, value in options.items() if option != "lr")
     choice = Choice(rule, options, rule.__name__ + settings)
     try:
@@ -124,6 +129,10 @@ def parse(text: str) -> Choice:
     except (TypeError, ValueError) as error:
         raise ChoiceError(f"{text!r}: {error}") from error
     return choice
+
+
+def _column(path: str, array: NDArray[Any]) -> bool:
+    return 1 in array.shape
 
 
 def _written(value: Any) -> str:

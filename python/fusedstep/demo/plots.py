@@ -111,10 +111,12 @@ def _speeds(axes: Axes, runs: Sequence[Run], colour: dict[str, str]) -> None:
     for row, run in enumerate(runs):
         shade, label = colour[run.choice.label], run.choice.label
         fast, slow = run.microseconds
-        axes.plot([fast, slow], [row, row], color=shade, lw=2.4, alpha=0.45, zorder=2)
         axes.plot(fast, row, "o", color=shade, ms=10, zorder=3)
-        axes.plot(slow, row, "o", color="white", mec=shade, mew=2.2, ms=9, zorder=3)
-        middle, text = (fast * slow) ** 0.5, f"{label}: {run.speed_up:.0f}x faster"
+        middle, text = fast, label
+        if run.same_bits is not None:
+            axes.plot([fast, slow], [row, row], color=shade, lw=2.4, alpha=0.45, zorder=2)
+            axes.plot(slow, row, "o", color="white", mec=shade, mew=2.2, ms=9, zorder=3)
+            middle, text = (fast * slow) ** 0.5, f"{label}: {run.speed_up:.0f}x faster"
         axes.annotate(text, (middle, row), (0, 9), textcoords="offset points", ha="center", color=shade, weight="bold")
     axes.set_ylim(len(runs) - 0.5, -0.7)
     axes.set_yticks([])

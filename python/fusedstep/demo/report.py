@@ -27,7 +27,8 @@ def demo_table(runs: Sequence[Run]) -> Table:
         "final loss: training cost, mean of the last epoch. speed-up: the median step of the NumPy reference over "
         "the median step, taken in turn; the reference is written to be read and checks every call, which takes "
         "most of its time on the small moons network. same bits: parameters of both are equal, byte for byte, "
-        "after the last step.",
+        "after the last step. A dash: Muon with a norm or a skip of the whole model, which the reference of one rule "
+        "cannot know.",
     )
     for run in runs:
         table.sections.setdefault(run.dataset.name, []).append(_row(run))
@@ -44,6 +45,6 @@ def _row(run: Run) -> Sequence[str]:
         f"{run.seconds_step:.3f}",
         f"{run.seconds_all:.2f}",
         f"{100 * run.share_in_step:.1f} %",
-        f"{run.speed_up:.1f}x",
-        "yes" if run.same_bits else "NO",
+        "-" if run.same_bits is None else f"{run.speed_up:.1f}x",
+        {None: "-", True: "yes", False: "NO"}[run.same_bits],
     )

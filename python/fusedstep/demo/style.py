@@ -49,6 +49,7 @@ OPTIMIZERS = {
     "MARSLion": "#5c940d",
     "Adafactor": "#c49a6c",
     "AdamMini": "#364fc7",
+    "Muon": "#0aa2c0",
 }
 """By class, and SGD with its option momentum apart. Told apart also by people who do not see red and green alike."""
 

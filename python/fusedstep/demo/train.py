@@ -28,19 +28,33 @@ class ReferenceStep:
     Parameters
     ----------
     optimizer : Optimizer
-        The native optimizer before its first step, with one group: tells rule, options and initial states.
+        The native optimizer before its first step: tells rules, options and initial states.
     params : dict of str to array
         What it will step; copied.
     """
 
     def __init__(self, optimizer: fusedstep.Optimizer, params: dict[str, NDArray[Any]]) -> None:
-        about = fusedstep.reference.RULES[optimizer.rule]
-        self._step: Callable[..., bool] = getattr(fusedstep.reference, about.name)
         self._params = [array.copy() for array in params.values()]
-        group, states = optimizer.param_groups[0], list(optimizer.state)
-        self._options: dict[str, Any] = {name: group[name] for name in (*about.hypers, *GROUP_VALUES, "rounding")}
-        for name in MODEL_OPTIONS:
-            self._options[name] = getattr(optimizer, name)
+        self._calls: list[tuple[slice, Callable[..., bool], dict[str, Any]]] = []
+        self._steps = 0
+        groups, states = optimizer.param_groups, list(optimizer.state)
+        if len(groups) == 1:
+            self._add(slice(0, len(states)), groups[0], optimizer, states)
+            return
+        for place, param in enumerate(params.values()):  # one by one: the noise is numbered over the whole model
+            group = next(group for group in groups if any(param is own for own in group["params"]))
+            self._add(slice(place, place + 1), group, optimizer, states[place : place + 1])
+
+    @staticmethod
+    def follows(optimizer: fusedstep.Optimizer) -> bool:
+        """Whether a call for each tensor does what the optimizer does: norms and skips are of the whole model."""
+        return len(optimizer.param_groups) == 1 or (optimizer.max_grad_norm is None and not optimizer.skip_nonfinite)
+
+    def _add(self, place: slice, group: Any, optimizer: fusedstep.Optimizer, states: list[Any]) -> None:
+        """Add the call of a group's function for the tensors of `place`."""
+        rule = fusedstep.reference.RULES[group.get("rule", optimizer.rule)]
+        options = {name: group[name] for name in (*rule.hypers, *GROUP_VALUES, "rounding")}
+        options |= {name: getattr(optimizer, name) for name in MODEL_OPTIONS} | {"first": place.start}
 
         def copies(name: str) -> list[Any]:
             scales = f"{name}_scales"
@@ -50,15 +64,20 @@ class ReferenceStep:
                 for pair, state in zip(pairs, states, strict=True)
             ]
 
-        used = [state.name for state in about.used(group)]
-        self._options |= {name: copies(name) for name in (*used, *about.scalars)}
+        used = [state.name for state in rule.used(group)]
+        options |= {name: copies(name) for name in (*used, *rule.scalars)}
         if group["ema_decay"] is not None:
-            self._options["ema"] = copies("ema")
-        self._steps = 0
+            options["ema"] = copies("ema")
+        self._calls.append((place, getattr(fusedstep.reference, rule.name), options))
 
     def step(self, grads: list[NDArray[Any]]) -> None:
         """One step with the given gradients."""
-        self._steps += self._step(self._params, grads, step=self._steps + 1, **self._options)
+        self._steps += 1
+        taken = [
+            function(self._params[place], grads[place], step=self._steps, **options)
+            for place, function, options in self._calls
+        ]
+        self._steps -= not all(taken)
 
     def same_bits(self, params: dict[str, NDArray[Any]]) -> bool:
         """Whether `params` are, byte for byte, what the reference has arrived at; any two NaNs count as equal."""
@@ -89,7 +108,8 @@ class Run:
         Of each epoch's last watched step, the size of the update to that of the weights, by the name of the weights;
         only of a training that is watched.
     same_bits : bool or None
-        Whether native and reference parameters were equal at the end; None when the reference did not run.
+        Whether native and reference parameters were equal at the end; None when the reference did not run (see
+        `ReferenceStep.follows`).
     """
 
     dataset: Dataset
@@ -124,8 +144,9 @@ class Run:
 
     @property
     def microseconds(self) -> tuple[float, float]:
-        """The median step: native, and the reference's."""
-        return float(np.median(self.step_ns)) * 1e-3, float(np.median(self.reference_ns)) * 1e-3
+        """The median step: native, and the reference's, NaN where it did not run."""
+        reference = np.median(self.reference_ns) if self.reference_ns else np.nan
+        return float(np.median(self.step_ns)) * 1e-3, float(reference) * 1e-3
 
     @property
     def speed_up(self) -> float:
@@ -182,7 +203,8 @@ def train(
     """
     network, data, clock = run.network, run.dataset, time.perf_counter_ns
     optimizer = run.choice.build(network.params, network.grads)
-    shadow = ReferenceStep(optimizer, network.params) if reference else None
+    mirror = reference and ReferenceStep.follows(optimizer)
+    shadow = ReferenceStep(optimizer, network.params) if mirror else None
     watched = optimizer.watch(every=10, keep=1) if watch else None
     batches = minibatches(data.x_train, data.y_train, batch_size=batch_size, rng=run.seed, axis=-1)
     # Divergence is a result of a training, not an error of NumPy.
