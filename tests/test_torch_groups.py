@@ -339,6 +339,24 @@ def test_parameters_made_in_inference_mode() -> None:
     assert p.tolist() == [-0.25] * 3
 
 
+def test_schedule_free_parameters_made_in_inference_mode_switch_in_no_other() -> None:
+    """torch's `copy_` writes before it finds that it must not."""
+    with torch.inference_mode():
+        p = torch.ones(3)
+        optimizer = ft.ScheduleFreeSGD([p], lr=0.5)
+        p.grad = torch.ones(3)
+        optimizer.step()
+        optimizer.step()
+    before = p.tolist()
+    with pytest.raises(RuntimeError, match=r"^params\[0\]\[0\]: got a tensor made in inference mode, needs torch"):
+        optimizer.eval()
+    assert optimizer.training
+    assert p.tolist() == before
+    with torch.inference_mode():
+        optimizer.eval()
+    assert p.tolist() != before
+
+
 # ---- attributes ----
 
 

@@ -327,6 +327,49 @@ def test_memory_may_move_between_steps() -> None:
     assert torch.equal(before, kept)  # what was there before is written no more
 
 
+def test_other_elements_in_the_memory_of_before() -> None:
+    """`.data` may begin where it did and have gaps, another dtype or fewer elements."""
+    results = []
+    for module in (fk, keras.optimizers):
+        weight = keras.Variable(np.ones(8, np.float32), name="a")
+        optimizer, there = module.SGD(0.5), torch.empty(16)
+        optimizer.build([weight])
+        for elements in (there[::2], there.view(torch.bfloat16)[:8], there[:4]):
+            weight._value.data = there[:8]
+            optimizer.apply([torch.ones(8)])
+            torch.arange(1.0, 17.0, out=there)
+            weight._value.data = elements
+            optimizer.apply([torch.ones_like(elements)])
+            results.append(weight._value.detach().clone())
+    assert all(map(torch.equal, results[:3], results[3:]))
+    weight, optimizer = keras.Variable(np.ones(8, np.float32), name="a"), fk.SGD(0.5, momentum=0.9)
+    optimizer.build([weight])
+    optimizer.apply([torch.ones(8)])
+    weight._value.data = weight._value.data[:4]
+    with pytest.raises(ValueError, match=r'^params\["a"\] momentum_buffer: got .* needs'):
+        optimizer.apply([torch.ones(4)])
+
+
+def test_variables_from_an_iterator() -> None:
+    weight, optimizer = keras.Variable(np.ones(3), dtype="float32"), fk.SGD(0.5)
+    for expected in (0.5, 0.0, -0.5):  # the first builds the optimizer
+        optimizer.apply([torch.ones(3)], iter([weight]))
+        assert weight.numpy().tolist() == [expected] * 3
+
+
+@pytest.mark.parametrize("clips", [{"clipnorm": 0.5}, {"clipnorm": 0.0}], ids=str)
+def test_of_several_clips_set_later_the_one_of_keras_counts(clips: dict[str, float]) -> None:
+    results = []
+    for module in (fk, keras.optimizers):
+        optimizer, weights = module.SGD(learning_rate=rate), variables()
+        for name, value in (clips | {"global_clipnorm": 0.7, "clipvalue": 0.01}).items():
+            setattr(optimizer, name, value)
+        run(optimizer, weights, 3)
+        results.append(values(weights))
+    for mine, theirs in zip(*results, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=0, atol=5e-6)
+
+
 def test_gradients_that_are_views_of_their_negatives() -> None:
     mine, yours = variables(), variables()
     ours, theirs = fk.Adam(0.1), keras.optimizers.Adam(0.1)

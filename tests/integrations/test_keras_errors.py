@@ -108,6 +108,33 @@ def test_a_gradient_in_the_memory_of_its_variable_is_that_of_before_the_decay() 
     np.testing.assert_allclose(results[0], results[1], rtol=1e-6)
 
 
+@pytest.mark.parametrize("options", [{}, *OPTIONS], ids=str)
+def test_variables_made_in_inference_mode_change_in_no_other(options: dict[str, Any]) -> None:
+    """torch's operations write before they find that they must not."""
+    with torch.inference_mode():
+        variables = [keras.Variable(np.ones(4, np.float32), name=name) for name in "ab"]
+        optimizer = fk.SGD(0.1, **options)
+        optimizer.build(variables)
+    everything = [v._value for v in (*variables, *optimizer.variables)]
+    before = [value.clone() for value in everything]
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r'^variables\["a"\]: got a tensor made in inference mode, needs torch'):
+            optimizer.apply([torch.ones(4)] * 2)
+    assert all(map(torch.equal, everything, before))
+    with torch.inference_mode():
+        optimizer.apply([torch.ones(4)] * 2)
+
+
+def test_another_number_of_gradients_than_of_variables() -> None:
+    variables = [keras.Variable(np.ones(4, np.float32), name=name) for name in "ab"]
+    optimizer = fk.Adam(0.1)
+    optimizer.build(variables)
+    for n in (1, 3):
+        with pytest.raises(ValueError, match=rf"^grads: got {n}, needs 2, one for every variable$"):
+            optimizer.apply([torch.ones(4)] * n, variables)
+    assert int(optimizer.iterations.value) == 0
+
+
 def test_freed_memory_is_not_read() -> None:
     """torch's own operations would read it, and end the process."""
     code = """

@@ -154,7 +154,7 @@ class FusedStep(keras.optimizers.Optimizer):
         """
         variables = self._trainable_variables if trainable_variables is None else list(trainable_variables)
         if not self._fused_is_plain(grads, variables):
-            super().apply(grads, trainable_variables)
+            super().apply(grads, None if trainable_variables is None else variables)
             return
         self._backend_apply_gradients(grads, variables)
         self._iterations._value.add_(1)
@@ -199,6 +199,9 @@ class FusedStep(keras.optimizers.Optimizer):
                 self._watch._attach()
         stepper, every = self._fused_stepper, given["gradient_accumulation_steps"]
         # Everything is checked before the first sum, decay or average changes a variable.
+        stepper.check_mode()
+        if len(grads) != len(variables):
+            raise ValueError(f"grads: got {len(grads)}, needs {len(variables)}, one for every variable")
         numbers = [stepper.numbers[id(v)] for v in variables]
         grads = stepper.fit(numbers, grads, read=bool(every or given["clipnorm"]))
         steps = whole("iterations", plain(self._iterations._value, "iterations"))
@@ -206,18 +209,18 @@ class FusedStep(keras.optimizers.Optimizer):
         totals = self._fused_totals(variables, numbers, every) if every else []
         if every or given["use_ema"] or given["weight_decay"]:
             stepper.check_memory()
-        stepped = True
+        stepped = not every or (steps + 1) % every == 0
+        left = self._fused_left_out(variables if stepped else []) if given["use_ema"] else []
         if not every:
             self._step_fused(stepper, given, rate, grads, numbers, steps, 1.0)
         else:
             torch._foreach_add_(totals, grads)
-            stepped = (steps + 1) % every == 0
             steps //= every
             if stepped:
                 self._step_fused(stepper, given, rate, totals, numbers, steps, float(every))
                 torch._foreach_zero_([total.value for total in self._accumulated_gradients if total is not None])
         if given["use_ema"]:
-            self._fused_average_rest(variables if stepped else [], steps)
+            _average(left, given["ema_momentum"] if steps else 0.0)
             frequency = given["ema_overwrite_frequency"]
             if frequency and (steps + 1) % frequency == 0:
                 self._overwrite_model_variables_with_average_value(self._trainable_variables)
@@ -287,17 +290,16 @@ class FusedStep(keras.optimizers.Optimizer):
         values = {"lr": rate, **self._rule_options(given, steps + 1)}
         if given["use_ema"]:
             values["ema_decay"] = given["ema_momentum"] if steps else 0.0
-        clipnorm, clipvalue, global_clipnorm = (given[n] or 0.0 for n in ("clipnorm", "clipvalue", "global_clipnorm"))
-        values["clip_value"] = clipvalue if clipvalue > 0 else None
+        # As Keras does where attributes set more than one of the three.
+        clipped = next((n for n in ("clipnorm", "global_clipnorm", "clipvalue") if (given[n] or 0.0) > 0), None)
+        values["clip_value"] = given["clipvalue"] if clipped == "clipvalue" else None
         for group, factor in zip(stepper.groups, (decay, 0.0), strict=True):
             group.update(values)
             group["weight_decay"] = factor if self._rule_decays else 0.0
 
-        max_norm = 0.0
-        if clipnorm > 0:
-            grads = _clip_each(grads, clipnorm * grad_scale)
-        elif global_clipnorm > 0:
-            max_norm = global_clipnorm
+        if clipped == "clipnorm":
+            grads = _clip_each(grads, given["clipnorm"] * grad_scale)
+        max_norm = given["global_clipnorm"] if clipped == "global_clipnorm" else 0.0
         if decay and not self._rule_decays:
             grads = stepper.shrink(numbers, 1.0 - decay * rate, grads, grad_scale)
         after = stepper.step(numbers, grads, steps, grad_scale, max_norm, self._rule_scalar())
@@ -338,17 +340,14 @@ class FusedStep(keras.optimizers.Optimizer):
         start = about.hypers | dict.fromkeys(("maximize", "cautious"), False)
         start |= {"clip_value": None, "ema_decay": 0.0 if self.use_ema else None}
         start |= {"lr": 0.0, **self._rule_options(self._fused_checked, 1)}
-        return Stepper(self._rule, rows, [dict(start), dict(start)])
+        inference = (v.path for v in (*self._trainable_variables, *self.variables) if v._value.is_inference())
+        return Stepper(self._rule, rows, [dict(start), dict(start)], next(inference, None))
 
-    def _fused_average_rest(self, averaged: Sequence[Any], steps: int) -> None:
-        """Average the variables that the step left out, as Keras averages all of them every time."""
-        known = {id(variable) for variable in averaged}
+    def _fused_left_out(self, stepped: Sequence[Any]) -> list[tuple[Any, Any]]:
+        """Averages of the variables that the step leaves out and these: Keras averages all of them every time."""
+        known = {id(variable) for variable in stepped}
         pairs = zip(self._trainable_variables, self._model_variables_moving_average, strict=True)
-        left = [(v.value, a.value) for v, a in pairs if a is not None and id(v) not in known]
-        if left:
-            momentum = self._fused_checked["ema_momentum"] if steps else 0.0
-            torch._foreach_mul_([average for _, average in left], momentum)
-            torch._foreach_add_([average for _, average in left], [value for value, _ in left], alpha=1.0 - momentum)
+        return [(a.value, v.value) for v, a in pairs if a is not None and id(v) not in known]
 
 
 def _checked(name: str, value: Any) -> Any:
@@ -378,6 +377,12 @@ def _is_of_keras(cls: type | None) -> bool:
 
 def _come_twice(variables: Sequence[Any]) -> bool:
     return len(set(map(id, variables))) < len(variables)
+
+
+def _average(pairs: Sequence[tuple[Any, Any]], momentum: float) -> None:
+    if pairs:
+        torch._foreach_mul_([average for average, _ in pairs], momentum)
+        torch._foreach_add_([average for average, _ in pairs], [value for _, value in pairs], alpha=1.0 - momentum)
 
 
 def _clip_each(grads: Sequence[Any], most: float) -> Sequence[Any]:

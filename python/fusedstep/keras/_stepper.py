@@ -13,7 +13,7 @@ from torch import Tensor
 from .._core import Memory, Model
 from .._held import check_storage
 from ..torch._reading import memory, quiet
-from ..torch._states import increment_versions
+from ..torch._states import check_mode, increment_versions
 
 __all__ = ["NARROW", "Row", "Stepper", "check_variable"]
 
@@ -83,6 +83,8 @@ class Stepper:
         What it steps; read once, see `moved`.
     groups
         Hyper-parameters of the rule; the dicts are read again at every step.
+    inference
+        The path of a variable, of the optimizer or among the rows, that was made in inference mode, if there is one.
 
     Raises
     ------
@@ -90,12 +92,14 @@ class Stepper:
         A variable that cannot be stepped on, or options whose states are missing.
     """
 
-    def __init__(self, rule: str, rows: Sequence[Row], groups: list[dict[str, Any]]) -> None:
-        self.groups = groups
+    def __init__(
+        self, rule: str, rows: Sequence[Row], groups: list[dict[str, Any]], inference: str | None = None
+    ) -> None:
+        self.groups, self._inference = groups, inference
         self.numbers = {id(row.variable): i for i, row in enumerate(rows)}
         self.paths = [row.variable.path for row in rows]
         self._step: int | None = 0  # the native count of every row; None when they differ
-        self._seen: list[tuple[Any, Tensor, int]] = []
+        self._seen: list[tuple[Any, Tensor, int, torch.dtype, int]] = []
         self.model = Model(rule)
         self.model.clip_exactly = True
         self._max_norm = 0.0
@@ -119,16 +123,26 @@ class Stepper:
         check_storage(value, f'variables["{variable.path}"]')
         if _is_plain(value) and not value.is_contiguous():
             value.data = value.contiguous()
-        self._seen.append((variable, value, value.data_ptr()))
+        self._seen.append((variable, value, value.data_ptr(), value.dtype, value.nbytes))
         return memory(value, f'variables["{variable.path}"]')
 
     def moved(self) -> bool:
-        """Whether a variable has another tensor, or its tensor other memory, than when this was made."""
-        return any(variable._value is not value or value.data_ptr() != at for variable, value, at in self._seen)
+        """Whether a variable has another tensor, or its tensor other elements, than when this was made."""
+        for variable, value, at, dtype, nbytes in self._seen:
+            if variable._value is not value or value.data_ptr() != at:
+                return True
+            if value.dtype is not dtype or value.nbytes != nbytes or not value.is_contiguous():
+                return True
+        return False
+
+    def check_mode(self) -> None:
+        """Raise RuntimeError where autograd would, after the step: torch writes before it finds that it must not."""
+        if self._inference is not None:
+            check_mode(f'variables["{self._inference}"]')
 
     def check_memory(self) -> None:
         """Raise RuntimeError where a variable's memory is no longer there."""
-        for variable, value, at in self._seen:
+        for variable, value, at, *_ in self._seen:
             if value.data_ptr() != at or value.untyped_storage().nbytes() < value.nbytes:
                 raise RuntimeError(f'variables["{variable.path}"]: was moved while a step was taken')
 
@@ -158,7 +172,7 @@ class Stepper:
         step; return the gradients, copied where they lie in memory that a step writes.
         """
         self.model.prepare(scale)
-        written = {value.untyped_storage().data_ptr() for _, value, _ in self._seen}
+        written = {value.untyped_storage().data_ptr() for _, value, *_ in self._seen}
         apart = [grad.clone() if grad.untyped_storage().data_ptr() in written else grad for grad in grads]
         if decaying := [self._params[i] for i in numbers if self._decays[i]]:
             torch._foreach_mul_(decaying, factor)

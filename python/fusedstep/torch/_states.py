@@ -246,6 +246,14 @@ increment_versions: Callable[[Any], None] = increment_version if _takes_several(
 """Tells autograd that tensors were changed in place."""
 
 
+def check_mode(name: str) -> None:
+    """Check that a tensor made in inference mode is written in it: torch's operations write first and fail then."""
+    if not torch.is_inference_mode_enabled():
+        raise RuntimeError(
+            f"{name}: got a tensor made in inference mode, needs torch.inference_mode() around this call as well"
+        )
+
+
 def total_bytes(tensors: Iterable[Tensor]) -> int:
     """Bytes that tensors of this process hold."""
     return sum(local(tensor).numel() * local(tensor).element_size() for tensor in tensors)

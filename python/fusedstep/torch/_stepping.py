@@ -16,7 +16,7 @@ from ._building import build
 from ._making import Making
 from ._parts import Parts, announce, distributed
 from ._slots import TensorSlot, check_places
-from ._states import local
+from ._states import check_mode, local
 
 __all__ = ["Stepping"]
 
@@ -170,12 +170,9 @@ class Stepping(Making):
             if slot.work is not None and (slot.work.shape, slot.work.dtype) != (slot.param.shape, slot.param.dtype):
                 self._build()
                 break
-        if not torch.is_inference_mode_enabled():
-            for slot in self._works:
-                if slot.param.is_inference():
-                    raise RuntimeError(
-                        f"{slot.name}: got a tensor made in inference mode, needs a step in inference mode"
-                    )
+        for slot in self._works:
+            if slot.param.is_inference():
+                check_mode(slot.name)
         with torch.no_grad():
             self._copy_works()
 

@@ -17,7 +17,7 @@ from ..reference import RULES
 from ._building import complete
 from ._options import Options, plain
 from ._slots import TensorSlot
-from ._states import flat
+from ._states import check_mode, flat
 from .own_optimizers import OwnOptimizer
 
 if TYPE_CHECKING:
@@ -73,6 +73,8 @@ class ScheduleFree(OwnOptimizer):
                         if param.requires_grad:
                             raise
                         continue  # frozen and turned into something else
+                    if param.is_inference():
+                        check_mode(slot.name)
                     complete(self, state, slot.like, group, slot.name)
                     slots.append(slot)
                     weights.append(_weights(slot, state, beta, group["master"]))
