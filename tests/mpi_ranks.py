@@ -575,6 +575,24 @@ def turns() -> None:
     assert_same(params, before, "parameters")
     assert_same(opt.state_dict()["state"], states["state"], "states")
 
+    opt.save(folder)
+    free = Sharded(fs.ScheduleFreeSGD, params, lr=0.1, timeout=60)
+    for array in params.values() if last else ():  # also those whose elements other ranks own
+        array.flags.writeable = False
+    for use in (lambda: opt.load(folder), free.eval):
+        refused(ValueError if last else RankError, "was made read-only", use)
+    opt.save(folder)
+    for array in params.values():
+        array.flags.writeable = True
+    if last:
+        params["b"].resize((130, 67), refcheck=False)
+    refused(ValueError if last else RankError, 'params["b"]: got', lambda: opt.save(folder))
+    if last:
+        params["b"].resize((67, 130), refcheck=False)
+    opt.load(folder)
+    assert_same(params, before, "parameters")
+    assert_same(opt.state_dict()["state"], states["state"], "states")
+
     table = np.zeros((50, 64), np.float32)
     rows = Sharded(fs.SGD, table, lr=1.0, timeout=60)
     good = SparseRows(np.array([3]), np.ones((1, 64), np.float32))

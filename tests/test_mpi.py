@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -58,7 +59,9 @@ def test_resumes_on_another_number_of_ranks(tmp_path: pathlib.Path) -> None:
         succeeds(ranks, "resume", tmp_path)
 
 
-@pytest.mark.parametrize("how", ["cut", "changed", "missing", "index", "no checkpoint"])
+@pytest.mark.parametrize(
+    "how", ["cut", "changed", "missing", "index", "no checkpoint", "swapped", "retyped", "pieces", "deep"]
+)
 def test_damaged_checkpoints_are_refused(how: str, tmp_path: pathlib.Path) -> None:
     succeeds(2, "save", tmp_path)
     file, index = sorted(tmp_path.glob("*.npz"))[1], tmp_path / "index.json"
@@ -72,9 +75,34 @@ def test_damaged_checkpoints_are_refused(how: str, tmp_path: pathlib.Path) -> No
         file.unlink()
     elif how == "index":
         index.write_text(index.read_text()[:-50])
-    else:
+    elif how == "deep":
+        index.write_text("[" * 100_000)
+    elif how == "none":
         index.unlink()
+    else:  # the index fits
+        listed = json.loads(index.read_text())
+        first, second = listed["files"]
+        if how == "swapped":
+            file.write_bytes((tmp_path / first["name"]).read_bytes())
+            (tmp_path / first["name"]).write_bytes(data)
+            first["bytes"], second["bytes"] = second["bytes"], first["bytes"]
+        elif how == "retyped":
+            with np.load(file) as arrays:
+                np.savez(file, **{k: v if v.dtype.kind == "U" else v.astype(np.float64) for k, v in arrays.items()})
+            second["bytes"] = file.stat().st_size
+        else:  # as many elements as there are, some of them twice
+            size = (end := second["pieces"][0][2]) - second["pieces"][0][1]
+            second["pieces"][0][1:] = [end - size - 1, end - 1]
+        index.write_text(json.dumps(listed))
     succeeds(2, "damaged", tmp_path)
+
+
+def test_a_checkpoint_of_version_1_has_no_mark(tmp_path: pathlib.Path) -> None:
+    succeeds(3, "save", tmp_path)
+    listed = json.loads((tmp_path / "index.json").read_text()) | {"version": 1}
+    del listed["mark"]
+    (tmp_path / "index.json").write_text(json.dumps(listed))
+    succeeds(2, "resume", tmp_path)
 
 
 def test_an_index_that_was_edited_is_refused(tmp_path: pathlib.Path) -> None:

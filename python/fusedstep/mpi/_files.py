@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import secrets
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -28,8 +29,9 @@ Agree = Callable[[BaseException | None, Callable[[], list[tuple[str, str]]]], No
 
 INDEX: Final = "index.json"
 FORMAT: Final = "fusedstep.mpi checkpoint"
-VERSION: Final = 1
+VERSION: Final = 2  # 1 had no mark
 PARAM: Final = "param"
+ORIGIN: Final = "origin"  # the member that says of which checkpoint and rank a file is
 KINDS: Final = {"number": int, "files": list, "params": list, "param_groups": list, "fusedstep": dict}
 
 
@@ -50,13 +52,13 @@ def write(
 
     first = ranks.rank == 0
     own = part.state_dict()
-    number = ranks.exchange(together(lambda: _next_number(folder) if first else None))[0]
+    number, mark = ranks.exchange(together(lambda: (_next_number(folder), secrets.token_hex(16)) if first else None))[0]
     name = f"{number:08d}.rank-{ranks.rank:05d}-of-{ranks.size:05d}.npz"
     path = os.path.join(folder, name)
     own_runs = [(t, piece.begin, piece.begin + piece.array.size) for t, piece in enumerate(pieces) if piece.array.size]
 
     def fill() -> int:
-        plain: dict[str, Any] = {}
+        plain: dict[str, Any] = {ORIGIN: np.array(_origin(mark, ranks.rank))}
         for tensor, _, _ in own_runs:
             plain[f"{tensor}.{PARAM}"] = _plain(pieces[tensor].array)
             for key, value in own["state"][part._slots[tensor].number].items():
@@ -75,7 +77,8 @@ def write(
     files = ranks.exchange({"name": name, "bytes": size, "pieces": own_runs})
 
     def finish() -> None:
-        text = json.dumps(_index(part, params, own, files, number), indent=1, default=_number).encode()
+        index = _index(part, params, own, files, number) | {"mark": mark}
+        text = json.dumps(index, indent=1, default=_number).encode()
         _written(os.path.join(folder, INDEX), len(text), lambda file: file.write(text))
 
     together(lambda: finish() if first else None)
@@ -99,6 +102,10 @@ def _index(part: Part, params: Sequence[Array], own: dict[str, Any], files: list
         )
     kept = {key: own[key] for key in ("param_groups", "fusedstep")}
     return {"format": FORMAT, "version": VERSION, "number": number, "files": files, "params": described, **kept}
+
+
+def _origin(mark: str, rank: int) -> str:
+    return f"{mark} {rank}"
 
 
 def _number(value: Any) -> Any:
@@ -154,11 +161,11 @@ def _read_index(folder: str) -> dict[str, Any]:
     with open(path, "rb") as file:
         try:
             index = json.load(file)
-        except ValueError as error:
+        except (RecursionError, ValueError) as error:
             raise ValueError(f"{path}: is damaged ({error}), needs the file that save() wrote") from error
-    if not isinstance(index, dict) or index.get("format") != FORMAT or index.get("version") != VERSION:
-        raise ValueError(f"{path}: got another format, needs a checkpoint of fusedstep.mpi, version {VERSION}")
-    for name, kind in KINDS.items():
+    if not isinstance(index, dict) or index.get("format") != FORMAT or index.get("version") not in (1, VERSION):
+        raise ValueError(f"{path}: got another format, needs a checkpoint of fusedstep.mpi, version {VERSION} or 1")
+    for name, kind in (KINDS | ({"mark": str} if index["version"] > 1 else {})).items():
         if type(index.get(name)) is not kind:
             raise ValueError(f"{path}: is damaged ({name}), needs the file that save() wrote")
     return index
@@ -202,6 +209,8 @@ def _read_indexed(
         def member(rank: int, name: str) -> Array:
             if rank not in opened:
                 opened[rank] = stack.enter_context(_opened(folder, index["files"][rank]))
+                if index["version"] > 1 and str(opened[rank][ORIGIN]) != _origin(index["mark"], rank):
+                    raise ValueError("of another checkpoint or rank")
             array: Array = opened[rank][name]
             return array
 
@@ -234,20 +243,25 @@ def _assembled(
     first, last = piece.begin, piece.begin + piece.array.size
     made = np.empty(-(-piece.array.size // unit), _dtype(dtype))
     bits = _plain(made)
-    missing = made.size
-    for rank, begin, end in where:
+    there = first
+    for rank, begin, end in sorted(where, key=lambda run: run[1:]):
         low, high = max(first, begin), min(last, end)
         if low >= high:
             continue
+        if low != there or (low - begin) % unit:
+            break
         try:
-            part = member(rank, name)[(low - begin) // unit : -(-(high - begin) // unit)]
+            array = member(rank, name)
+            if (array.shape, array.dtype.newbyteorder("=")) != ((-(-(end - begin) // unit),), bits.dtype):
+                raise ValueError(f"{name}: got {array.dtype} of shape {array.shape}")
+            part = array[(low - begin) // unit : -(-(high - begin) // unit)]
             bits[(low - first) // unit : -(-(high - first) // unit)] = part
         except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError, NotImplementedError) as error:
             raise ValueError(
                 f"{folder}: the file of rank {rank} is damaged ({error}), needs those that save() wrote"
             ) from error
-        missing -= part.size
-    if missing:
+        there = high
+    if there != last:
         raise ValueError(f"{folder}: got an index without all of {name!r}, needs an undamaged one")
     return made
 
@@ -258,5 +272,9 @@ def _opened(folder: str, file: dict[str, Any]) -> Iterator[Any]:
     size = os.path.getsize(path)
     if size != file["bytes"]:
         raise ValueError(f"{path}: got {size} bytes, needs {file['bytes']}")
+    if not zipfile.is_zipfile(path):
+        raise ValueError("got another kind of file")
     with np.load(path, allow_pickle=False) as loaded:
+        if any(member.file_size > size for member in loaded.zip.infolist()):
+            raise ValueError("got members larger than the file")
         yield loaded

@@ -49,6 +49,7 @@ class Growing(Stored):
     def _note_whole(self) -> None:
         self._params = [slot.param for slot in self._whole._slots]
         self._shapes = [np.shape(param) for param in self._params]
+        self._dtypes = [param.dtype for param in self._params]
         self._flat = Tree(list(range(len(self._params))), "params")
 
     def _make_traffic(self) -> None:

@@ -35,8 +35,8 @@ class Stored:
     ----------
     _ranks, _cut, _traffic
         The processes, who owns what, and how it travels.
-    _whole, _params, _shapes
-        The structure of the whole model, and its parameters in order.
+    _whole, _params, _shapes, _dtypes
+        The structure of the whole model, and its parameters in order, as they were when it was made.
     _part, _pieces
         This rank's optimizer, and its pieces of the parameters.
     """
@@ -52,6 +52,7 @@ class Stored:
     _grouped: bool
     _params: list[Array]
     _shapes: list[tuple[int, ...]]
+    _dtypes: list[np.dtype[Any]]
     _part: Part
     _pieces: list[Piece]
 
@@ -110,6 +111,24 @@ class Stored:
         finally:
             if error is not self._told and not isinstance(error, (RankError, OverflowError)):
                 self._ranks.leave(error)
+
+    def _check_params(self, written: bool) -> None:
+        """Check that the whole parameters are what they were: messages and files are of that.
+
+        Raises
+        ------
+        ValueError
+            One was reshaped or retyped in place, or where they are to be `written`, has other memory or is read-only.
+        """
+        for slot, shape, dtype in zip(self._whole._slots, self._shapes, self._dtypes, strict=True):
+            now = slot.array
+            if (now.shape, now.dtype) != (shape, dtype):
+                raise ValueError(
+                    f"params{slot.path}: got {now.dtype} of shape {now.shape} now, needs {dtype} of shape {shape}, as "
+                    "it was when the optimizer was made; set it back, or make a new one"
+                )
+        if written:
+            self._whole._model.step_list([None] * len(self._params), 1.0)  # checks them, and steps nothing
 
     def state_dict(self) -> dict[str, Any]:
         """The state dict of the whole optimizer, as one process would have it, in every process.
@@ -173,6 +192,7 @@ class Stored:
             Another rank could not write its file. The last checkpoint is whole.
         """
         with self._together("save()"):
+            self._check_params(written=False)
             write(self._part, self._pieces, self._params, self._ranks, self._agree, os.fspath(folder))
 
     def load(self, folder: str | os.PathLike[str]) -> None:
@@ -190,6 +210,7 @@ class Stored:
         params: list[Array] = []
 
         def read() -> dict[str, Any]:
+            self._check_params(written=True)
             saved, values = read_part(self._part, self._pieces, self._params, os.fspath(folder))
             params.extend(values)
             return saved
@@ -253,6 +274,7 @@ class Stored:
         modes = [group[TRAIN_MODE] for group in part._groups]
         error = None
         try:
+            self._check_params(written=True)
             getattr(part, name)()
         except BaseException as raised:
             error = raised
