@@ -58,9 +58,10 @@ class Choice:
         Biases, which are columns here, are Muon's rest, not its matrices.
         """
         make: Callable[..., fusedstep.Optimizer] = self.rule
+        stepped: Any = params
         if self.rule is fusedstep.Muon and any(_column("", array) for array in params.values()):
-            params = fusedstep.groups(params, where=_column, **{"rule": "adamw", **self.options.get("rest", {})})
-        return make(params, grads=grads, **self.options)
+            stepped = fusedstep.groups(params, where=_column, **{"rule": "adamw", **self.options.get("rest", {})})
+        return make(stepped, grads=grads, **self.options)
 
     @cached_property
     def lr(self) -> float:
