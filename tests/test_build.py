@@ -248,6 +248,10 @@ before = set(sys.modules)
 start = time.perf_counter()
 import fusedstep
 taken = time.perf_counter() - start
+first = sorted(m for m in set(sys.modules) - before if m.startswith("fusedstep."))
+assert first == ["fusedstep._core", "fusedstep._interpreter", "fusedstep._version"], first
+fusedstep.Adam, dir(fusedstep)
+assert "fusedstep.checkpoint" not in sys.modules and fusedstep.save.__module__ == "fusedstep.checkpoint"
 new = set(sys.modules) - before
 wrong = sorted(new & set({OPTIONAL.split()!r}))
 parts = ("demo", "bench", "jax", "torch", "keras")

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatch
 
 import pytest
+from isolated import linux, prints
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE, CORE = ROOT / "python" / "fusedstep", ROOT / "cpp"
@@ -23,7 +24,7 @@ LAYERS: dict[str, str] = {
     " _groups _keeping _loading _making _metrics _names _numpy_model _option_trees _placing _reporting _rows _saved"
     " _saving _schedule_free _slots _views checkpoint files files.* functional grouping",
     "optimizers": "optimizers optimizers.*",
-    "the package": "fusedstep",
+    "the package": "_public fusedstep",
     "faces": "jax jax.* keras keras.* mpi mpi.* torch torch.*",
     "commands": "__main__ _info bench bench.* demo demo.* threadpoolctl",
 }
@@ -98,3 +99,23 @@ def test_the_core_includes_downwards(folder: str) -> None:
             assert len(parts) == 1 or parts[0] in FOLDERS[folder], f"{path.relative_to(CORE)} includes {name}"
         python = re.search(r"^\s*#\s*include\s+<(pybind11/|Python\.h)", path.read_text(), re.MULTILINE)
         assert folder == "bindings" or not python, f"{path.relative_to(CORE)} includes Python's headers"
+
+
+@linux
+def test_every_module_can_be_the_first() -> None:
+    """Unpickling imports one by its path, before anything else of the package."""
+    code = f"""
+import os, sys
+for name in {[name for name in sorted(MODULES) if layer(name) < list(LAYERS).index("faces")]!r}:
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            __import__(name if name == "fusedstep" else "fusedstep." + name)
+            status = 0
+        finally:
+            os._exit(status)
+    if os.waitpid(child, 0)[1]:
+        print(name)
+"""
+    assert prints(code, head="import numpy\n", OPENBLAS_NUM_THREADS="1") == ""

@@ -13,6 +13,7 @@ def test_no_thread_to_be_had(team: str) -> None:
     """RLIMIT_NPROC, which root is exempt from: the caller does the work alone."""
     code = """
 import os, resource, threading
+fs.SGD  # imported while its file can be read
 if os.getuid() == 0:
     os.setgid(65534)
     os.setuid(65534)

@@ -25,8 +25,7 @@ def use(face: str, **options: Any) -> Any:
         return fs.functional.sgd(np.zeros(1, np.float32), np.ones(1, np.float32), step=1, **options)
     if face == "torch":
         torch = pytest.importorskip("torch")
-        pytest.importorskip("fusedstep.torch")
-        return fs.torch.SGD([torch.zeros(1, requires_grad=True)], **options)
+        return pytest.importorskip("fusedstep.torch").SGD([torch.zeros(1, requires_grad=True)], **options)
     pytest.importorskip("jax")
     return importlib.import_module("fusedstep.jax").sgd(**options)
 

@@ -39,10 +39,9 @@ def package() -> griffe.Module:
     return loaded
 
 
-def public(module: str = "") -> list[str]:
+def public(module: str = "_public") -> list[str]:
     """The names in ``__all__`` of a module, in order."""
-    found = package()[module] if module else package()
-    return [str(name) for name in found.exports if not str(name).startswith("__")]
+    return [str(name) for name in package()[module].exports if not str(name).startswith("__")]
 
 
 def api() -> dict[str, str]:
@@ -50,7 +49,7 @@ def api() -> dict[str, str]:
     optimizers, functions = public("optimizers"), public("reference")
     rest = [n for n in public() if n not in ("functional", "reference", "schedules")]
     rest = [name for name in rest if name not in optimizers]
-    native = [name for name in rest if package()[name].target_path.startswith("fusedstep._core.")]
+    native = [name for name in rest if package()["_public"][name].target_path.startswith("fusedstep._core.")]
     rest = [name for name in rest if name not in native]
     pages = {
         "optimizers": ("Optimizers", [f"optimizers.{n}" for n in optimizers]),

@@ -12,61 +12,38 @@ array([0.9, 0.9, 0.9], dtype=float32)
 
 from __future__ import annotations
 
-import importlib
+from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from . import _interpreter as _interpreter  # first, as it may refuse
-from . import optimizers, reference
-from ._core import available_isas, get_num_threads, get_threading, isa, set_isa, set_num_threads, set_threading
-from ._structures import register_structure
-from ._version import __version__
-from .averages import ExponentialAverage
-from .grouping import groups, layer_decay
-from .minibatch import minibatches
-from .optimizers import *  # noqa: F403  (optimizers.__all__ is the list of every optimizer)
-from .optimizers.numpy_rule import NumPyOptimizer
-from .sparse import SparseRows
-from .watching import Figures, Rates, Watch, WatchedStep
 
-if TYPE_CHECKING:
-    from . import functional, schedules
-    from .checkpoint import Checkpoint, Saving, load, save
+# isort: split
+from . import _core as _core
+from ._version import __version__ as __version__
 
-__all__ = [
-    "Checkpoint",
-    "ExponentialAverage",
-    "Figures",
-    "NumPyOptimizer",
-    "Rates",
-    "Saving",
-    "SparseRows",
-    "Watch",
-    "WatchedStep",
-    "__version__",
-    "available_isas",
-    "functional",
-    "get_num_threads",
-    "get_threading",
-    "groups",
-    "isa",
-    "layer_decay",
-    "load",
-    "minibatches",
-    "reference",
-    "register_structure",
-    "save",
-    "schedules",
-    "set_isa",
-    "set_num_threads",
-    "set_threading",
-]
-__all__ += optimizers.__all__
+if TYPE_CHECKING:  # a checker sees the names themselves, so that a wrong one is an error to it
+    from . import functional as functional
+    from . import schedules as schedules
+    from ._public import *  # noqa: F403
+    from ._public import __all__ as __all__
+    from .checkpoint import Checkpoint as Checkpoint
+    from .checkpoint import Saving as Saving
+    from .checkpoint import load as load
+    from .checkpoint import save as save
+    from .optimizers import *  # noqa: F403
+else:
 
+    def __getattr__(name: str) -> Any:
+        # All but this is imported when it is first used: `import fusedstep` costs little beside NumPy's own import.
+        if name == "__all__" or not name.startswith("_"):
+            # The import of a module asks for its name first and must not import what needs that module.
+            if find_spec(f"{__name__}.{name}") is not None:
+                return import_module(f"{__name__}.{name}")
+            public = import_module("._public", __name__)
+            if name == "__all__" or name in public.__all__:
+                return globals().setdefault(name, getattr(public, name))
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
-def __getattr__(name: str) -> Any:
-    # Imported when they are first used: `import fusedstep` is to cost little beside NumPy's own import.
-    if name in ("functional", "schedules"):
-        return importlib.import_module(f".{name}", __name__)
-    if name in ("Checkpoint", "Saving", "load", "save"):
-        return getattr(importlib.import_module(".checkpoint", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__getattr__("__all__")})
