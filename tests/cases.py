@@ -113,7 +113,7 @@ ROWS: dict[str, Row] = {
     "schedule_free_adamw": row({"betas": (0.5, 0.9), "warmup_steps": 3, "r": 0.5, **WD}),
 }
 
-MATRIX_RULES = tuple(rule for rule, about in RULES.items() if about.needs_shape)
+MATRIX_RULES = tuple(rule for rule, facts in RULES.items() if facts.needs_shape)
 """Rules whose step depends on shapes: test_muon.py, test_adafactor.py and test_adam_mini.py have theirs."""
 
 CLASSES: dict[str, Any] = {

@@ -30,20 +30,20 @@ def test_no_rule_is_only_half_there() -> None:
 def test_same_names(rule: str) -> None:
     """C++ and reference agree on every number of the hyper-parameters, states, their kinds and order, and scalars."""
     _, hypers, states, scalars, norms, cautious = NATIVE[rule]
-    about = RULES[rule]
-    assert hypers == about.coefficients, "the native rule reads other numbers, or in another order"
-    assert states == [(state.name, state.kind) for state in about.states]
-    assert tuple(scalars) == about.scalars
-    assert norms == bool(about.norms)
-    assert cautious == (about.decay is not None)
-    assert set(about.norms) <= {"param", "grad", *(state.name for state in about.states)}
+    facts = RULES[rule]
+    assert hypers == facts.coefficients, "the native rule reads other numbers, or in another order"
+    assert states == [(state.name, state.kind) for state in facts.states]
+    assert tuple(scalars) == facts.scalars
+    assert norms == bool(facts.norms)
+    assert cautious == (facts.decay is not None)
+    assert set(facts.norms) <= {"param", "grad", *(state.name for state in facts.states)}
 
 
 @pytest.mark.parametrize("rule", NAMES)
 def test_initial_values(rule: str) -> None:
     """Each is a number, a hyper-parameter of the class, or the parameter."""
-    about, given = RULES[rule], inspect.signature(CLASSES[rule].__init__).parameters
-    for first in (*(state.initial for state in about.states), *about.initial_scalars.values()):
+    facts, given = RULES[rule], inspect.signature(CLASSES[rule].__init__).parameters
+    for first in (*(state.initial for state in facts.states), *facts.initial_scalars.values()):
         assert isinstance(first, float) or first == PARAM or first in given
 
 
@@ -83,13 +83,13 @@ def test_function_has_the_signature_of_the_definition(rule: str) -> None:
 
 @pytest.mark.parametrize("rule", NAMES)
 def test_documented(rule: str) -> None:
-    name, about = CLASSES[rule].__name__, RULES[rule]
+    name, facts = CLASSES[rule].__name__, RULES[rule]
     row = re.search(rf"^\| `{name}` \|.*", (ROOT / "docs" / "optimizers.md").read_text(), re.M)
     assert row, "no row in the table of docs/optimizers.md"
     columns = row[0].replace("\\|", "").split("|")
     states, _, scalars = columns[4].partition("scalar")
-    assert re.findall(r"`\w+`\*?", states) == [f"`{s.name}`" + "*" * (s.kind == "exact") for s in about.states]
-    assert re.findall(r"`(\w+)`", scalars) == list(about.scalars)
+    assert re.findall(r"`\w+`\*?", states) == [f"`{s.name}`" + "*" * (s.kind == "exact") for s in facts.states]
+    assert re.findall(r"`(\w+)`", scalars) == list(facts.scalars)
     for page in ("choose", "conventions", "memory", "torch"):
         text = (ROOT / "docs" / f"{page}.md").read_text()
         assert re.search(rf"\b{name}\b", text), f"docs/{page}.md does not name {name}"

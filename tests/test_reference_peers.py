@@ -210,17 +210,17 @@ class Run:
     """A parameter under one of our rules, with the states and scalars it needs."""
 
     def __init__(self, rule: str, param: Array, options: dict[str, Any]) -> None:
-        about = reference.RULES[rule]
+        facts = reference.RULES[rule]
         self.function, self.options, self.steps = getattr(reference, rule), options, 0
         defaults = {name: given.default for name, given in inspect.signature(CLASSES[rule]).parameters.items()}
         values = defaults | options
         self.param = param.copy()
-        self.states: dict[str, Array | None] = {s.name: None for s in about.states}
-        for state in about.used(values):
+        self.states: dict[str, Array | None] = {s.name: None for s in facts.states}
+        for state in facts.used(values):
             first = state.initial
             begin = param.copy() if first == "param" else np.full_like(param, first_number(first, values))
             self.states[state.name] = begin
-        self.scalars = {name: np.array(first_number(first, values)) for name, first in about.initial_scalars.items()}
+        self.scalars = {name: np.array(first_number(first, values)) for name, first in facts.initial_scalars.items()}
 
     def step(self, grad: Array) -> None:
         self.steps += 1

@@ -29,8 +29,8 @@ def rows_of(rng: np.random.Generator, dtype: Any = np.float64) -> SparseRows:
 
 def begin(rule: str, dtype: Any = np.float64) -> list[Array]:
     table = np.random.default_rng(1).uniform(5, 10, (ROWS, WIDTH)).astype(dtype)
-    about = reference.RULES[rule]
-    return [table, *(np.zeros_like(table) for _ in about.used(about.hypers))]
+    facts = reference.RULES[rule]
+    return [table, *(np.zeros_like(table) for _ in facts.used(facts.hypers))]
 
 
 def step(rule: str, values: list[Any], grad: Any, **options: Any) -> None:
@@ -56,8 +56,8 @@ def test_against_torch(
         optimizer.step()
         step(rule, values, grad, step=number, maximize=maximize, **options)
     np.testing.assert_allclose(values[0], parameter.detach().numpy(), rtol=1e-12)
-    for state, about in zip(values[1:], reference.RULES[rule].states, strict=False):
-        np.testing.assert_allclose(state, optimizer.state[parameter][about.name].numpy(), rtol=1e-11, atol=1e-14)
+    for state, state_facts in zip(values[1:], reference.RULES[rule].states, strict=False):
+        np.testing.assert_allclose(state, optimizer.state[parameter][state_facts.name].numpy(), rtol=1e-11, atol=1e-14)
 
 
 @pytest.mark.parametrize(("rule", "options"), RULES)

@@ -14,17 +14,17 @@ from fusedstep import formats, reference
 
 Array = NDArray[Any]
 # the others give an element the same step wherever a buffer is cut
-PER_TENSOR = {name for name, about in reference.RULES.items() if about.norms}
+PER_TENSOR = {name for name, rule in reference.RULES.items() if rule.norms}
 
 
 def arrays(rule: str, size: int, dtype: Any = np.float32, seed: int = 0) -> list[Array]:
     """Parameter, gradient, states and scalars, at random but of a sensible sign."""
-    about, rng = reference.RULES[rule], np.random.default_rng(seed)
-    made = [rng.standard_normal(size).astype(dtype) for _ in range(2 + len(about.states))]
-    for i, state in enumerate(about.states):
+    facts, rng = reference.RULES[rule], np.random.default_rng(seed)
+    made = [rng.standard_normal(size).astype(dtype) for _ in range(2 + len(facts.states))]
+    for i, state in enumerate(facts.states):
         if state.kind == "unsigned" or state.name in ("sum", "step_size"):
             np.abs(made[2 + i], out=made[2 + i])
-    return [*made, *(np.array(0.5) for _ in about.scalars)]
+    return [*made, *(np.array(0.5) for _ in facts.scalars)]
 
 
 def copies(values: list[Any]) -> list[Any]:
@@ -39,7 +39,7 @@ def step(rule: str, values: list[Any], **options: Any) -> bool:
     return bool(getattr(reference, rule)(*values, **({"step": 3} | options)))
 
 
-RULES = sorted(name for name, about in reference.RULES.items() if not about.needs_shape)
+RULES = sorted(name for name, rule in reference.RULES.items() if not rule.needs_shape)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -218,8 +218,8 @@ def test_brief_parameters_are_rounded(dtype: str, rounding: Any) -> None:
 
 @pytest.mark.parametrize("rule", ["adam", "rmsprop", "adadelta", "rprop"])
 def test_states_in_eight_bits(rule: str) -> None:
-    about = reference.RULES[rule]
-    states = about.used(about.hypers)
+    facts = reference.RULES[rule]
+    states = facts.used(facts.hypers)
     values: list[Any] = [*arrays(rule, 700)[: 2 + len(states)]]
     exact: list[Array] = copies(values)
     for i, state in enumerate(states, 2):

@@ -82,8 +82,8 @@ class Expected:
             if grad is None:
                 continue
             compute = grad.astype(slot.compute)
-            about = [i, slot.group, self.optimizer.state[i]["step"], grad.size]
-            rows.append([*about, *watched(compute, before[i], slot.values())])
+            rule = [i, slot.group, self.optimizer.state[i]["step"], grad.size]
+            rows.append([*rule, *watched(compute, before[i], slot.values())])
             group = self.optimizer.param_groups[slot.group]
             name = counted_state(self.optimizer.rule, group)
             if name is not None:

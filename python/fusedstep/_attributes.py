@@ -36,8 +36,8 @@ class Attributes:
         super().__init_subclass__(**kwargs)
         cls._attributes = cls._attributes | _annotated(cls)
         name = getattr(cls, "rule", "")
-        about = RULES.get(name) or OWN_RULES.get(name)
-        for name in (*about.hypers, *GROUP_OPTIONS) if about else ():
+        rule = RULES.get(name) or OWN_RULES.get(name)
+        for name in (*rule.hypers, *GROUP_OPTIONS) if rule else ():
             if not hasattr(cls, name):
                 setattr(cls, name, _option(name))
 

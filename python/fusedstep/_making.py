@@ -152,8 +152,8 @@ class Making(Accumulating):
 
     def _used(self, group: Mapping[str, Any]) -> tuple[State, ...]:
         """The states that a group's options call for."""
-        about = RULES[self._rule_of(group)]
-        return about.used({name: group[name] for name in about.hypers})
+        rule = RULES[self._rule_of(group)]
+        return rule.used({name: group[name] for name in rule.hypers})
 
     def _first_state(self, state: State, slot: Slot, group: Mapping[str, Any]) -> Any:
         """A state before the first step; zeros where `_fill` will write the values."""
@@ -217,11 +217,11 @@ class Making(Accumulating):
             model.add_group(group, self._rule_of(group))
         for i, (slot, step, values) in enumerate(zip(slots, steps, scalars, strict=True)):
             group = groups[slot.group - first]
-            about = RULES[self._rule_of(group)]
+            rule = RULES[self._rule_of(group)]
             model.add(
                 slot.group - first,
                 slot.param,
-                [slot.states.get(state.name) for state in about.states],
+                [slot.states.get(state.name) for state in rule.states],
                 path=slot.path,
                 master=slot.master,
                 stochastic=group["rounding"] == "stochastic",
@@ -284,11 +284,11 @@ class Making(Accumulating):
     def _check_rows(self, index: int, grad: Any) -> Any:
         slot = self._slots[index]
         group = self.param_groups[slot.group]
-        about = RULES[self._rule_of(group)]
-        options = {n: self._now(group[n]) for n in about.hypers} | {n: group[n] for n in ("rounding", "ema_decay")}
+        rule = RULES[self._rule_of(group)]
+        options = {n: self._now(group[n]) for n in rule.hypers} | {n: group[n] for n in ("rounding", "ema_decay")}
         kept = [("params" + slot.path, slot.param), *slot.items()]
         zero = self._settings["zero_grads"]
-        return check_row_gradient(about, options, grad, "grads" + slot.path, slot.param, slot.master, kept, zero)
+        return check_row_gradient(rule, options, grad, "grads" + slot.path, slot.param, slot.master, kept, zero)
 
     def _now(self, value: Any) -> Any:
         return value(self.steps_taken) if callable(value) else value

@@ -20,7 +20,7 @@ Array = NDArray[Any]
 
 
 def check_row_gradient(
-    about: Rule,
+    rule: Rule,
     options: Mapping[str, Any],
     grad: Any,
     name: str,
@@ -51,7 +51,7 @@ def check_row_gradient(
     """
     if not isinstance(grad, SparseRows):
         return None
-    check_rows_form(about, options, {"ema": options["ema_decay"], "rounding": options["rounding"]}, name)
+    check_rows_form(rule, options, {"ema": options["ema_decay"], "rounding": options["rounding"]}, name)
     stored = store_param(param, "param", master, "nearest", (0, 0, 0))
     given = check_rows(grad, name, stored, zero_grads)
     for other, array in kept:

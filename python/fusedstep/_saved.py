@@ -128,8 +128,8 @@ class LoadedGroup:
                 continue  # whether there is an average is settled when an optimizer is made
             self.taken[name] = check_hyper(name, value, where.format(name), rule=rule)
         self.options = {**group, **self.taken}
-        about = RULES[rule]
-        hypers = {name: self.taken.get(name, group[name]) for name in about.hypers}
+        facts = RULES[rule]
+        hypers = {name: self.taken.get(name, group[name]) for name in facts.hypers}
         check_hypers(rule, {name: value for name, value in hypers.items() if not callable(value)}, where)
         self.used = optimizer._used(self.options)
         self.scalars = optimizer._initial_scalars(self.options)
@@ -150,21 +150,21 @@ class Loaded:
 
     def __init__(self, optimizer: Making, index: int, group: LoadedGroup, saved: Any, where: str) -> None:
         self.slot = slot = optimizer._slots[index]
-        about = RULES[optimizer._rule_of(group.options)]
+        rule = RULES[optimizer._rule_of(group.options)]
         self.where = where
         self.shape = slot.array.shape
-        self.shapes = {state.name: state.shape(self.shape, group.options) for state in about.states}
+        self.shapes = {state.name: state.shape(self.shape, group.options) for state in rule.states}
         self.writes: list[Write] = []
         self.added: list[tuple[State, Any, Any]] = []
         needs(saved, Mapping, where, "a dict")
-        saved = _from_torch(saved, {state.name for state in about.states})
-        self._check_names(saved, about)
+        saved = _from_torch(saved, {state.name for state in rule.states})
+        self._check_names(saved, rule)
         self.step = self._step(saved)
         self.scalars = [
             number(f'{where}["{name}"]', _number(saved[name], f'{where}["{name}"]')) if name in saved else value
-            for name, value in zip(about.scalars, group.scalars or optimizer._model.get_scalars(index), strict=True)
+            for name, value in zip(rule.scalars, group.scalars or optimizer._model.get_scalars(index), strict=True)
         ]
-        for state in about.states:
+        for state in rule.states:
             shape = self.shapes[state.name]
             if saved.get(state.name) is not None:
                 stored = self._state(saved, state.name)
@@ -192,13 +192,13 @@ class Loaded:
         for state, _, stored in self.added:
             convert(new[state.name], stored, state.kind)
 
-    def _check_names(self, saved: Mapping[str, Any], about: Rule) -> None:
-        own = {state.name for state in about.states}
-        known = {"step", "master", "remainder", "ema", "grad_sum", *own, *about.scalars}
+    def _check_names(self, saved: Mapping[str, Any], rule: Rule) -> None:
+        own = {state.name for state in rule.states}
+        known = {"step", "master", "remainder", "ema", "grad_sum", *own, *rule.scalars}
         for name in saved:
             if name not in known and not (str(name).endswith("_scales") and name.removesuffix("_scales") in own):
                 raise ValueError(
-                    f'{self.where}: got an entry "{name}", which {about.name} does not have, needs its states'
+                    f'{self.where}: got an entry "{name}", which {rule.name} does not have, needs its states'
                 )
 
     def _step(self, saved: Mapping[str, Any]) -> int:

@@ -69,12 +69,12 @@ def save(content: Content, state_format: str | None, copies: bool = True) -> dic
     steps, scalars, taken = progress(content.model)
     states: dict[int, dict[str, Any]] = {}
     for i, slot in enumerate(content.slots):
-        about = RULES[content.rules[slot.group]]
+        rule = RULES[content.rules[slot.group]]
         arrays = Slot(slot.param, slot.path, slot.group, dict(slot.states), slot.master, slot.ema)
-        for state in about.states:
+        for state in rule.states:
             if state_format is not None and state.name in slot.states:
                 arrays.states[state.name] = _in_format(slot, state, state_format, content.groups[slot.group])
-        entries = {"step": steps[i], **dict(arrays.items()), **dict(zip(about.scalars, scalars[i], strict=True))}
+        entries = {"step": steps[i], **dict(arrays.items()), **dict(zip(rule.scalars, scalars[i], strict=True))}
         for name, array in slot.items():
             if copies and entries.get(name) is array:
                 entries[name] = array.copy()

@@ -41,17 +41,17 @@ ARRAYS = ("master", "ema")
 
 def _checked(rule: str, given: tuple[tuple[str, Any], ...]) -> tuple[dict[str, Any], dict[str, Any], list[bool]]:
     """The group a native model reads, the step options, and which states the step needs."""
-    about = RULES[rule]
+    facts = RULES[rule]
     named = dict(given)
-    unknown = sorted(named.keys() - about.hypers.keys() - FUNCTION_OPTIONS.keys())
+    unknown = sorted(named.keys() - facts.hypers.keys() - FUNCTION_OPTIONS.keys())
     if unknown:
-        raise unexpected(rule, unknown[0], {*about.hypers, *FUNCTION_OPTIONS})
+        raise unexpected(rule, unknown[0], {*facts.hypers, *FUNCTION_OPTIONS})
     options = check_options({name: named.get(name, value) for name, value in FUNCTION_OPTIONS.items()})
-    given_hypers = {name: named.get(name, value) for name, value in about.hypers.items()}
+    given_hypers = {name: named.get(name, value) for name, value in facts.hypers.items()}
     hypers = check_hypers(rule, {**given_hypers, "cautious": options["cautious"]})
     group = hypers | {name: options[name] for name in (*GROUP_VALUES, "rounding")}
-    used = about.used(hypers)
-    return group, options, [state in used for state in about.states]
+    used = facts.used(hypers)
+    return group, options, [state in used for state in facts.states]
 
 
 @functools.lru_cache(maxsize=256)
@@ -64,29 +64,29 @@ def _kind(value: Any) -> Any:
     return tuple(map(type, value)) if type(value) is tuple else type(value)
 
 
-def _native(about: Rule, definition: Callable[..., bool]) -> Callable[..., bool]:
-    states = [state.name for state in about.states]
-    order = ["param", "grad", *states, *about.scalars]
+def _native(rule: Rule, definition: Callable[..., bool]) -> Callable[..., bool]:
+    states = [state.name for state in rule.states]
+    order = ["param", "grad", *states, *rule.scalars]
     taken = {*order, "step", *ARRAYS}
 
     @functools.wraps(definition)
     def take_step(*args: Any, **kwargs: Any) -> bool:
         if len(args) > len(order):
-            raise TypeError(f"{about.name}() takes {len(order)} positional arguments, got {len(args)}")
+            raise TypeError(f"{rule.name}() takes {len(order)} positional arguments, got {len(args)}")
         given = dict(zip(order, args, strict=False))
         twice = given.keys() & kwargs.keys()
         if twice:
-            raise TypeError(f"{about.name}() got multiple values for argument {min(twice)!r}")
+            raise TypeError(f"{rule.name}() got multiple values for argument {min(twice)!r}")
         given.update(kwargs)
         for name in ("param", "grad", "step"):
             if name not in given:
-                raise TypeError(f"{about.name}() missing required argument {name!r}")
+                raise TypeError(f"{rule.name}() missing required argument {name!r}")
         ema = given.get("ema")
         named = tuple((name, value) for name, value in given.items() if name not in taken)
         try:
-            group, options, used = _remembered(about.name, named, tuple(_kind(value) for _, value in named))
+            group, options, used = _remembered(rule.name, named, tuple(_kind(value) for _, value in named))
         except TypeError:  # an option that cannot be hashed, such as a list of betas; or really a wrong one
-            group, options, used = _checked(about.name, named)
+            group, options, used = _checked(rule.name, named)
         if (ema is None) != (options["ema_decay"] is None):
             raise ValueError("ema: got one of ema and ema_decay, needs both or neither")
 
@@ -99,7 +99,7 @@ def _native(about: Rule, definition: Callable[..., bool]) -> Callable[..., bool]
             if value is None and not needed:
                 return [None] * count
             if value is None:
-                raise TypeError(f"{name}: got None, needs an array with these options of {about.name}()")
+                raise TypeError(f"{name}: got None, needs an array with these options of {rule.name}()")
             if not many:
                 return [value]
             if not isinstance(value, (list, tuple)):
@@ -113,10 +113,10 @@ def _native(about: Rule, definition: Callable[..., bool]) -> Callable[..., bool]
 
         columns = [
             column(state.name, state.form == "full") if use else [None] * count
-            for state, use in zip(about.states, used, strict=True)
+            for state, use in zip(rule.states, used, strict=True)
         ]
         columns = [[tuple(v) if isinstance(v, list) else v for v in values] for values in columns]  # 8-bit pairs
-        numbers = [column(name, True) for name in about.scalars]
+        numbers = [column(name, True) for name in rule.scalars]
         masters, averages = column("master", False), column("ema", False)
         step = given["step"]
         if many and isinstance(step, (list, tuple)) and len(step) != count:
@@ -124,8 +124,8 @@ def _native(about: Rule, definition: Callable[..., bool]) -> Callable[..., bool]
         steps = step if many and isinstance(step, (list, tuple)) else [step] * count
 
         params = param if many else [param]
-        directions = _directions(about, params, group, many)
-        model = Model(about.name, plain=True, first_index=options["first"])
+        directions = _directions(rule, params, group, many)
+        model = Model(rule.name, plain=True, first_index=options["first"])
         if directions is not None:
             model.set_product(directions)
         model.add_group(group)
@@ -133,8 +133,8 @@ def _native(about: Rule, definition: Callable[..., bool]) -> Callable[..., bool]
             at = f"[{i}]" if many else ""
             if master is not None:
                 _check_master(array, master, at)
-            if about.factored:
-                _check_factors(about, array, [values[i] for values in columns], group, at)
+            if rule.factored:
+                _check_factors(rule, array, [values[i] for values in columns], group, at)
             model.add(
                 0,
                 array,
@@ -145,7 +145,7 @@ def _native(about: Rule, definition: Callable[..., bool]) -> Callable[..., bool]
                 ema=averages[i],
                 direction=None if directions is None else directions.of(i, array.shape),
                 step=check_step(steps[i], "step" + at) - 1,
-                scalars=[_number(values[i], name + at) for name, values in zip(about.scalars, numbers, strict=True)],
+                scalars=[_number(values[i], name + at) for name, values in zip(rule.scalars, numbers, strict=True)],
             )
 
         def rows(i: int, grad: Any) -> Any:
@@ -155,10 +155,10 @@ def _native(about: Rule, definition: Callable[..., bool]) -> Callable[..., bool]
                 parts = values[i] if isinstance(values[i], (tuple, list)) else (values[i],)
                 kept += [(name + at + "_scales" * n, part) for n, part in enumerate(parts) if part is not None]
             return check_row_gradient(
-                about, group, grad, "grad" + at, params[i], masters[i], kept, options["zero_grads"]
+                rule, group, grad, "grad" + at, params[i], masters[i], kept, options["zero_grads"]
             )
 
-        model.set_row_check(rows, SparseRows, about.rows_without)
+        model.set_row_check(rows, SparseRows, rule.rows_without)
         model.finish()
         model.configure(
             options["max_grad_norm"] or 0.0, options["skip_nonfinite"], options["zero_grads"], options["seed"]
@@ -175,9 +175,9 @@ def _native(about: Rule, definition: Callable[..., bool]) -> Callable[..., bool]
     return take_step
 
 
-def _directions(about: Rule, params: Any, group: dict[str, Any], many: bool) -> NumPyDirections | None:
+def _directions(rule: Rule, params: Any, group: dict[str, Any], many: bool) -> NumPyDirections | None:
     """The directions of a rule of matrices; None for other rules."""
-    if not about.matrices:
+    if not rule.matrices:
         return None
     matrices = []
     for i, param in enumerate(params):
@@ -185,16 +185,16 @@ def _directions(about: Rule, params: Any, group: dict[str, Any], many: bool) -> 
         if not isinstance(param, np.ndarray):
             raise TypeError(f"{where}: got {type(param).__name__}, needs a NumPy array")
         matrices.append(Matrices.of(i, 0, param, group["reshape"], where))
-    return NumPyDirections(matrices, lambda _: {name: group[name] for name in (*about.outside, "eps")})
+    return NumPyDirections(matrices, lambda _: {name: group[name] for name in (*rule.outside, "eps")})
 
 
-def _check_factors(about: Rule, param: Any, values: list[Any], group: dict[str, Any], at: str) -> None:
+def _check_factors(rule: Rule, param: Any, values: list[Any], group: dict[str, Any], at: str) -> None:
     """Check the shapes of states whose shapes are not the parameter's."""
     shape = np.shape(check_array(param, "param" + at, (param.dtype,))) if isinstance(param, np.ndarray) else ()
-    for state, value in zip(about.states, values, strict=True):
+    for state, value in zip(rule.states, values, strict=True):
         needed = state.shape(shape, group)
         if (value is None) != (needed is None):
-            raise TypeError(other_states(about, state.name + at, value, shape, group))
+            raise TypeError(other_states(rule, state.name + at, value, shape, group))
         if isinstance(value, np.ndarray) and value.shape != needed:
             raise ValueError(f"{state.name}{at}: got shape {value.shape}, needs {needed}")
 

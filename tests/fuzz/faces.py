@@ -186,24 +186,24 @@ def _own(rule: str) -> Any:
     """The rule's definition as one of the user's."""
     function: Any = getattr(fs.reference, rule)
     maths = inspect.getclosurevars(function).nonlocals["maths"]
-    about = RULES[rule]
+    facts = RULES[rule]
     arrays = [inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD) for n in ("param", "grad")]
-    arrays += [inspect.Parameter(s.name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for s in about.states]
+    arrays += [inspect.Parameter(s.name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for s in facts.states]
     named = [inspect.Parameter("step", inspect.Parameter.KEYWORD_ONLY)]
-    named += [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=v) for n, v in about.hypers.items()]
+    named += [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=v) for n, v in facts.hypers.items()]
 
     def update(*args: Any, **kwargs: Any) -> None:
         maths(*args, **kwargs)
 
     setattr(update, "__signature__", inspect.Signature([*arrays, *named]))  # noqa: B010
-    body = {"update": staticmethod(update), "kinds": {s.name: s.kind for s in about.states}, "__module__": __name__}
+    body = {"update": staticmethod(update), "kinds": {s.name: s.kind for s in facts.states}, "__module__": __name__}
     return type(f"Own_{rule}", (fs.NumPyOptimizer,), body)
 
 
 def _is_plain(rule: str) -> bool:
-    about = RULES[rule]
-    zeros = all(not state.when and state.initial == 0.0 for state in about.states)
-    return zeros and not about.initial_scalars and not about.needs_shape
+    facts = RULES[rule]
+    zeros = all(not state.when and state.initial == 0.0 for state in facts.states)
+    return zeros and not facts.initial_scalars and not facts.needs_shape
 
 
 # AdEMAMix has a range of its own for a name that others have.

@@ -566,18 +566,18 @@ def arguments(program: Program, made: Any, group: Any, where: Any, rng: random.R
         grads = [np.ones_like(param) for param in run.columns["param"]]
     given: dict[str, Any] = {n: c for n, c in run.columns.items() if c[0] is not None}
     given = {"grad": grads, **given, "step": [1] * len(grads)}
-    first, about = [i for i, number in enumerate(run.numbers) if number == 0], RULES[run.rules[0]]
+    first, rule = [i for i, number in enumerate(run.numbers) if number == 0], RULES[run.rules[0]]
     count = len(first)
-    own = {*about.initial_scalars, *(state.name for state in about.states), "param", "grad", "step", "master", "ema"}
+    own = {*rule.initial_scalars, *(state.name for state in rule.states), "param", "grad", "step", "master", "ema"}
     given = {name: [values[i] for i in first] for name, values in given.items() if name in own}
     given = {name: values for name, values in given.items() if values[0] is not None}
-    given |= {name: group[name] for name in (*about.hypers, *GROUP_VALUES, "rounding")}
+    given |= {name: group[name] for name in (*rule.hypers, *GROUP_VALUES, "rounding")}
     given |= {**run.settings, "first": 0, "grad_scale": 1.0}
     if count == 1 and rng.random() < 0.5:
         given = {name: value[0] if isinstance(value, list) else value for name, value in given.items()}
     others = [array for array in run.arrays() if array.ndim]
     for _ in range(rng.choice([1, 1, 2])):
-        name = rng.choice([*given, "grad", "param", *(s.name for s in about.states), "extra", "ema", "master"])
+        name = rng.choice([*given, "grad", "param", *(s.name for s in rule.states), "extra", "ema", "master"])
         right = given.get(name)
         if name not in given or rng.random() < 0.05:
             given[name] = rng.choice([odd_number(rng), odd_object(rng), spoil_array(rng, np.ones(7, np.float32))])

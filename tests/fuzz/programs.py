@@ -253,8 +253,8 @@ class Functions:
 
     def _call(self, run: list[int], grads: list[Any], scale: float) -> bool:
         number = self.numbers[run[0]]
-        group, about = self.groups[number], RULES[self.rules[number]]
-        options = {name: group[name] for name in (*about.hypers, *GROUP_VALUES, "rounding")}
+        group, rule = self.groups[number], RULES[self.rules[number]]
+        options = {name: group[name] for name in (*rule.hypers, *GROUP_VALUES, "rounding")}
         options = {n: v(self.taken) if callable(v) else v for n, v in options.items()}
         given = {name: [column[i] for i in run] for name, column in self.columns.items()}
         given = {name: values for name, values in given.items() if any(v is not None for v in values)}

@@ -140,18 +140,18 @@ def prepare(case: Case) -> tuple[Any, list[Array], list[Array]]:
 def _reference_step(case: Case, optimizer: Any, params: list[Array], grads: list[Array]) -> Callable[[], object]:
     """Return the reference's step on the parameters and the states of ``optimizer``, which makes none
     itself."""
-    about = RULES[optimizer.rule]
-    function = getattr(fs.reference, about.name)
+    rule = RULES[optimizer.rule]
+    function = getattr(fs.reference, rule.name)
     group = optimizer.param_groups[0]
-    hypers = {name: group[name] for name in about.hypers}
+    hypers = {name: group[name] for name in rule.hypers}
     view = optimizer.state[0]
     arguments: dict[str, Any] = {}
-    for state in about.used(hypers):
+    for state in rule.used(hypers):
         if state.name not in view:  # Adafactor's states of vectors alone
             continue
         scales = view.get(f"{state.name}_scales")
         arguments[state.name] = [view[state.name] if scales is None else (view[state.name], scales)]
-    arguments |= {name: [np.array(view[name])] for name in about.scalars}
+    arguments |= {name: [np.array(view[name])] for name in rule.scalars}
     options: dict[str, Any] = {"rounding": group["rounding"]}
     if group["master"] is not None:
         options["master"] = [view["remainder" if group["master"] == "split" else "master"]]
@@ -200,8 +200,8 @@ def check_timed(case: Case, params: list[Array]) -> None:
     WrongResult
         They differ.
     """
-    about = RULES[_class(case.rule)[0].rule]
-    plain = case.storage == "plain" and not about.norms and not about.needs_shape
+    rule = RULES[_class(case.rule)[0].rule]
+    plain = case.storage == "plain" and not rule.norms and not rule.needs_shape
     if plain or case.elements <= REFERENCE_CHECKED:
         second = replace(case, elements=arrays.TILE) if plain else case
         other, wanted, grads = prepare(second)
@@ -269,9 +269,9 @@ def measure(case: Case, *, repeats: int = 9, reference: bool = True) -> tuple[di
     check_timed(case, params)
     written = sum(array.nbytes for array in [*params, *held(optimizer)])
     read = sum(array.nbytes for array in grads)
-    about = RULES[optimizer.rule]
-    first = about.norms  # read a first time, for sums over whole tensors
-    before = read * (about.needs_shape + ("grad" in first))  # the sums of rows come before those of tensors
+    rule = RULES[optimizer.rule]
+    first = rule.norms  # read a first time, for sums over whole tensors
+    before = read * (rule.needs_shape + ("grad" in first))  # the sums of rows come before those of tensors
     before += sum(array.nbytes for array in params) * ("param" in first)
     before += sum(array.nbytes for name in first for array in held(optimizer, name))
     runs = {"native": runner(optimizer.step), "limit": runner(stream(written, read, before))}

@@ -84,22 +84,22 @@ class Optimizer:
     """
 
     def __init__(self, rule: str, given: Mapping[str, Any]) -> None:
-        about = RULES[rule]
+        facts = RULES[rule]
         options = dict(given)
         self.rule = rule
         self._masks = {name: options.pop(name, None) for name in ("mask", "trainable")}
         for name in sorted(options.keys() & REFUSED):
             raise TypeError(f"{name}: got {options[name]!r}, needs to be left out, as {REFUSED[name]}")
-        if self._masks["mask"] is not None and "weight_decay" not in about.hypers:
+        if self._masks["mask"] is not None and "weight_decay" not in facts.hypers:
             raise TypeError(f"mask: got one, needs a rule with weight_decay, which {rule} is not")
-        numbers = {**about.hypers, **dict.fromkeys(OPTIONS), "grad_scale": 1.0}
+        numbers = {**facts.hypers, **dict.fromkeys(OPTIONS), "grad_scale": 1.0}
         self._values = Values(rule, {name: options.get(name, none) for name, none in numbers.items()})
         # The class for NumPy checks everything, and knows what states begin with.
         known = {name: self._values.first(name) for name in options.keys() & numbers.keys()}
         self._numpy = CLASSES[rule](np.zeros(1, jnp.bfloat16), **(options | known))
         self._options: dict[str, Any] = dict(self._numpy.param_groups[0])
-        needed = {name: self._options[name] or self._values.varies(name) for name in about.hypers}
-        self._states = about.used(needed)
+        needed = {name: self._options[name] or self._values.varies(name) for name in facts.hypers}
+        self._states = facts.used(needed)
         self._skips, self._seed = self._numpy.skip_nonfinite, self._numpy.seed
         self._measures = self._skips or self._values.given["max_grad_norm"] is not None
         self._step_in_place = jax.jit(self._step, donate_argnums=(0, 2))
@@ -258,21 +258,21 @@ class Optimizer:
             `state` is traced, or of another rule.
         """
         _check_kind(state)
-        about, bits = RULES[self.rule], state.scalars
-        if not about.scalars:
+        rule, bits = RULES[self.rule], state.scalars
+        if not rule.scalars:
             return {}
         if isinstance(bits, jax.core.Tracer):
             raise TypeError("state: got a traced one, needs one outside of jax.jit")
-        width, got = 2 * len(about.scalars), getattr(bits, "dtype", type(bits).__name__)
+        width, got = 2 * len(rule.scalars), getattr(bits, "dtype", type(bits).__name__)
         if got != np.uint32 or np.ndim(bits) != 2 or np.shape(bits)[1] != 2 or np.size(bits) % width:
             raise ValueError(
                 f"state.scalars: got {got} of shape {np.shape(bits)}, needs uint32 of shape (n, 2), as init() makes it"
             )
         with naming(state=state):
             bits = np.ascontiguousarray(bits)
-        values = bits.view(np.float64).reshape(-1, len(about.scalars))
+        values = bits.view(np.float64).reshape(-1, len(rule.scalars))
         columns = values.T.tolist()
-        return dict(zip(about.scalars, columns if about.scalars_differ else [c[0] for c in columns], strict=True))
+        return dict(zip(rule.scalars, columns if rule.scalars_differ else [c[0] for c in columns], strict=True))
 
     def average(self, params: Any, state: State) -> Any:
         """Where a schedule-free model is evaluated and saved; `params` are where its gradients are taken.

@@ -318,7 +318,7 @@ class FusedStep(keras.optimizers.Optimizer):
         return self._fused_checked
 
     def _make_fused_stepper(self) -> Stepper:
-        about = RULES[self._rule]
+        rule = RULES[self._rule]
         lists = [getattr(self, name, None) or [] for name in self._rule_states]
         averages = getattr(self, "_model_variables_moving_average", None) if self.use_ema else None
         if self.use_ema and not averages and self._trainable_variables:
@@ -337,7 +337,7 @@ class FusedStep(keras.optimizers.Optimizer):
                     0 if self._use_weight_decay(variable) else 1,
                 )
             )
-        start = about.hypers | dict.fromkeys(("maximize", "cautious"), False)
+        start = rule.hypers | dict.fromkeys(("maximize", "cautious"), False)
         start |= {"clip_value": None, "ema_decay": 0.0 if self.use_ema else None}
         start |= {"lr": 0.0, **self._rule_options(self._fused_checked, 1)}
         inference = (v.path for v in (*self._trainable_variables, *self.variables) if v._value.is_inference())

@@ -273,8 +273,8 @@ def _rest_rules() -> tuple[str, ...]:
         kind = getattr(optimizers, name)
         if kind is Optimizer or kind.step is not Optimizer.step or RULES[kind.rule].matrices:
             continue
-        about = RULES[kind.rule]
-        initial = (*(state.initial for state in about.states), *about.initial_scalars.values())
-        if all(not isinstance(first, str) or first in about.hypers for first in initial):
+        rule = RULES[kind.rule]
+        initial = (*(state.initial for state in rule.states), *rule.initial_scalars.values())
+        if all(not isinstance(first, str) or first in rule.hypers for first in initial):
             found.add(kind.rule)
     return tuple(sorted(found - {"sparse_adam"}))  # which needs rows

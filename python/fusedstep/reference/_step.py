@@ -125,7 +125,7 @@ def rule(
         plain = shown.replace(parameters=public)
         arrays = ("param", "grad", *(state.name for state in states), *initial_scalars)
         hypers = {p.name: p.default for p in plain.parameters.values() if p.name not in (*arrays, "step")}
-        about = Rule(
+        rule = Rule(
             maths.__name__,
             states,
             hypers,
@@ -138,24 +138,24 @@ def rule(
             decay,
         )
         if decay is not None:
-            CAUTIOUS.add(about.name)
+            CAUTIOUS.add(rule.name)
 
         @functools.wraps(maths)
         def take_step(*args: P.args, **kwargs: P.kwargs) -> bool:
             unknown = sorted(kwargs.keys() - plain.parameters.keys() - FUNCTION_OPTIONS.keys())
             if unknown:
-                raise unexpected(about.name, unknown[0], {*hypers, *FUNCTION_OPTIONS})
+                raise unexpected(rule.name, unknown[0], {*hypers, *FUNCTION_OPTIONS})
             given: dict[str, Any] = kwargs
             options = FUNCTION_OPTIONS | {name: value for name, value in given.items() if name in FUNCTION_OPTIONS}
             bound = plain.bind(*args, **{name: value for name, value in given.items() if name not in FUNCTION_OPTIONS})
             bound.apply_defaults()
             options = check_options(options)
             together = {name: bound.arguments[name] for name in hypers} | {"cautious": options["cautious"]}
-            values = {name: value for name, value in check_hypers(about.name, together).items() if name in hypers}
+            values = {name: value for name, value in check_hypers(rule.name, together).items() if name in hypers}
             if (options["ema"] is None) != (options["ema_decay"] is None):
                 raise ValueError("ema: got one of ema and ema_decay, needs both or neither")
-            tensors = check_tensors(about, values, bound.arguments, options)
-            for tensor in tensors if about.matrices else ():
+            tensors = check_tensors(rule, values, bound.arguments, options)
+            for tensor in tensors if rule.matrices else ():
                 check_matrices(tensor.param.array.shape, values["reshape"], tensor.param.memory[0][0])
             with default_floats():
                 _check_scale(tensors, options["grad_scale"])
@@ -181,7 +181,7 @@ def rule(
         kind = re.search(r"`fusedstep\.(\w+)`", maths.__doc__ or "")
         texts = COMMON | (dict.fromkeys(hypers, f"As in `fusedstep.{kind[1]}`.") if kind else {})
         take_step.__doc__ = with_parameters(maths.__doc__, list(plain.parameters), texts, SECTIONS)
-        RULES[about.name] = about
+        RULES[rule.name] = rule
         return take_step
 
     return decorate
@@ -300,11 +300,11 @@ def _step_one(
 ) -> Array:
     param, grad, states = _decode(tensor, multiplier, options)
     T = param.dtype.type
-    about = RULES[maths.__name__]
-    shape = {"shape": tensor.param.array.shape} if about.needs_shape else {}
+    rule = RULES[maths.__name__]
+    shape = {"shape": tensor.param.array.shape} if rule.needs_shape else {}
     if options["cautious"]:
-        assert about.decay is not None  # checked with the hyper-parameters
-        step_cautiously(maths, about.decay, param, grad, *states, *tensor.scalars, step=tensor.step, **shape, **hypers)
+        assert rule.decay is not None  # checked with the hyper-parameters
+        step_cautiously(maths, rule.decay, param, grad, *states, *tensor.scalars, step=tensor.step, **shape, **hypers)
     else:
         maths(param, grad, *states, *tensor.scalars, step=tensor.step, **shape, **hypers)
     for stored, state in zip(tensor.states, states, strict=True):

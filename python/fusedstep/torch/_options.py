@@ -121,13 +121,13 @@ def check_is_group(group: Any, where: str) -> None:
 def check_group(rule: str, group: dict[str, Any], where: str) -> None:
     """Check the options and hyper-parameters of a parameter group; other entries are the user's."""
     check_implementation(group, where)
-    about = RULES[rule]
-    known = (*about.hypers, *GROUP_OPTIONS)
+    facts = RULES[rule]
+    known = (*facts.hypers, *GROUP_OPTIONS)
     _check_group(rule, {name: plain(group[name], where.format(name)) for name in known}, where)
-    for first in (*(state.initial for state in about.states), *about.initial_scalars.values()):
+    for first in (*(state.initial for state in facts.states), *facts.initial_scalars.values()):
         if isinstance(first, str) and first in group:  # a first step reads it
             check_hyper(first, plain(group[first], where.format(first)), where.format(first), rule=rule)
-    for name in (*about.hypers, *GROUP_VALUES):
+    for name in (*facts.hypers, *GROUP_VALUES):
         if callable(group[name]):  # schedules are torch's own here; the other faces take functions
             check_hyper(name, group[name], where.format(name), rule=rule)
 
