@@ -16,4 +16,10 @@ struct RowOfFactors {
 };
 RowOfFactors row_of_factors(const Tensor& x, std::size_t element);
 
+// Whether rows are long enough to be stepped one by one, where their columns lie.
+inline bool has_long_rows(const Tensor& x) {
+    constexpr std::size_t kLongRow = 256;
+    return x.factors.any() && x.factors.states.columns >= 0 && x.factors.columns >= kLongRow;
+}
+
 }  // namespace fusedstep

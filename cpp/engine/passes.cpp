@@ -1,9 +1,10 @@
-// What a thread does with its run of a tensor's elements: the passes that only read, and the one that writes.
+// What a thread does with its run of a tensor's elements in the pass that writes; and the same on copies.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 
 #include "../dispatch.hpp"
+#include "cautious.hpp"
 #include "engine.hpp"
 #include "noise.hpp"
 #include "staging.hpp"
@@ -60,19 +61,6 @@ NarrowRun narrow_run(const Tensor& x, const Group& group, unsigned used, std::si
     run.noise = {noise.key, noise.first + element};
     run.n = size / kQuantBlock * kQuantBlock;
     return run;
-}
-
-// Whether rows of a second moment in factors are long enough to be stepped one by one, where their columns lie.
-bool has_long_rows(const Tensor& x) {
-    constexpr std::size_t kLongRow = 256;
-    return x.factors.any() && x.factors.states.columns >= 0 && x.factors.columns >= kLongRow;
-}
-
-// And to be summed up so, where lanes go on from one row to the next: over 5e7 elements Adafactor takes 0.93 times as
-// long, while rows of 300 elements in a cache, which end within lanes, would take it 1.1 times.
-bool sums_row_by_row(const Tensor& x) {
-    constexpr std::size_t kLongRow = 1024;
-    return has_long_rows(x) && (x.factors.columns % kLanes == 0 || x.factors.columns >= kLongRow);
 }
 
 // Whether all that a step reads and writes of a tensor is of the compute type, and nothing is done but the rule's
@@ -148,71 +136,7 @@ void step_in_place(const Tensor& x, const RuleEntry& rule, UpdateFn kernel, cons
     }
 }
 
-// The two sums of a run that begins a block, row after row. Lanes go on where they were: the elements of a whole number
-// of lanes in which a row ends are made in scratch memory.
-template <std::size_t kLength>
-PairSum sum_row_by_row(Staging<kLength>& staging, const KernelTable& kernels, const Tensor& x, DirectionFn kernel,
-                       const void* constants, double multiplier, std::size_t element, const Run& block) {
-    const int s = x.factors.states.elements;
-    const std::size_t item = width(native(x.compute));
-    PairSum sum{0, 0};
-    for (std::size_t done = 0; done < block.n;) {
-        const RowOfFactors row = row_of_factors(x, element + done);
-        Run run{advanced(block.param, done * item), advanced(block.grad, done * item), {}, block.n - done};
-        if (row.left < run.n) run.n = row.left / kLanes * kLanes;
-        if (run.n > 0) {
-            run.factor = row.factor;
-            run.states[s] = row.columns;
-        } else {
-            run.n = std::min(kLanes, block.n - done);
-            multiply_factors(kernels, x, element + done, run.n, run.states[s] = staging.scratch(2 + s));
-        }
-        run.lanes = block.lanes;
-        sum = kernel(constants, multiplier, run);
-        done += run.n;
-    }
-    return sum;
-}
-
-// Of a cautious rule: the run's gradient as the rule takes it, and in the place of the parameters the steps from them,
-// which are what the rule makes of zeros. `param`: the parameters.
-template <std::size_t kLength, class Constants>
-void load_steps(Staging<kLength>& staging, const KernelTable& kernels, const Tensor& x, const Group& group,
-                const Constants& c, std::size_t element, const void* param, Run& run) {
-    constexpr int kSteps = 2 + kMaxStates;
-    static_assert((kSteps + 1) * kLength * sizeof(double) <= Scratch::kBytes);
-    run.grad = staging.load(x.grad, element, run.n, 1);
-    if (c.multiplier != 1 || std::isfinite(group.clip_value) || c.decay.l2 != 0) {
-        void* const grad = staging.scratch(1);
-        kernels.prepare[x.compute](run.grad, c.multiplier, group.clip_value, grad, run.n);
-        if (c.decay.l2 != 0) kernels.add_decay[x.compute](c.decay.l2, param, grad, run.n);
-        run.grad = grad;
-    }
-    run.param = std::memset(staging.scratch(kSteps), 0, run.n * width(native(x.compute)));
-    kernels.rules[group.rule].update[x.compute][c.variant](c.bytes, 1, run);
-}
-
-// A cautious step of the run's parameters.
-template <std::size_t kLength, class Constants>
-void step_cautiously(Staging<kLength>& staging, const KernelTable& kernels, const Tensor& x, const Group& group,
-                     const Constants& c, std::size_t element, Run& run) {
-    void* const param = run.param;
-    load_steps(staging, kernels, x, group, c, element, param, run);
-    kernels.descend[x.compute](c.decay, c.scale, run.param, run.grad, param, run.n);
-    run.param = param;
-}
-
 }  // namespace
-
-void Engine::sum_gradients(std::size_t t, std::size_t begin, std::size_t end) {
-    const Tensor& x = tensors[t];
-    Staging<kBlock> staging(*kernels_, x.compute);
-    for (std::size_t i = begin; i < end; i += kBlock) {
-        const std::size_t n = std::min(kBlock, end - i);
-        grad_sums_[first_block_[t] + (x.before + i) / kBlock] =
-            kernels_->sum_squares[x.compute](staging.load(x.grad, i, n, 0), n);
-    }
-}
 
 // Whether the step would make a finite float16 parameter infinite: the step itself, on copies.
 bool Engine::overflows(std::size_t t, std::size_t begin, std::size_t end, const StepOptions& options) {
@@ -259,53 +183,6 @@ bool Engine::overflows(std::size_t t, std::size_t begin, std::size_t end, const 
             if ((half[k] & 0x7FFFu) == 0x7C00u && std::isfinite(wide[k])) return true;
     }
     return false;
-}
-
-// First pass of a rule with a trust ratio: two sums of squares per block, nothing written.
-void Engine::sum_directions(std::size_t t, std::size_t begin, std::size_t end) {
-    const Tensor& x = tensors[t];
-    const Group& group = groups[static_cast<std::size_t>(x.group)];
-    const RuleEntry& rule = kernels_->rules[group.rule];
-    if (!rule.norms) return;
-    const Constants& c = constants_[constants_of_[t]];
-    const unsigned used = rule.used_states(c.variant) & rule.norm_states;
-    Staging<kBlock> staging(*kernels_, x.compute);
-    for (std::size_t i = begin; i < end; i += kBlock) {
-        const std::size_t n = std::min(kBlock, end - i);
-        Run run{staging.load(x.param, i, n, 0), nullptr, {}, n};
-        const double multiplier = load_gradient(staging, *kernels_, x, group, c.multiplier, i, n, run);
-        PairLanes lanes{};
-        run.lanes = &lanes;
-        PairSum& sum = pair_sums_[first_block_[t] + (x.before + i) / kBlock];
-        const DirectionFn kernel = rule.direction[x.compute][c.variant];
-        if (sums_row_by_row(x)) {
-            sum = sum_row_by_row(staging, *kernels_, x, kernel, c.bytes, multiplier, i, run);
-        } else {
-            load_states(staging, *kernels_, x, used, i, run);
-            sum = kernel(c.bytes, multiplier, run);
-        }
-    }
-}
-
-// First pass of cautious steps, which are taken where they go against the gradient: counts these elements, and writes
-// nothing. Liang et al., "Cautious optimizers: improving training with one line of code", 2024, algorithm 1, with the
-// scale of the authors' code for AdamW.
-void Engine::count_descents(std::size_t t, std::size_t begin, std::size_t end) {
-    Tensor& x = tensors[t];
-    const Group& group = groups[static_cast<std::size_t>(x.group)];
-    if (!group.cautious) return;
-    const Constants& c = constants_[constants_of_[t]];
-    const unsigned used = kernels_->rules[group.rule].used_states(c.variant);
-    Staging<kPiece> staging(*kernels_, x.compute);
-    std::uint64_t count = 0;
-    for (std::size_t i = begin; i < end; i += kPiece) {
-        Run run{nullptr, nullptr, {}, std::min(kPiece, end - i)};
-        const void* const param = c.decay.l2 != 0 ? staging.load(x.param, i, run.n, 0) : nullptr;
-        load_states(staging, *kernels_, x, used, i, run, true);
-        load_steps(staging, *kernels_, x, group, c, i, param, run);
-        count += kernels_->count_descents[x.compute](run.param, run.grad, run.n);
-    }
-    x.descents += count;
 }
 
 // Second pass of a rule with a product: the directions, and nothing else is written.
