@@ -1,10 +1,11 @@
 """Count the instructions of one small step under callgrind: an overhead that grows shows without a clock.
 
-    python benchmarks/instructions.py [--json FILE]
+    python benchmarks/instructions.py [--torch] [--json FILE]
 
 Steps of one and of several tensors, of few and of more elements, are counted in one process. The slopes are
 the instructions of an element and of a tensor; what is left is the cost of a step as such: the call from
-Python, the checks, the constants, the dispatch. Valgrind shows programs a processor without AVX-512, so
+Python, the checks, the constants, the dispatch. ``--torch`` counts steps of `fusedstep.torch.Adam` and of torch's
+fused Adam beside them. Valgrind shows programs a processor without AVX-512, so
 ``avx2`` is counted.
 """
 
@@ -26,6 +27,8 @@ STEPS = 200
 ELEMENTS = (1_024, 2_048)
 TENSORS = (10, 20)
 LENGTH = 64
+SHAPES = (*((f"elements {size}", 1, size) for size in ELEMENTS), *((f"tensors {n}", n, LENGTH) for n in TENSORS))
+WAYS, TORCH_WAYS = ("bound", "passed"), ("torch", "torch fused")
 BETWEEN = f"elements {ELEMENTS[0]} bound, between two that are watched"
 
 
@@ -38,10 +41,7 @@ def _cases() -> dict[str, Callable[[], object]]:
         return [np.full(size, 0.5, np.float32) for _ in range(count)]
 
     cases: dict[str, Callable[[], object]] = {}
-    for name, count, size in (
-        *((f"elements {size}", 1, size) for size in ELEMENTS),
-        *((f"tensors {count}", count, LENGTH) for count in TENSORS),
-    ):
+    for name, count, size in SHAPES:
         cases[f"{name} bound"] = fs.Adam(arrays(count, size), grads=arrays(count, size)).step
         passed, grads = fs.Adam(arrays(count, size)), arrays(count, size)
         cases[f"{name} passed"] = lambda passed=passed, grads=grads: passed.step(grads)
@@ -52,9 +52,27 @@ def _cases() -> dict[str, Callable[[], object]]:
     return cases
 
 
-def inner() -> None:
+def _torch_cases() -> dict[str, Callable[[], object]]:
+    import torch
+
+    import fusedstep.torch as ft
+
+    def parameters(count: int, size: int) -> list[Any]:
+        made = [torch.nn.Parameter(torch.full((size,), 0.5)) for _ in range(count)]
+        for param in made:
+            param.grad = torch.full((size,), 0.5)
+        return made
+
+    cases: dict[str, Callable[[], object]] = {}
+    for name, count, size in SHAPES:
+        cases[f"{name} torch"] = ft.Adam(parameters(count, size)).step
+        cases[f"{name} torch fused"] = torch.optim.Adam(parameters(count, size), fused=True).step
+    return cases
+
+
+def inner(torch: bool = False) -> None:
     """Make the counted steps; each getppid marks where a count begins or ends."""
-    cases = _cases()
+    cases = _torch_cases() if torch else _cases()
     for step in cases.values():
         for _ in range(3):
             step()
@@ -65,8 +83,8 @@ def inner() -> None:
         os.getppid()
 
 
-def count() -> dict[str, float]:
-    """Return the instructions of one step of every case.
+def count(torch: bool = False) -> dict[str, float]:
+    """Return the instructions of one step of every case, of NumPy arrays or of torch's tensors.
 
     Raises
     ------
@@ -82,11 +100,13 @@ def count() -> dict[str, float]:
         command = [
             valgrind, "--tool=callgrind", "--dump-before=getppid", f"--callgrind-out-file={folder}/counts",
             sys.executable, str(Path(__file__).resolve()), "--inner",
+            *(["--torch"] if torch else []),
         ]  # fmt: skip
         environment = os.environ | {
             "FUSEDSTEP_NUM_THREADS": "1",
             "PYTHONHASHSEED": "0",
             "OPENBLAS_NUM_THREADS": "1",
+            "OMP_NUM_THREADS": "1",
         }
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -97,21 +117,21 @@ def count() -> dict[str, float]:
             if found:
                 totals[int(file.suffix[1:])] = int(found.group(1))
     ordered = [totals[place] for place in sorted(totals)]
-    names = _names()
+    names = _names(torch)
     if len(ordered) < 2 * len(names):
         raise RuntimeError(f"callgrind wrote {len(ordered)} counts for {2 * len(names)} marks")
     return {name: ordered[2 * place + 1] / STEPS for place, name in enumerate(names)}
 
 
-def _names() -> list[str]:
-    named = [f"elements {size}" for size in ELEMENTS] + [f"tensors {number}" for number in TENSORS]
-    return [*(f"{name} {how}" for name in named for how in ("bound", "passed")), BETWEEN]
+def _names(torch: bool) -> list[str]:
+    ways = TORCH_WAYS if torch else WAYS
+    return [*(f"{name} {way}" for name, _, _ in SHAPES for way in ways), *([] if torch else [BETWEEN])]
 
 
-def overheads(counts: dict[str, float]) -> dict[str, float]:
+def overheads(counts: dict[str, float], ways: Sequence[str] = WAYS) -> dict[str, float]:
     """Return instructions per element, per tensor beyond its elements, and per step beyond both."""
     found: dict[str, float] = {}
-    for how in ("bound", "passed"):
+    for how in ways:
         low, high = (counts[f"elements {size} {how}"] for size in ELEMENTS)
         element = (high - low) / (ELEMENTS[1] - ELEMENTS[0])
         few, many = (counts[f"tensors {number} {how}"] for number in TENSORS)
@@ -126,15 +146,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Count and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inner", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--torch", action="store_true", help="count steps of torch's tensors")
     parser.add_argument("--json", default=None)
     chosen = parser.parse_args(arguments)
     if chosen.inner:
-        inner()
+        inner(chosen.torch)
         return 0
     from fusedstep.bench import report
 
-    counts = count()
-    found = overheads(counts)
+    counts = count(chosen.torch)
+    found = overheads(counts, TORCH_WAYS if chosen.torch else WAYS)
     report.show("instructions a step", ["case", "instructions"], [[n, f"{c:,.0f}"] for n, c in counts.items()])
     report.show("of which per", ["part", "instructions"], [[n, f"{c:,.1f}"] for n, c in found.items()])
     if chosen.json:
