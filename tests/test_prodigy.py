@@ -185,6 +185,16 @@ def test_groups_at_rest(safeguard: bool) -> None:
     assert theirs.d > 1e-3
 
 
+def test_a_rate_of_zero_beside_an_estimate_whose_square_is_infinite() -> None:
+    for where in (fs.reference, fs.functional):
+        param, grad = np.ones(3), np.full(3, 2.0)
+        states = [np.full(3, value) for value in (0.5, 0.25, 0.75, 1.0)]
+        before = copied(states)
+        where.prodigy(param, grad, *states, np.array(1e200), np.array(1e200), np.array(0.0), step=2, lr=0.0)
+        assert_same(states, before)
+        assert_same(param, np.ones(3))
+
+
 def test_a_group_that_comes_later() -> None:
     """It begins with the estimate of the others, and its distance at its own first parameters."""
     params = some_params()

@@ -107,13 +107,13 @@ def prodigy(
     (array([-0.3571,  0.5765]), np.float64(0.3528))
     """
     T = param.dtype.type
-    moves = lr != 0.0  # else its states stay as they are
-    beta1, beta2 = betas if moves else (1.0, 1.0)
+    beta1, beta2 = betas if lr != 0.0 else (1.0, 1.0)  # its states stay as they are
     estimate, largest, numerator = whole.scalars
+    taken = estimate if lr != 0.0 else 0.0  # also where the estimate's square is infinite
     rate, _, weight = _factors(estimate, step, lr, betas, bias_correction, safeguard_warmup, d0)
     grad = grad + T(0.0 if decoupled_weight_decay else weight_decay) * param
-    exp_avg[...] = T(beta1) * exp_avg + T(estimate * (1.0 - beta1)) * grad
-    exp_avg_sq[...] = T(beta2) * exp_avg_sq + T(estimate * estimate * (1.0 - beta2)) * (grad * grad)
+    exp_avg[...] = T(beta1) * exp_avg + T(taken * (1.0 - beta1)) * grad
+    exp_avg_sq[...] = T(beta2) * exp_avg_sq + T(taken * taken * (1.0 - beta2)) * (grad * grad)
     s[...] = T(math.sqrt(beta2)) * s + T(weight) * grad
     shrink = 1.0 - rate * weight_decay if decoupled_weight_decay else 1.0
     progress, path = whole.sums
