@@ -259,6 +259,19 @@ def test_ranges_that_lie(tmp_path: pathlib.Path) -> None:
 
 
 @kinds
+def test_a_file_that_is_cut_off_after_the_check(name: str, tmp_path: pathlib.Path, monkeypatch: Any) -> None:
+    case, check = Case(tmp_path / name), Opened._check
+
+    def cut(file: Opened) -> None:
+        check(file)
+        os.truncate(case.path, case.path.stat().st_size // 2)
+
+    monkeypatch.setattr(Opened, "_check", cut)
+    with pytest.raises(OSError, match="cut off meanwhile; what it was loaded into may have changed in part, so load"):
+        fs.load(case.path, case.params, case.optimizer)
+
+
+@kinds
 def test_parameters_that_do_not_fit(name: str, tmp_path: pathlib.Path) -> None:
     case = Case(tmp_path / name)
     read_only = numbers((2, 3))

@@ -152,7 +152,7 @@ def load(
     Raises
     ------
     OSError
-        The file cannot be read.
+        The file cannot be read. Nothing has changed, unless another program cut it off after the check.
     TypeError, ValueError
         It was not saved here, was cut off or changed, or does not fit. Nothing has changed.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -327,6 +327,33 @@ def test_arrays_that_were_given_up_are_named(case: str) -> None:
     """JAX counts them: argument 4. Nothing else is given up by such a step."""
     with pytest.raises(ValueError, match=USED_AGAIN[case]):
         used_again(case)
+
+
+def test_hyper_parameters_that_were_given_up_are_named() -> None:
+    def gone() -> Any:
+        array = jnp.asarray(0.5)
+        array.delete()
+        return array
+
+    rates, params, grads = jnp.asarray([0.5, 0.25]), given(arrays()), given(arrays(seed=1))
+    rates.delete()
+    rate = jnp.asarray(0.5)
+    optimizer = fj.adamw(lr=rate, max_grad_norm=1.0)
+    state = optimizer.init(params)
+    rate.delete()
+    uses: list[tuple[str, Callable[[], object]]] = [
+        ("lr: got an array that was deleted", lambda: fj.adam(lr=gone())),
+        ("lr: got an array that was deleted", lambda: fj.adam(lr=rates)),
+        (r"betas\[1\]: got an array that was deleted", lambda: fj.adam(betas=(0.9, gone()))),
+        ("lr: got an array that was deleted", lambda: optimizer.step(params, grads, state)),
+        ("grad_scale: got an array that", lambda: optimizer.step(params, grads, state, lr=0.1, grad_scale=gone())),
+        ("eps: got an array that", lambda: optimizer.as_optax().update(grads, state, params, lr=0.1, eps=gone())),
+        ("lr: got the memory of state.step, needs", lambda: optimizer.step(params, grads, state, lr=state.step)),
+    ]
+    for message, use in uses:
+        with pytest.raises(ValueError, match=message):
+            use()
+    optimizer.step(params, grads, state, lr=0.1)  # nothing was given up
 
 
 def test_what_is_not_donated_is_not_changed() -> None:

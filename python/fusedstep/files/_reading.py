@@ -47,9 +47,11 @@ class Opened:
         if not stat.S_ISREG(os.stat(self.path).st_mode):
             raise ValueError(f"{self.path}: got no ordinary file, needs one that was saved here")
         self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115  (this is a context manager)
+        self._whole = False  # not known yet
         try:
             self._size = os.fstat(self._file.fileno()).st_size
             self._check()
+            self._whole = True
         except (ValueError, RecursionError) as error:
             self._file.close()
             raise ValueError(f"{self.path}: {error}") from None
@@ -160,7 +162,10 @@ class Opened:
         while done < target.size:
             got = self._file.readinto(target[done:])
             if not got:
-                raise OSError(f"{self.path}: got {start + done} bytes, needs more: the file was cut off meanwhile")
+                part = "; what it was loaded into may have changed in part, so load another file" * self._whole
+                raise OSError(
+                    f"{self.path}: got {start + done} bytes, needs more: the file was cut off meanwhile{part}"
+                )
             done += got
 
 

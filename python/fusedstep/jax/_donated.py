@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,8 @@ import jax
 from ._tree import path_text
 
 __all__ = ["name_array", "naming"]
+
+_NONE: Mapping[str, Any] = {}
 
 
 @contextmanager
@@ -23,10 +25,13 @@ def naming(**given: Any) -> Iterator[None]:
         raise
 
 
-def name_array(error: Exception, *, params: Any = None, state: Any = None, grads: Any = None) -> None:
+def name_array(
+    error: Exception, *, params: Any = None, state: Any = None, grads: Any = None, values: Mapping[str, Any] = _NONE
+) -> None:
     """Name the array that an error of JAX means, in another error; return if it means none.
 
-    JAX looks for such arrays before it gives up the first of them: nothing has changed.
+    JAX looks for such arrays before it gives up the first of them: nothing has changed. `values` are hyper-parameters
+    and the like by their names.
 
     Raises
     ------
@@ -36,7 +41,7 @@ def name_array(error: Exception, *, params: Any = None, state: Any = None, grads
     if "deleted" not in str(error) and "donate" not in str(error):
         return  # a step that ran and failed has given up its arguments as well
     written: dict[int, str] = {}
-    for name, structure in (("params", params), ("state", state), ("grads", grads)):
+    for name, structure in (("params", params), ("state", state), ("grads", grads), *values.items()):
         for keys, array in jax.tree_util.tree_flatten_with_path(structure)[0]:
             if not isinstance(array, jax.Array) or isinstance(array, jax.core.Tracer):
                 continue
@@ -52,7 +57,7 @@ def name_array(error: Exception, *, params: Any = None, state: Any = None, grads
                     f"{where}: got the memory of {written[address]}, needs memory of its own, as a step writes in "
                     "place; jax.numpy.copy() copies it"
                 ) from error
-            if name != "grads":
+            if name in ("params", "state"):
                 written[address] = where
 
 

@@ -93,9 +93,10 @@ class Optimizer:
         if self._masks["mask"] is not None and "weight_decay" not in facts.hypers:
             raise TypeError(f"mask: got one, needs a rule with weight_decay, which {rule} is not")
         numbers = {**facts.hypers, **dict.fromkeys(OPTIONS), "grad_scale": 1.0}
-        self._values = Values(rule, {name: options.get(name, none) for name, none in numbers.items()})
-        # The class for NumPy checks everything, and knows what states begin with.
-        known = {name: self._values.first(name) for name in options.keys() & numbers.keys()}
+        with naming(values=options):
+            self._values = Values(rule, {name: options.get(name, none) for name, none in numbers.items()})
+            # The class for NumPy checks everything, and knows what states begin with.
+            known = {name: self._values.first(name) for name in options.keys() & numbers.keys()}
         self._numpy = CLASSES[rule](np.zeros(1, jnp.bfloat16), **(options | known))
         self._options: dict[str, Any] = dict(self._numpy.param_groups[0])
         needed = {name: self._options[name] or self._values.varies(name) for name in facts.hypers}
@@ -130,7 +131,7 @@ class Optimizer:
         TypeError, ValueError
             A parameter of another dtype that is not left out by ``trainable``, or a mask that does not fit.
         """
-        with naming(params=params):
+        with naming(params=params, values=self._values.given):
             state: State = self._init_compiled(params)
         return state
 
@@ -170,7 +171,7 @@ class Optimizer:
         try:  # not `naming`, which would add a quarter to the time of a small step
             result: tuple[Any, State] = self._step_in_place(params, grads, state, **values)
         except (ValueError, RuntimeError) as error:
-            name_array(error, params=params, state=state, grads=grads)
+            name_array(error, params=params, state=state, grads=grads, values=self._values.given | values)
             raise
         return result
 
@@ -187,7 +188,7 @@ class Optimizer:
             if params is None:
                 raise ValueError("params: got None, needs the parameters: update(grads, state, params)")
             values = {name: value for name, value in extra.items() if name in self._values.given}
-            with naming(params=params, state=state, grads=updates):
+            with naming(params=params, state=state, grads=updates, values=self._values.given | values):
                 result: tuple[Any, State] = self._change_apart(params, updates, state, **values)
             return result
 
@@ -286,7 +287,7 @@ class Optimizer:
             raise TypeError(f"average: got {self.rule}, needs schedule_free_sgd or schedule_free_adamw")
         self._check_state(params, state)
         sgd = self.rule == "schedule_free_sgd"
-        with naming(params=params, state=state):
+        with naming(params=params, state=state, values=self._values.given):
             beta = self._values.at("momentum", state.step) if sgd else self._values.at("betas", state.step)[0]
             tree, layout = self._look(params)
             kept = {name: layout.unpack(name, state.arrays) for name in layout.names if name in ("z", "master")}
