@@ -1,7 +1,7 @@
 """Run the lessons from top to bottom: ``python examples/run_lessons.py [--pictures FOLDER] [LESSON ...]``.
 
-The notebooks are kept without outputs. With outputs they are in ``build/lessons``, made when a notebook or the demo's
-code has changed. ``--pictures docs/img`` draws the pictures of the pages.
+The notebooks are kept without outputs. With outputs they are in ``build/lessons``, made when a notebook or the
+code that they use has changed. ``--pictures docs/img`` draws the pictures of the pages.
 """
 
 from __future__ import annotations
@@ -44,9 +44,10 @@ def execute(path: Path, pictures: Path | None = None) -> Any:
 
 
 def with_outputs(path: Path) -> Path:
-    """The notebook with its outputs, from the cache where neither it nor the demo's code has changed."""
+    """The notebook with its outputs, from the cache where neither it nor the code that lessons use has changed."""
     content = hashlib.sha256()
-    for source in (path, *sorted((ROOT / "python" / "fusedstep" / "demo").glob("*.py"))):
+    used = (path, path.with_name("landscapes.py"), *sorted((ROOT / "python" / "fusedstep" / "demo").glob("*.py")))
+    for source in used:
         content.update(source.read_bytes())
     target = ROOT / "build" / "lessons" / content.hexdigest()[:16] / path.name
     if not target.exists():
