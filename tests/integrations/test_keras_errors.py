@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -123,6 +124,43 @@ def test_variables_made_in_inference_mode_change_in_no_other(options: dict[str, 
     assert all(map(torch.equal, everything, before))
     with torch.inference_mode():
         optimizer.apply([torch.ones(4)] * 2)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_calls_during_a_step_are_refused(options: dict[str, Any]) -> None:
+    """Steps of two threads used one count of steps, and one sum of gradients."""
+    optimizer: Any = fk.SGD(0.1, **options)
+    variable = keras.Variable(np.ones(4, np.float32), name="a")
+    told: list[str] = []
+    uses: list[Any] = [
+        lambda: optimizer.apply([torch.ones(4)]),
+        lambda: optimizer.save_own_variables({}),
+        lambda: optimizer.load_own_variables({}),
+    ]
+
+    def tell(use: Any) -> None:
+        try:
+            use()
+        except RuntimeError as error:
+            told.append(str(error))
+
+    def rate() -> float:
+        for use in uses if optimizer.built else ():
+            other = threading.Thread(target=tell, args=(use,))
+            other.start()
+            other.join()
+            tell(use)
+        return 0.5
+
+    optimizer.build([variable])
+    optimizer._learning_rate = rate
+    optimizer.apply([torch.ones(4)])
+    names = [name for name in ("apply", "save_own_variables", "load_own_variables") for _ in range(2)]
+    assert [text.partition("(")[0] for text in told] == names
+    assert all("is taking a step" in text or "during a step" in text for text in told)
+    uses.clear()
+    optimizer.apply([torch.ones(4)])
+    assert int(optimizer._iterations.value) == 2
 
 
 def test_another_number_of_gradients_than_of_variables() -> None:

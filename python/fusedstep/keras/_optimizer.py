@@ -11,34 +11,15 @@ import keras
 import torch
 from keras.src.backend.common.stateless_scope import in_stateless_scope
 
-from .._arguments import number, real, whole
+from .._arguments import number, whole
 from .._core import Model
 from ..reference import RULES
 from ..torch._options import plain
 from ..watching import Watch, watch
+from ._options import AROUND_A_STEP, checked
 from ._stepper import NARROW, Row, Stepper, check_variable
 
 __all__ = ["FusedStep"]
-
-# The allowed range of every option that is a number; Keras itself checks few.
-NUMBERS_OR_NONE: dict[str, dict[str, float]] = {
-    "weight_decay": {},
-    "clipnorm": {},
-    "clipvalue": {},
-    "global_clipnorm": {},
-}
-RANGES: dict[str, dict[str, float]] = {
-    "momentum": {"low": 0.0},
-    "rho": {"low": 0.0, "high": 1.0},
-    "beta_1": {"low": 0.0, "below": 1.0},
-    "beta_2": {"low": 0.0, "below": 1.0},
-    "epsilon": {"low": 0.0},
-    "ema_momentum": {"low": 0.0, "high": 1.0},
-    **NUMBERS_OR_NONE,
-}
-COUNTS_OR_NONE = ("ema_overwrite_frequency", "gradient_accumulation_steps")
-AROUND_A_STEP = ("use_ema", "ema_momentum", *NUMBERS_OR_NONE, *COUNTS_OR_NONE)
-
 
 # Methods and properties of Keras that the native step stands for. Where a subclass or an instance has its own, every
 # step is taken by Keras's code, which calls them. `learning_rate` and what the constructor sets are read at every step.
@@ -152,12 +133,33 @@ class FusedStep(keras.optimizers.Optimizer):
         When nothing is to be done around the step, what Keras looks at to find that out is left out: it costs more than
         the step of a small model.
         """
-        variables = self._trainable_variables if trainable_variables is None else list(trainable_variables)
-        if not self._fused_is_plain(grads, variables):
-            super().apply(grads, None if trainable_variables is None else variables)
+        if torch.compiler.is_compiling():  # see `_apply_aside`
+            super().apply(grads, trainable_variables)
             return
-        self._backend_apply_gradients(grads, variables)
-        self._iterations._value.add_(1)
+        with self._fused_claimed("apply()", step=True):
+            variables = self._trainable_variables if trainable_variables is None else list(trainable_variables)
+            if not self._fused_is_plain(grads, variables):
+                super().apply(grads, None if trainable_variables is None else variables)
+                return
+            self._backend_apply_gradients(grads, variables)
+            self._iterations._value.add_(1)
+
+    def save_own_variables(self, store: Any) -> None:
+        """Save the optimizer's variables, as ``keras.optimizers.Optimizer.save_own_variables``."""
+        with self._fused_claimed("save_own_variables()"):
+            super().save_own_variables(store)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Load the optimizer's variables, as ``keras.optimizers.Optimizer.load_own_variables``."""
+        with self._fused_claimed("load_own_variables()"):
+            super().load_own_variables(store)
+
+    def _fused_claimed(self, what: str, *, step: bool = False) -> Any:
+        """A context that keeps the steps of other threads out: they would use and set one count of steps."""
+        claim: Model | None = self.__dict__.get("_fused_claim")
+        if claim is None:
+            claim = self.__dict__.setdefault("_fused_claim", Model(self._rule))
+        return claim.exclusive(what, step)
 
     def _fused_is_plain(self, grads: Sequence[Any], variables: Sequence[Any]) -> bool:
         """Whether there are gradients for known variables, to be stepped on here and now and nothing more."""
@@ -172,7 +174,7 @@ class FusedStep(keras.optimizers.Optimizer):
         for grad, variable in zip(grads, variables, strict=True):
             if grad is None or variable.constraint is not None or id(variable) not in known:
                 return False
-        return bool(variables) and not in_stateless_scope() and not torch.compiler.is_compiling()
+        return bool(variables) and not in_stateless_scope()
 
     def _backend_apply_gradients(self, grads: Any, trainable_variables: Any) -> None:
         # In a stateless scope, values must not change in place. A variable that comes twice gets two steps in Keras.
@@ -189,7 +191,8 @@ class FusedStep(keras.optimizers.Optimizer):
 
     @torch.compiler.disable  # a compiled train step has nothing to compile here
     def _apply_aside(self, grads: Sequence[Any], variables: Sequence[Any]) -> None:
-        self._apply_fused(grads, variables)
+        with self._fused_claimed("apply()", step=True):
+            self._apply_fused(grads, variables)
 
     def _apply_fused(self, grads: Sequence[Any], variables: Sequence[Any]) -> None:
         given = self._check_rule_hypers()
@@ -311,10 +314,10 @@ class FusedStep(keras.optimizers.Optimizer):
         names = (*self._rule_hypers, *AROUND_A_STEP)
         given = tuple(getattr(self, name) for name in names)
         if len(given) != len(self._fused_given) or any(map(operator.is_not, given, self._fused_given)):
-            checked = {name: _checked(name, value) for name, value in zip(names, given, strict=True)}
-            if checked != self._fused_checked:
+            options = {name: checked(name, value) for name, value in zip(names, given, strict=True)}
+            if options != self._fused_checked:
                 self._fused_stepper = None  # a new one checks that the states which the options call for are there
-            self._fused_checked, self._fused_given = checked, given
+            self._fused_checked, self._fused_given = options, given
         return self._fused_checked
 
     def _make_fused_stepper(self) -> Stepper:
@@ -348,20 +351,6 @@ class FusedStep(keras.optimizers.Optimizer):
         known = {id(variable) for variable in stepped}
         pairs = zip(self._trainable_variables, self._model_variables_moving_average, strict=True)
         return [(a.value, v.value) for v, a in pairs if a is not None and id(v) not in known]
-
-
-def _checked(name: str, value: Any) -> Any:
-    """An option as a plain number, bool or None."""
-    if name in (*NUMBERS_OR_NONE, *COUNTS_OR_NONE) and (value is None or value is False):
-        return None
-    if name in COUNTS_OR_NONE:
-        return whole(name, plain(value, name))
-    if name in RANGES:
-        return real(name, number(name, value), **RANGES[name])
-    try:
-        return bool(value)
-    except (RuntimeError, ValueError):
-        raise TypeError(f"{name}: got {type(value).__name__}, needs True or False") from None
 
 
 def _provider(optimizer: FusedStep, name: str) -> type | None:
