@@ -339,6 +339,32 @@ def test_parameters_made_in_inference_mode() -> None:
     assert p.tolist() == [-0.25] * 3
 
 
+@pytest.mark.parametrize("offload", [False, True])
+def test_states_made_in_inference_mode_are_ordinary_tensors(offload: bool) -> None:
+    """Or no later step, load or change could write them."""
+    options = {"master": "float32", "ema_decay": 0.9, "state_format": "8bit", "min_quantized_size": 0}
+    p = torch.nn.Parameter(torch.ones(300, dtype=torch.bfloat16))
+    optimizer = ft.CPUOffload(ft.AdamW, [p], **options) if offload else ft.AdamW([p], **options)
+    with torch.inference_mode():
+        p.grad = torch.ones_like(p)
+        optimizer.step()
+        optimizer.load_state_dict(optimizer.state_dict())
+    assert not any(value.is_inference() for value in optimizer.state[p].values())
+    optimizer.step()
+    assert optimizer.state[p]["step"] == 2
+
+
+def test_gradients_made_in_inference_mode_are_set_to_zero() -> None:
+    for layout in ("dense", "strided", "sparse"):
+        p = torch.nn.Parameter(torch.ones(4, 3))
+        with torch.inference_mode():
+            p.grad = torch.ones(3, 4).t() if layout == "strided" else torch.ones(4, 3)
+            p.grad = p.grad.to_sparse(1) if layout == "sparse" else p.grad
+        ft.SGD([p], lr=0.5, zero_grads=True).step()
+        assert p.tolist() == [[0.5] * 3] * 4
+        assert not p.grad.to_dense().any()
+
+
 def test_schedule_free_parameters_made_in_inference_mode_switch_in_no_other() -> None:
     """torch's `copy_` writes before it finds that it must not."""
     with torch.inference_mode():

@@ -31,6 +31,7 @@ from ._states import (
     is_stored_as,
     local,
     new_step,
+    ordinary,
     state_like,
     whole_number,
 )
@@ -173,6 +174,7 @@ def _is_number(value: Any) -> bool:
     )
 
 
+@ordinary
 def complete(optimizer: Making, state: dict[str, Any], like: Tensor, group: dict[str, Any], name: str) -> None:
     """Give a parameter's state what is missing, and the format of the group what has another one.
 

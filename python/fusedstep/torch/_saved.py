@@ -20,7 +20,7 @@ from ..reference import RULES, Rule
 from ._building import complete
 from ._making import Making
 from ._options import plain
-from ._states import check_tensor, convert, is_small, local, new_step, state_like, whole_number
+from ._states import check_tensor, convert, is_small, local, new_step, ordinary, state_like, whole_number
 
 __all__ = ["converted", "packed", "without"]
 
@@ -73,6 +73,7 @@ def without(state: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
 # ---- reading ----
 
 
+@ordinary
 def converted(optimizer: Making, param: Tensor, group: dict[str, Any], saved: Any, where: str) -> dict[str, Any]:
     """A copy of one parameter's saved state in the formats of its group.
 

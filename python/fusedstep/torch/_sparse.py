@@ -19,7 +19,7 @@ from ._making import Making
 from ._options import plain
 from ._reading import memory, quiet
 from ._slots import TensorSlot, check_memory
-from ._states import increment_versions
+from ._states import increment_versions, set_to_zero
 
 __all__ = ["prepare"]
 
@@ -108,7 +108,7 @@ def _step(optimizer: Making, slot: TensorSlot, group: dict[str, Any], grad: Tens
         state["step"] = step + 1
     if zero:
         assert slot.param.grad is not None
-        slot.param.grad.zero_()
+        set_to_zero(slot.param.grad)
 
 
 def _model(optimizer: Making, group: dict[str, Any], param: Any, states: dict[str, Any], step: int) -> _core.Model:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +33,8 @@ __all__ = [
     "state_like",
     "whole_number",
 ]
+
+Made = TypeVar("Made", bound=Callable[..., Any])
 
 PARAMETERS = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64, torch.complex128)
 
@@ -137,11 +139,19 @@ def is_small(param: Tensor, group: dict[str, Any]) -> bool:
     return param.is_complex() or local(param).numel() < group["min_quantized_size"]
 
 
+def ordinary(make: Made) -> Made:
+    """Have a function make ordinary tensors in inference mode as well, as others change them out of it later."""
+    made: Made = torch.inference_mode(False)(torch.no_grad()(make))
+    return made
+
+
+@ordinary
 def new_step() -> Tensor:
     """A step count, as torch keeps it."""
     return torch.zeros((), dtype=torch.float32, device="cpu")
 
 
+@ordinary
 def fresh(param: Tensor, kind: str, state_format: str, small: bool) -> Tensor | tuple[Tensor, Tensor]:
     """A state of zeros for a parameter, a pair of codes and scales in 8 bits."""
     keep = torch.preserve_format
@@ -167,6 +177,7 @@ def state_like(state: State, param: Tensor, hypers: Mapping[str, Any]) -> Tensor
         return torch.empty(shape, dtype=param.dtype, device="cpu")
 
 
+@ordinary
 def convert(
     param: Tensor, value: Tensor, scales: Tensor | None, kind: str, state_format: str, small: bool
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -252,6 +263,12 @@ def check_mode(name: str) -> None:
         raise RuntimeError(
             f"{name}: got a tensor made in inference mode, needs torch.inference_mode() around this call as well"
         )
+
+
+def set_to_zero(grad: Tensor) -> None:
+    """Set a gradient to zero after a step; one that was made in inference mode as well."""
+    with torch.inference_mode(grad.is_inference()), torch.no_grad():
+        grad.zero_()
 
 
 def total_bytes(tensors: Iterable[Tensor]) -> int:

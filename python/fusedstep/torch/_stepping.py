@@ -16,7 +16,7 @@ from ._building import build
 from ._making import Making
 from ._parts import Parts, announce, distributed
 from ._slots import TensorSlot, check_places
-from ._states import check_mode, local
+from ._states import check_mode, local, set_to_zero
 
 __all__ = ["Stepping"]
 
@@ -162,7 +162,7 @@ class Stepping(Making):
             # As the native step read the option: a hook or another thread may have set it since.
             for i, copy in substitutes.items() if tensors.zeroes else ():
                 if copy is not None and (grad := self._slots[i].param.grad) is not None:
-                    grad.zero_()
+                    set_to_zero(grad)
 
     def _load_works(self) -> None:
         """Fill the copies that take the step in their parameters' place."""

@@ -12,7 +12,7 @@ from .._arguments import flag
 from ._base import FusedOptimizer
 from ._gradients import check_gradient
 from ._slots import TensorSlot, check_memory, check_places
-from ._states import local
+from ._states import local, ordinary
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -225,6 +225,7 @@ def _offloaded(base: type[Any], optimizer_class: type[Any]) -> type[Any]:
     return _CLASSES[pair]
 
 
+@ordinary
 def _like_on_host(param: Tensor, dtype: torch.dtype) -> Tensor:
     """Host memory for a tensor, pinned where the tensor is on an accelerator, in its order."""
     like = torch.empty_like(param.detach(), dtype=dtype, device="cpu", memory_format=torch.preserve_format)
