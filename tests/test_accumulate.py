@@ -365,6 +365,38 @@ def test_a_step_beyond_float16_leaves_the_sums(zero: bool) -> None:
     assert_same(param, np.full(5, 60000 + 0.25 * 14500, np.float16))
 
 
+def test_options_of_directions_are_checked_before_the_sums_change() -> None:
+    opt = fs.Muon(np.ones((3, 4), np.float32), accumulate_steps=2)
+    grad = np.ones((3, 4), np.float32)
+    opt.step(grad)
+    before = snapshot(opt)
+    opt.param_groups[0]["adjust_lr_fn"] = "keller"
+    with pytest.raises(ValueError, match=r'param_groups\[0\]\["adjust_lr_fn"\]: got \'keller\', needs one of'):
+        opt.step(grad)
+    assert_same(snapshot(opt), before)
+
+
+def test_a_formula_that_raises_leaves_the_sums() -> None:
+    class Picky(fs.NumPyOptimizer):
+        @staticmethod
+        def update(param: Any, grad: Any, *, step: int, lr: float = 1.0) -> None:
+            if lr > 1:
+                raise ZeroDivisionError("mine")
+            param -= lr * grad
+
+    param, grad = np.zeros(4, np.float32), np.ones(4, np.float32)
+    opt = Picky(param, accumulate_steps=2)
+    opt.step(grad)
+    before = snapshot(opt)
+    opt.lr = 2.0
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        opt.step(grad)
+    assert_same(snapshot(opt), before)
+    opt.lr = 1.0
+    assert opt.step(3 * grad)
+    assert_same(param, np.full(4, -2, np.float32))
+
+
 def test_a_schedule_that_steps() -> None:
     opt: Any = None
 

@@ -205,6 +205,7 @@ void Model::prepare(double grad_scale) {
     const Claim::Guard claimed(*claim_, "step()", true);
     begin(grad_scale);
     memory.check_still_there();
+    if (!product_.is_none()) product_(py::list());  // of no matrix: it looks at its options alone
 }
 
 bool Model::step_bound(double grad_scale) {

@@ -174,9 +174,10 @@ class Accumulating(Attributes, Settings):
         last = count + 1 == number
         kept: list[tuple[Any, Any]] = []
         if last:
-            # What may be wrong with the step is found before the sums change, but for numbers beyond float16.
+            # What may be wrong with the step is found before the sums change, but for numbers beyond float16 and for
+            # what a formula in Python may raise.
             model.prepare(float(number))
-            if any(slot.param.dtype == np.float16 for slot in self._slots):
+            if not isinstance(model, Model) or any(slot.param.dtype == np.float16 for slot in self._slots):
                 arrays = [slot.grad_sum for slot in self._slots]
                 arrays += [grad for grad in flat if zero_grads and isinstance(grad, np.ndarray)]
                 kept = [(array, cast(Any, array).copy()) for array in arrays]
