@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import assert_same, copied
 from numpy.typing import NDArray
 
+import fusedstep as fs
 from fusedstep import reference
 
 Array = NDArray[Any]
@@ -165,6 +167,22 @@ def test_gradients_may_share_memory() -> None:
     np.testing.assert_array_equal(params, [[-1] * 4, [0] * 4])
     with pytest.raises(ValueError, match=r"grad\[1\]: got memory that overlaps grad\[0\]"):
         reference.sgd(params, [grad, grad], step=1, zero_grads=True)
+
+
+@pytest.mark.parametrize("where", [fs.reference, fs.functional], ids=["reference", "functional"])
+@pytest.mark.parametrize("name", ["d", "d_max", "d_numerator"])
+@pytest.mark.parametrize("other", ["d", "param", "grad", "s"])
+def test_a_number_in_other_memory(where: Any, name: str, other: str) -> None:
+    """They are written after the step, the last of those that share memory."""
+    given: dict[str, list[Any]] = {
+        key: [np.ones(3), np.ones(4)] for key in ("param", "grad", "exp_avg", "exp_avg_sq", "s", "p0")
+    }
+    given |= {key: [np.array(1e-6), np.array(1e-6)] for key in ("d", "d_max", "d_numerator")}
+    given[name][1] = given[other][0] if other == "d" else given[other][1][3:].reshape(())
+    before = copied(given)
+    with pytest.raises(ValueError, match=r"got memory that overlaps .*, needs memory of its own"):
+        where.prodigy(**given, step=1)
+    assert_same(given, before)
 
 
 def test_neighbours_do_not_overlap() -> None:

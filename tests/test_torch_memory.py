@@ -211,6 +211,24 @@ def test_states_that_lie_otherwise() -> None:
         assert torch.equal(straight, turned_one)
 
 
+@pytest.mark.parametrize("name", ["step", "d", "d_max", "d_numerator"])
+@pytest.mark.parametrize("other", ["another's", "param", "s"])
+def test_a_number_in_other_memory(name: str, other: str) -> None:
+    """They are written after the step, over what is there."""
+    params = [torch.nn.Parameter(torch.ones(3, dtype=torch.float64)) for _ in range(2)]
+    for param in params:
+        param.grad = torch.ones_like(param)
+    optimizer = ft.Prodigy(params)
+    optimizer.step()
+    states = [optimizer.state[param] for param in params]
+    states[0]["s"][0] = params[0].data[0] = 3.0  # a step count too
+    states[0][name] = {"another's": states[1][name], "param": params[0].data[0], "s": states[0]["s"][0]}[other]
+    before = copy.deepcopy([[param.data for param in params], states])
+    with pytest.raises(ValueError, match=r"got memory that overlaps params.*, needs memory of its own"):
+        optimizer.step()
+    assert str([[param.data for param in params], states]) == str(before)
+
+
 def test_a_warning_that_is_an_error_leaves_a_counted_step() -> None:
     whole = torch.ones(2 * N)
     for param in (torch.nn.Parameter(torch.ones(N)), torch.nn.Parameter(whole[::2])):  # one with gaps

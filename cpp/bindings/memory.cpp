@@ -5,8 +5,7 @@
 namespace fusedstep {
 
 void WrittenMemory::add(const py::object& object, const Array& array, const std::string& name, bool shape) {
-    const char* begin = static_cast<const char*>(array.data);
-    extents_.push_back({begin, begin + array.size * item_size(array.format), name});
+    add(array.data, array.size * item_size(array.format), name);
     owned_.push_back(object);
     if (!py::isinstance<py::array>(object)) return;
     const Seen seen(object.ptr());
@@ -15,6 +14,11 @@ void WrittenMemory::add(const py::object& object, const Array& array, const std:
     if (!shape) return;
     const auto* now = py::detail::array_proxy(object.ptr());
     shaped_.push_back({object.ptr(), {now->dimensions, now->dimensions + now->nd}, name});
+}
+
+void WrittenMemory::add(const void* data, std::size_t bytes, const std::string& name) {
+    const char* begin = static_cast<const char*>(data);
+    extents_.push_back({begin, begin + bytes, name});
 }
 
 void WrittenMemory::finish() {

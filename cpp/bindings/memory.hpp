@@ -13,6 +13,9 @@ public:
     // Where the rule goes by its `shape`, that must stay too.
     void add(const py::object& object, const Array& array, const std::string& name, bool shape = false);
 
+    // Memory that somebody else holds.
+    void add(const void* data, std::size_t bytes, const std::string& name);
+
     // After the last add(): ValueError when two arrays overlap.
     void finish();
 

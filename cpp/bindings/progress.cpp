@@ -27,6 +27,14 @@ Progress::Number Progress::number(TensorReader& reader, py::handle tensor) {
     return out;
 }
 
+void Progress::add_to(WrittenMemory& memory, const RuleEntry& rule, const std::string& name) const {
+    const auto add = [&](const Number& number, const std::string& key) {
+        if (number.data != nullptr) memory.add(number.data, number.wide ? sizeof(double) : sizeof(float), name + key);
+    };
+    add(step_, " step");
+    for (std::size_t s = 0; s < scalars_.size(); ++s) add(scalars_[s], std::string(" ") + rule.scalars[s]);
+}
+
 void Progress::Number::store(double value) const {
     if (wide)
         *static_cast<double*>(data) = value;

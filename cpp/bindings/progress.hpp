@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "../engine/engine.hpp"
+#include "memory.hpp"
 #include "reader.hpp"
 
 namespace fusedstep {
@@ -13,6 +14,9 @@ public:
 
     // Tensors of float32 or float64; `step` may be None. TypeError or ValueError for others.
     Progress(TensorReader& reader, py::handle step, const py::list& scalars);
+
+    // Adds the memory of the step count and the scalars, of the rule's names; `name` is the parameter's.
+    void add_to(WrittenMemory& memory, const RuleEntry& rule, const std::string& name) const;
 
     // Takes the values of the tensors over into `x`, where others may have changed them: at first, and while they are
     // `exposed`. False, with nothing taken over, for a step count that is none; then seen() is what it was.

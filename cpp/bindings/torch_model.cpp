@@ -67,6 +67,7 @@ void TorchModel::watch(py::object param, py::object local, py::object inner, py:
     }
     item.state = std::move(state);
     item.progress = Progress(reader, step, scalars);
+    item.progress.add_to(model_.memory, model_.groups.rule(x.group), name);
     every_.append(item.param.local);
     items_.push_back(std::move(item));
 }
