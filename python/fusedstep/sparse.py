@@ -48,7 +48,7 @@ class SparseRows:
     def __repr__(self) -> str:
         try:
             return f"SparseRows({len(self.indices)} rows of {self.values.dtype}, shape {self.values.shape[1:]})"
-        except (AttributeError, TypeError):  # what is no array is an error of the step's
+        except Exception:  # what is no array is an error of the step's
             return f"SparseRows({self.indices!r}, {self.values!r})"
 
     def __len__(self) -> int:

@@ -28,11 +28,14 @@ class Odd:
 
 
 class Claim:
-    """An object that pretends to be an array of memory that is not there."""
+    """An object that pretends to be an array of memory that is not there.
+
+    No parameter has its shape: with `cast_grads` its address would be read, as NumPy reads it.
+    """
 
     dtype = np.dtype(np.float32)
-    shape, ndim, size, nbytes = (7,), 1, 7, 28
-    __array_interface__ = {"data": (8, False), "shape": (7,), "typestr": "<f4", "version": 3}  # noqa: RUF012
+    shape, ndim, size, nbytes = (7, 0x7FFF), 2, 7 * 0x7FFF, 28 * 0x7FFF
+    __array_interface__ = {"data": (8, False), "shape": shape, "typestr": "<f4", "version": 3}  # noqa: RUF012
 
 
 class Lying(list[Any]):
@@ -152,7 +155,7 @@ def _bytes(array: Any) -> bytes:
 def _copied(value: Any) -> Any:
     try:
         return copy.copy(value)
-    except (TypeError, AttributeError):  # of a memoryview, a mapping's proxy, and torch's tensors of uint16
+    except (TypeError, AttributeError, ValueError):  # of a memoryview, a mapping's proxy, torch's uint16, `Failing`
         return value
 
 

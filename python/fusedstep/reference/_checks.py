@@ -29,9 +29,10 @@ def as_list(value: Any, name: str, count: int | None) -> list[Any]:
         return [value]
     if not isinstance(value, (list, tuple)):
         raise TypeError(f"{name}: got {type(value).__name__}, needs a list of {count} arrays, as param is")
-    if len(value) != count:
-        raise ValueError(f"{name}: got {len(value)} arrays, needs {count}, as many as param")
-    return list(value)
+    arrays = list(value)  # a list's class may say another length than it has
+    if len(arrays) != count:
+        raise ValueError(f"{name}: got {len(arrays)} arrays, needs {count}, as many as param")
+    return arrays
 
 
 def check_array(

@@ -50,8 +50,8 @@ def check_tensors(
     """
     param = arguments["param"]
     many = isinstance(param, (list, tuple))
-    count = len(param) if many else None
-    every = range(len(param) if many else 1)
+    count = len(list(param)) if many else None
+    every = range(1 if count is None else count)
     used = {state.name for state in rule.used(hypers)}
 
     def column(name: str, value: Any, needed: bool = True) -> list[Any]:
