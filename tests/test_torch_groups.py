@@ -140,6 +140,7 @@ def test_groups_edited_by_hand(edit: Any, after: int) -> None:
         ([torch.ones(2), 3.5], r"\[1\]: got float, needs a tensor"),
         (None, "got NoneType, needs a list of tensors"),
         (7, "got int, needs a list of tensors"),
+        pytest.param(iter([7]), "got list_iterator, needs a list of tensors", id="an iterator"),
         (torch.ones(2), "got Tensor, needs a list of tensors"),
     ],
     ids=repr,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, ClassVar
 from weakref import ref
 
@@ -123,7 +123,7 @@ class Making(Settings, torch.optim.Optimizer):
             where = f"param_groups[{number}]"
             check_is_group(group, where)
             params, names = group["params"], group.get("param_names")
-            if isinstance(params, Tensor) or not isinstance(params, Iterable):
+            if isinstance(params, Tensor) or not isinstance(params, Collection):  # an iterator would be used up
                 raise TypeError(f'{where}["params"]: got {type(params).__name__}, needs a list of tensors')
             params = params if isinstance(params, list) else list(params)
             for i, param in enumerate(params):
