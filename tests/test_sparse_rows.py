@@ -289,3 +289,14 @@ def test_a_class_of_ones_own() -> None:
         fs.SGD(table, lr=0.1).step(kind(np.array([1, 3]), TWO))
     assert tables[0].tobytes() == tables[1].tobytes()
     assert (tables[0] != 1).sum() == 8
+
+
+def test_rows_of_anything_can_be_shown() -> None:
+    class Odd:
+        def __len__(self) -> int:
+            raise ValueError("odd")
+
+        def __repr__(self) -> str:
+            return "Odd()"
+
+    assert repr(fs.SparseRows(Odd(), 3.0)) == "SparseRows(Odd(), 3.0)"  # type: ignore[arg-type]
