@@ -54,6 +54,12 @@ void Model::add(int group, const Parameter& given, std::uint64_t step, const std
     names.paths.push_back(given.path);
 }
 
+void Model::hold(const py::object& array, const std::string& name) {
+    const Claim::Guard claimed(*claim_, "params", false);
+    finished_ = false;
+    memory.add(array, as_array(array.ptr(), true, name), name);
+}
+
 void Model::set_row_check(py::object check, py::object type, py::object without) {
     const Claim::Guard claimed(*claim_, "params", false);
     gradients.rows.set_check(std::move(check), std::move(type), std::move(without));

@@ -32,6 +32,9 @@ public:
     // Adds one parameter.
     void add(int group, const Parameter& given, std::uint64_t step, const std::vector<double>& scalars);
 
+    // Keeps an array that its owner writes after a step; it must overlap nothing, as the others.
+    void hold(const py::object& array, const std::string& name);
+
     // What becomes of the directions of rules with a product: called in the middle of every step with a list of
     // (number of the parameter, norm of its direction before it was scaled), before anything else is written. If it
     // raises, nothing has changed.

@@ -237,6 +237,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
             py::arg("group"), py::arg("param"), py::arg("states"), py::kw_only(), py::arg("path") = "",
             py::arg("master") = py::none(), py::arg("stochastic") = false, py::arg("ema") = py::none(),
             py::arg("direction") = py::none(), py::arg("step") = 0, py::arg("scalars") = std::vector<double>{})
+        .def("hold", &Model::hold, py::arg("array"), py::arg("name"))
         .def("set_product", &Model::set_product, py::arg("product"))
         .def("set_row_check", &Model::set_row_check, py::arg("check"), py::arg("type"), py::arg("without"))
         .def("advise", &Model::advise, py::arg("advice"))

@@ -28,7 +28,7 @@ from ._hyper import check_hypers, check_step, unexpected
 from ._rows import check_row_gradient
 from ._step_options import GROUP_VALUES
 from .reference import RULES, Rule
-from .reference._checks import as_list, check_array, check_overlap
+from .reference._checks import as_list, check_array
 from .reference._step import FUNCTION_OPTIONS, check_options
 from .reference._tensors import other_states
 from .sparse import SparseRows
@@ -145,17 +145,17 @@ def _native(rule: Rule, definition: Callable[..., bool]) -> Callable[..., bool]:
                 scalars=[_number(values[i], name + at) for name, values in zip(rule.scalars, numbers, strict=True)],
             )
 
-        def kept(i: int, at: str) -> list[tuple[str, Any]]:
-            found = [("param" + at, params[i])]
-            for name, values in zip(states, columns, strict=True):
-                parts = values[i] if isinstance(values[i], (tuple, list)) else (values[i],)
-                found += [(name + at + "_scales" * n, part) for n, part in enumerate(parts) if part is not None]
-            return found
+            for name, values in zip(rule.scalars, numbers, strict=True):
+                model.hold(values[i], name + at)
 
         def rows(i: int, grad: Any) -> Any:
             at = f"[{i}]" if many else ""
+            kept = [("param" + at, params[i])]
+            for name, values in zip(states, columns, strict=True):
+                parts = values[i] if isinstance(values[i], (tuple, list)) else (values[i],)
+                kept += [(name + at + "_scales" * n, part) for n, part in enumerate(parts) if part is not None]
             return check_row_gradient(
-                rule, group, grad, "grad" + at, params[i], masters[i], kept(i, at), options["zero_grads"]
+                rule, group, grad, "grad" + at, params[i], masters[i], kept, options["zero_grads"]
             )
 
         model.set_row_check(rows, SparseRows, rule.rows_without)
@@ -164,17 +164,6 @@ def _native(rule: Rule, definition: Callable[..., bool]) -> Callable[..., bool]:
             options["max_grad_norm"] or 0.0, options["skip_nonfinite"], options["zero_grads"], options["seed"]
         )
         gradients = column("grad", True)
-        if numbers:  # the native model does not hold these, and they are written after its step
-            memory: list[tuple[str, Any, bool]] = []
-            for i, grad in enumerate(gradients):
-                at = f"[{i}]" if many else ""
-                owned = [*kept(i, at), ("master" + at, masters[i]), ("ema" + at, averages[i])]
-                owned += [(name + at, values[i]) for name, values in zip(rule.scalars, numbers, strict=True)]
-                memory += [(name, array, True) for name, array in owned if array is not None]
-                values = grad.values if isinstance(grad, SparseRows) else grad
-                if isinstance(values, np.ndarray):
-                    memory.append(("grad" + at, values, options["zero_grads"]))
-            check_overlap(memory)
         done = model.step_list(gradients, options["grad_scale"])
         if done and numbers:
             for i in range(count):
