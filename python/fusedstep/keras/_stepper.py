@@ -142,7 +142,7 @@ class Stepper:
 
     def check_memory(self) -> None:
         """Raise RuntimeError where a variable's memory is no longer there."""
-        for variable, value, at, *_ in self._seen:
+        for variable, value, at, _, _ in self._seen:
             if value.data_ptr() != at or value.untyped_storage().nbytes() < value.nbytes:
                 raise RuntimeError(f'variables["{variable.path}"]: was moved while a step was taken')
 
@@ -172,7 +172,7 @@ class Stepper:
         step; return the gradients, copied where they lie in memory that a step writes.
         """
         self.model.prepare(scale)
-        written = {value.untyped_storage().data_ptr() for _, value, *_ in self._seen}
+        written = {value.untyped_storage().data_ptr() for _, value, _, _, _ in self._seen}
         apart = [grad.clone() if grad.untyped_storage().data_ptr() in written else grad for grad in grads]
         if decaying := [self._params[i] for i in numbers if self._decays[i]]:
             torch._foreach_mul_(decaying, factor)
