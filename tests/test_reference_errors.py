@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import assert_same, copied
+from fuzz.garbage import Lying
 from numpy.typing import NDArray
 
 import fusedstep as fs
@@ -169,19 +170,12 @@ def test_gradients_may_share_memory() -> None:
         reference.sgd(params, [grad, grad], step=1, zero_grads=True)
 
 
-class Long(list[Any]):
-    """A list that says another length than it has."""
-
-    def __len__(self) -> int:
-        return 5
-
-
 @pytest.mark.parametrize("where", [fs.reference, fs.functional], ids=["reference", "functional"])
 @pytest.mark.parametrize("name", ["param", "grad", "exp_avg"])
 def test_a_list_that_says_another_length(where: Any, name: str) -> None:
     """What it holds counts."""
     given = {key: [np.ones(3), np.ones(4)] for key in ("param", "grad", "exp_avg")}
-    given[name] = Long(given[name])
+    given[name] = Lying(given[name])
     assert where.momentum(**given, step=1)
     given[name].pop()
     with pytest.raises(ValueError, match=r"got [12] arrays, needs [12], as many as param"):

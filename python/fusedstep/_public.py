@@ -53,9 +53,7 @@ __all__ += optimizers.__all__
 
 
 def __getattr__(name: str) -> Any:
-    # These are imported when they are used: not every training saves, and few call functions.
-    if name in ("functional", "schedules"):
-        return importlib.import_module(f".{name}", __package__)
+    # These are imported when they are used: not every training saves. Modules are the package's own to import.
     if name in ("Checkpoint", "Saving", "load", "save"):
         return getattr(importlib.import_module(".checkpoint", __package__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

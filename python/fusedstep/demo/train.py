@@ -72,12 +72,11 @@ class ReferenceStep:
 
     def step(self, grads: list[NDArray[Any]]) -> None:
         """One step with the given gradients."""
-        self._steps += 1
         taken = [
-            function(self._params[place], grads[place], step=self._steps, **options)
+            function(self._params[place], grads[place], step=self._steps + 1, **options)
             for place, function, options in self._calls
         ]
-        self._steps -= not all(taken)
+        self._steps += all(taken)
 
     def same_bits(self, params: dict[str, NDArray[Any]]) -> bool:
         """Whether `params` are, byte for byte, what the reference has arrived at; any two NaNs count as equal."""

@@ -167,14 +167,14 @@ def fresh(param: Tensor, kind: str, state_format: str, small: bool) -> Tensor | 
     )
 
 
+@ordinary
 def state_like(state: State, param: Tensor, hypers: Mapping[str, Any]) -> Tensor:
     """What a state is shaped like: the parameter, or where it has another shape an empty tensor of that."""
     shape = state.shape(tuple(param.shape), hypers)
     assert shape is not None
     if state.form == "full":
         return param
-    with torch.inference_mode(False):
-        return torch.empty(shape, dtype=param.dtype, device="cpu")
+    return torch.empty(shape, dtype=param.dtype, device="cpu")
 
 
 @ordinary
