@@ -6,6 +6,8 @@ too), so here memory is freed behind the last operation that reads it.
 
 from __future__ import annotations
 
+import copy
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -185,3 +187,98 @@ def test_parts_of_a_sparse_step_are_freed(mode: type[Any], sparse: bool) -> None
                 continue
         if count <= number:
             break
+
+
+class Wrapper(torch.Tensor):  # type: ignore[misc, name-defined]
+    """A tensor whose elements are in another, as those of quantised and low-precision training are."""
+
+    inner: Any
+
+    @staticmethod
+    def __new__(cls, inner: Any) -> Any:
+        made = torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)
+        made.inner = inner
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        inner = [arg.inner if isinstance(arg, Wrapper) else arg for arg in args]
+        return Wrapper(func(*inner, **(kwargs or {})))
+
+
+@pytest.mark.parametrize("offload", [False, True])
+@pytest.mark.parametrize("name", ["the gradient of params[0][1]", "params[0][1]", "params[0][1] exp_avg"])
+def test_tensors_that_wrap_others_are_named(name: str, offload: bool) -> None:
+    first, second = parameter(3), parameter(3)
+    if name == "params[0][1]":
+        second = torch.nn.Parameter(Wrapper(torch.ones(3)))
+        second.grad = Wrapper(torch.ones(3))
+    elif name.startswith("the"):
+        second.grad = Wrapper(torch.ones(3))
+    params = [first, second]
+    optimizer = ft.CPUOffload(ft.Adam, params) if offload else ft.Adam(params)
+    if name.endswith("exp_avg"):
+        optimizer.state[second]["exp_avg"] = Wrapper(torch.ones(3))
+    with pytest.raises(TypeError, match=f"^{re.escape(name)}: got Wrapper without memory of its own"):
+        optimizer.step()
+    assert first.tolist() == [1.0] * 3
+    second.requires_grad_(False)
+    second.grad = None
+    optimizer.state.pop(second, None)
+    optimizer.step()
+    assert first.tolist() != [1.0] * 3
+
+
+def test_states_that_a_failed_step_made_do_not_count_as_a_step() -> None:
+    first, second = parameter(3), parameter(3)
+    optimizer = ft.SGD([first, second], lr=0.5, momentum=0.5, dampening=0.5)
+    optimizer.state[second]["momentum_buffer"] = torch.zeros(4)
+    with pytest.raises(ValueError, match="momentum_buffer has shape"):
+        optimizer.step()
+    del optimizer.state[second]
+    assert not optimizer.state
+    optimizer.step()
+    assert first.tolist() == [0.5] * 3  # the first step is not dampened
+
+
+@pytest.mark.parametrize("transform", ["torch.func", "fake"])
+def test_a_step_where_no_memory_can_be_made_leaves_no_states(transform: str) -> None:
+    param = parameter(3)
+    optimizer = ft.Adam([param], lr=0.5)
+
+    def step(x: Any) -> Any:
+        optimizer.step()
+        return x.sum()
+
+    with pytest.raises((TypeError, ValueError), match=r"^params\[0\]\[0\] exp_avg: got "):
+        if transform == "fake":
+            with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True):
+                optimizer.step()
+        else:
+            torch.func.grad(step)(torch.ones(2))
+    assert not optimizer.state
+    optimizer.step()
+    assert param.tolist() == pytest.approx([0.5] * 3)
+
+
+@pytest.mark.parametrize("name", ["AdamW", "SGD", "Adafactor", "Prodigy", "ScheduleFreeAdamW", "AdamMini", "LAMB"])
+def test_another_default_device(name: str) -> None:
+    """Such as that of ``torch.set_default_device("cuda")``, with a model on the CPU and parameters that are frozen."""
+
+    def run(device: str) -> Any:
+        cls: Any = getattr(ft, name)
+        results = []
+        for offload in (False, True):
+            param, later = parameter(3, 4), parameter(5)
+            grad, later.grad = later.grad, None
+            with torch.device(device):
+                optimizer = ft.CPUOffload(cls, [param, later]) if offload else cls([param, later])
+                optimizer.step()
+                later.grad = grad
+                optimizer.load_state_dict(optimizer.state_dict())
+                optimizer.step()
+                copy.deepcopy(optimizer).step()
+            results += [param, later]
+        return results
+
+    assert all(map(torch.equal, run("meta"), run("cpu")))

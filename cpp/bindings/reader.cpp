@@ -66,10 +66,15 @@ bool in_storage(PyObject* tensor, const void* data, std::size_t bytes) {
     static PyObject* const storage_of = interned("untyped_storage").release().ptr();
     static PyObject* const size_of = interned("nbytes").release().ptr();
     static PyObject* const address_of = interned("data_ptr").release().ptr();
-    const py::object storage = call(tensor, storage_of);
-    const std::uintptr_t size = number(storage.ptr(), size_of), begin = number(storage.ptr(), address_of);
-    const auto from = reinterpret_cast<std::uintptr_t>(data);
-    return begin != 0 && from >= begin && from - begin <= size && bytes <= size - (from - begin);
+    try {
+        const py::object storage = call(tensor, storage_of);
+        const std::uintptr_t size = number(storage.ptr(), size_of), begin = number(storage.ptr(), address_of);
+        const auto from = reinterpret_cast<std::uintptr_t>(data);
+        return begin != 0 && from >= begin && from - begin <= size && bytes <= size - (from - begin);
+    } catch (py::error_already_set& error) {
+        if (!error.matches(PyExc_RuntimeError)) throw;
+        return false;  // its elements are in tensors that it wraps
+    }
 }
 
 bool holds_others(PyObject* tensor) {

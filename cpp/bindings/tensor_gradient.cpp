@@ -69,7 +69,7 @@ TensorGradient::Found TensorGradient::place(const TensorParam& param, Places& pl
         ran = ran || mode || !places.reader.is_plain(grad_.ptr());
         asked_ = py::object();
         if (is_negative(grad_.ptr())) return Found::other;
-        if (x.size != 0 && !in_storage(grad_.ptr(), view.data, x.size * item_size(format))) return Found::gone;
+        if (x.size != 0 && !in_storage(grad_.ptr(), view.data, x.size * item_size(format))) return Found::other;
         asked_ = reference_to(grad_.ptr());
         asked_at_ = view.data;
     }

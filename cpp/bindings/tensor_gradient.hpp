@@ -17,9 +17,8 @@ struct TensorParam {
 
 class TensorGradient {
 public:
-    // What a gradient is: not there; one that the engine can take; one that needs a copy; one whose memory was freed or
-    // resized.
-    enum class Found { none, usable, other, gone };
+    // What a gradient is: not there; one that the engine can take; one that needs a copy, or is wrong.
+    enum class Found { none, usable, other };
 
     explicit TensorGradient(const py::object& param);
 

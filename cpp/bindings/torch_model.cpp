@@ -230,9 +230,6 @@ StepAnswer TorchModel::step(py::list groups, double grad_scale, py::dict substit
                 item.found = item.grad.take(item.param, substitute.ptr(), ran);
             }
             if (item.found == Found::usable) item.found = item.grad.place(item.param, places_, tensors[i], mode, ran);
-            if (item.found == Found::gone)
-                throw py::value_error(model_.names.grad(i) +
-                                      ": got memory that was freed or resized, needs the bytes of all its elements");
             if (!same_places(item)) return {StepAnswer::stale};
             const bool shares = only < 0 && shares_scalars(i);
             if (item.found == Found::none && !shares) continue;

@@ -15,14 +15,26 @@ def check_held(value: Any, name: str) -> None:
         return
     assert torch is not None
     tensor = getattr(value, "_local_tensor", value)
-    dense = type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.layout is torch.strided
-    if dense and not tensor.is_meta and not tensor.is_nested:
+    if _is_plain(tensor) and tensor.layout is torch.strided and not tensor.is_meta and not tensor.is_nested:
         check_storage(tensor, name)
 
 
+def _is_plain(tensor: Any) -> bool:
+    torch = sys.modules["torch"]
+    return type(tensor) in (torch.Tensor, torch.nn.Parameter)
+
+
 def check_storage(tensor: Any, name: str) -> None:
-    """Check the memory of a strided tensor."""
+    """Check the memory of a strided tensor, and that it has any: its elements may be in tensors that it wraps."""
+    try:
+        storage = tensor.untyped_storage()
+        if not _is_plain(tensor):
+            storage.data_ptr()
+    except RuntimeError:
+        raise TypeError(
+            f"{name}: got {type(tensor).__name__} without memory of its own, as it wraps others, needs a plain tensor"
+        ) from None
     reach = sum(stride * (size - 1) for stride, size in zip(tensor.stride(), tensor.shape, strict=True)) + 1
     needed = (tensor.storage_offset() + reach) * tensor.element_size()
-    if tensor.numel() and tensor.untyped_storage().nbytes() < needed:
+    if tensor.numel() and storage.nbytes() < needed:
         raise ValueError(f"{name}: got memory that was freed or resized, needs the bytes of all its elements")

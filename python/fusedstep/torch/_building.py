@@ -58,7 +58,7 @@ def build(
     """
     groups, states = optimizer.param_groups, optimizer._all_states()
     rules = [optimizer._rule_of(group) for group in groups]
-    nothing = torch.empty(0)
+    nothing = torch.empty(0, device="cpu")  # whatever the default device is
 
     def check(group: int, name: str, value: Any) -> Any:
         where = f'param_groups[{group}]["{name}"]'

@@ -36,9 +36,7 @@ def fitting_copy(param: Tensor, like: Tensor, name: str) -> Tensor:
     placements = getattr(param, "placements", None)
     if placements is not None and getattr(grad, "placements", None) != placements:
         grad = grad.redistribute(placements=placements)  # type: ignore[attr-defined]
-    mine = local(grad)
-    if hasattr(mine, "wait"):  # the result of a collective that may still be under way
-        mine = mine.wait()
+    mine = _own(grad)
     if mine.device.type != "cpu":
         raise ValueError(f"the gradient of {name}: got a tensor on {mine.device}, needs one on the CPU")
     out = torch.empty_like(local(like).detach(), dtype=grad.dtype, memory_format=torch.preserve_format)
@@ -53,5 +51,10 @@ def check_gradient(param: Tensor, grad: Tensor, name: str) -> None:
     fits = grad.dtype == param.dtype or (grad.dtype in narrow and param.dtype in narrow | {torch.float64})
     if not fits:
         raise TypeError(f"the gradient of {name}: got dtype {grad.dtype}, needs {param.dtype} or a narrower one")
+    check_memory(_own(grad), f"the gradient of {name}")
+
+
+def _own(grad: Tensor) -> Tensor:
+    """This process's part of a gradient, once it is there: a collective that makes it may still be under way."""
     mine = local(grad)
-    check_memory(mine, f"the gradient of {name}")
+    return mine.wait() if hasattr(mine, "wait") else mine

@@ -89,7 +89,7 @@ def _meshes(params: Sequence[Tensor]) -> list[_Mesh]:
                 cuts = [params[i].placements[dim] for i in members]  # type: ignore[attr-defined]
                 sharded = [not placement.is_replicate() for placement in cuts]  # strided shards deny being shards
                 device = torch.device("cpu" if on_host(group) else mesh.device_type)
-                axes.append(_Axis(group, device, torch.tensor(sharded).unsqueeze(1)))
+                axes.append(_Axis(group, device, torch.tensor(sharded, device="cpu").unsqueeze(1)))
         found.append(_Mesh(members, axes))
     return found
 
@@ -172,7 +172,7 @@ class Parts:
         return [axis for mesh in self._meshes for axis in mesh.axes]
 
     def _largest(self, values: list[int]) -> list[int]:
-        largest = torch.tensor(values, dtype=torch.int64)
+        largest = torch.tensor(values, dtype=torch.int64, device="cpu")
         for axis in self._axes():
             largest = _gathered(largest, axis).amax(0)
         return [int(value) for value in largest]

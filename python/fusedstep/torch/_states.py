@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch.autograd.graph import increment_version
 
 from .. import formats
 from .._arguments import number as one_number
-from .._held import check_held
+from .._held import check_storage
 from .._names import needs
 from .._pieces import BLOCK_8BIT
 from ..reference import State
@@ -52,6 +53,20 @@ class States(defaultdict[Any, dict[str, Any]]):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*(args or (dict,)))
+
+    @contextmanager
+    def completed(self) -> Iterator[None]:
+        """Take out again, on an error, what was put in meanwhile: where torch keeps no count, it tells of a step."""
+        before = {key: set(state) for key, state in self.items() if isinstance(state, dict)}
+        try:
+            yield
+        except BaseException:
+            for key, state in [(key, state) for key, state in self.items() if isinstance(state, dict)]:
+                for name in state.keys() - before.get(key, ()):
+                    del state[name]
+                if key not in before:
+                    del self[key]
+            raise
 
     def _taken_out(self) -> None:
         self.changed = True
@@ -292,7 +307,9 @@ def check_tensor(value: Any, where: str) -> None:
         raise TypeError(f"{where}: got a tensor of {local(value).layout}, needs a dense one")
     if value.is_meta:
         raise ValueError(f"{where}: got a tensor on the meta device, needs one with memory")
-    check_held(value, where)
+    if value.is_nested:
+        raise TypeError(f"{where}: got a nested tensor, needs a dense one")
+    check_storage(local(value), where)
 
 
 def check_states(states: Mapping[Any, Any]) -> None:

@@ -201,7 +201,8 @@ class Stepping(Making):
     def _build(self) -> None:
         self._stale()
         self._complete_groups()
-        model, tensors, self._slots = build(self, self._counts)
+        with self._all_states().completed():
+            model, tensors, self._slots = build(self, self._counts)
         model.share_claim(self._claim)
         if distributed(self):
             self._parts = Parts(self._itself, [slot.param for slot in self._slots], tensors.stepped)

@@ -214,7 +214,7 @@ class Wholes:
                     sent = torch.cat([view.reshape(-1) for view in mine])
                     operations.append(dist.P2POp(dist.isend, sent, peer, tag=TAG))
                 else:
-                    came = torch.empty(sum(view.numel() for view in mine), dtype=mine[0].dtype)
+                    came = torch.empty(sum(view.numel() for view in mine), dtype=mine[0].dtype, device="cpu")
                     arriving.append((came, mine))
                     operations.append(dist.P2POp(dist.irecv, came, peer, tag=TAG))
         for work in dist.batch_isend_irecv(operations) if operations else ():
