@@ -560,3 +560,31 @@ def numbers_of(optimizer: Any) -> list[Any]:
     """What is kept per tensor, but for the step count."""
     states = optimizer.state_dict()["state"].values()
     return [value for state in states for name, value in state.items() if name != "step" and value.ndim == 0]
+
+
+@pytest.mark.parametrize("offload", [False, True])
+def test_hooks_get_the_state_dict_that_is_returned(offload: bool) -> None:
+    """Such as one that calls parameters by their names, or one that keeps a part."""
+    param = torch.nn.Parameter(torch.ones(4))
+    param.grad = torch.ones(4)
+    options: dict[str, Any] = {"state_format": "8bit", "min_quantized_size": 1}
+    named = [("weight", param)]
+    optimizer = ft.CPUOffload(ft.Adam, named, **options) if offload else ft.Adam(named, **options)
+    optimizer.step()
+    expected = optimizer.state_dict()
+    seen: list[Any] = []
+
+    def by_name(_: Any, saved: dict[str, Any]) -> dict[str, Any]:
+        groups = [{**group, "params": group["param_names"]} for group in saved["param_groups"]]
+        return {**saved, "state": {"weight": saved["state"][0]}, "param_groups": groups}
+
+    optimizer.register_state_dict_post_hook(lambda _, saved: seen.append(dict(saved)))
+    handle = optimizer.register_state_dict_post_hook(by_name)
+    saved = optimizer.state_dict()
+    assert seen[0].keys() == expected.keys()
+    assert saved["state"].keys() == {"weight"}
+    assert saved["state"]["weight"].keys() == seen[0]["state"][0].keys() == expected["state"][0].keys()
+    optimizer.load_state_dict(saved)
+    handle.remove()
+    optimizer.register_state_dict_post_hook(lambda _, saved: {"state": saved["state"]})
+    assert optimizer.state_dict().keys() == {"state"}

@@ -59,12 +59,17 @@ class Keeping(Reporting):
             check_hyper("state_format", state_format)
         with self._claim.exclusive("state_dict()"):
             self._check_memory()
+            hooks = self._optimizer_state_dict_post_hooks
+            later = dict(hooks)
+            hooks.clear()  # they are for the dict that is returned
             try:
                 saved = super().state_dict()
             except KeyError:
                 raise ValueError(
                     "state: got one of a parameter that is in no group, needs none; del optimizer.state[param] drops it"
                 ) from None
+            finally:
+                hooks.update(later)
             states, untouched = saved["state"], self._untouched()
             for group, numbers in zip(self.param_groups, saved["param_groups"], strict=True):
                 for param, number in zip(group["params"], numbers["params"], strict=True):
@@ -75,6 +80,9 @@ class Keeping(Reporting):
                         if not states[number]:
                             del states[number]
             saved["fusedstep"] = {"rule": self.rule, "skipped_steps": self.skipped_steps, **self._settings}
+            for hook in later.values():
+                if (changed := hook(self, saved)) is not None:
+                    saved = changed
         return saved
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
