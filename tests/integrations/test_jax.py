@@ -400,6 +400,28 @@ def test_inside_a_scan() -> None:
     )
 
 
+def test_without_jit() -> None:
+    optimizer = fj.lamb(lr=0.1, max_grad_norm=1.0)
+    grads = given(arrays(seed=1))
+    results = []
+    for without in (False, True):
+        params = given(arrays())
+        with jax.disable_jit(without):
+            stepped = params, optimizer.init(params)
+            for _ in range(3):
+                stepped = optimizer.step(stepped[0], grads, stepped[1])
+        results.append(jax.tree.map(np.asarray, jax.tree.leaves(stepped)))
+    assert_same(*results)
+
+
+def test_a_nan_that_jax_looks_for() -> None:
+    params = given(arrays())
+    optimizer = fj.sgd(lr=0.1)
+    grads = jax.tree.map(lambda p: jnp.full_like(p, np.nan), params)
+    with jax.debug_nans(True), pytest.raises(FloatingPointError, match="nan"):
+        optimizer.step(params, grads, optimizer.init(params))
+
+
 def test_python_threads_step_models_of_their_own() -> None:
     from concurrent.futures import ThreadPoolExecutor
 
