@@ -103,6 +103,15 @@ def test_state_dict_is_a_copy() -> None:
     assert len(after) == 4
 
 
+def test_numbers_that_are_changed_in_place_are_saved_as_they_were() -> None:
+    rate, pair, scheduled = np.array(0.5), [0.5, 0.5], np.array(0.25)
+    optimizer = fs.Adam(params(FLOAT32), lr=rate, betas=pair, eps=lambda t: scheduled)
+    saved = optimizer.state_dict()
+    rate[...], pair[0], scheduled[...] = 0.1, 0.1, 0.1
+    group = saved["param_groups"][0]
+    assert (group["lr"], group["betas"], group["eps"]) == (0.5, [0.5, 0.5], 0.25)
+
+
 @pytest.mark.parametrize("rule", ["adam", "rmsprop", "sgd", "adabelief"])
 @pytest.mark.parametrize("state_format", ["float32", "bfloat16", "8bit"])
 @pytest.mark.parametrize("other", ["float32", "bfloat16", "8bit"])

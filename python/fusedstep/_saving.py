@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
@@ -88,7 +89,8 @@ def save(content: Content, state_format: str | None, copies: bool = True) -> dic
     for slot in content.slots:
         numbers[slot.group].append(slot.number)
     for group, names, params in zip(content.groups, content.names, numbers, strict=True):
-        plain = {k: content.now(v) for k, v in group.items() if k != "params"}
+        # Copies: numbers may be arrays and lists, which the caller changes later.
+        plain = {k: copy.deepcopy(content.now(v)) for k, v in group.items() if k != "params"}
         groups.append({**plain, "params": params, "param_names": names})
         schedules.append({k: v.state_dict() for k, v in group.items() if callable(v) and hasattr(v, "state_dict")})
     own = {"rule": content.rule, "steps_taken": taken, **content.counts, "schedules": schedules, **content.settings}
