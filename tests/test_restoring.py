@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import fusedstep as fs
+from fusedstep._structures import tree
 
 WRONG: list[Any] = [None, -1, "text", [], {}, object(), np.ones(3, object), 2**70]
 Case = tuple[Callable[[], Any], Callable[[Any], Any]]
@@ -173,3 +175,34 @@ class Doubled(fs.schedules.Schedule):
 
     def _value(self, t: int) -> float:
         return self.lr
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: fs.Adam(params(), ema_decay=0.9),
+        lambda: fs.AdamW(
+            fs.groups(params(), where=lambda _, p: p.ndim == 1, lr=0.1), state_format="8bit", min_quantized_size=0
+        ),
+        lambda: fs.Muon(params()),
+    ],
+)
+def test_a_pickler_that_writes_an_array_for_each_place(make: Callable[[], Any], tmp_path: Path) -> None:
+    """joblib's: what it makes steps on with the same bytes, and says that its arrays are its own."""
+    joblib = pytest.importorskip("joblib")
+    optimizer = make()
+    optimizer.step(params())
+    joblib.dump(optimizer, tmp_path / "optimizer")
+    with pytest.warns(RuntimeWarning, match=f"^{type(optimizer).__name__}: got arrays that were written once for each"):
+        again = joblib.load(tmp_path / "optimizer")
+    optimizer.step(params())
+    again.step(params())
+    for slot, other in zip(optimizer._slots, again._slots, strict=True):
+        assert slot.param.tobytes() == other.param.tobytes()
+    shown = [leaf for group in again.param_groups for leaf in tree(group["params"], "params").leaves]
+    assert all(any(leaf is slot.param for slot in again._slots) for leaf in shown)
+    copy.deepcopy(again).step(params())
+    state = again.__getstate__()
+    state["_structures"] = [{"W": np.ones((2, 3), np.float32), "b": np.ones(3, np.float32)}]
+    with pytest.raises(ValueError, match="_structures: got other arrays than the parameters"):
+        again.__setstate__(state)

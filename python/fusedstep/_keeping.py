@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,14 +13,14 @@ from . import _loading, _saving
 from ._accumulating import NOTHING, Summed, check_accumulate_steps
 from ._arguments import whole
 from ._group_options import check_group
-from ._groups import Group, Groups, same_memory
+from ._groups import Group, Groups, fixed, same_memory
 from ._hyper import check_hyper
 from ._placing import pack_states
 from ._reporting import Reporting
 from ._restoring import restoring
 from ._settings import check_settings
 from ._step_options import GROUP_OPTIONS
-from ._structures import tree
+from ._structures import rebuilt, tree
 from ._views import Progress, progress
 from .reference import RULES
 
@@ -188,11 +189,32 @@ class Keeping(Reporting):
             raise ValueError(f"params{without[0]}: got no sum of gradients, needs one")
         self._progress = Progress()
         self._starting = taken
+        self._join_structures()
         pack_states(self._slots, self._memory)
         self._build(steps, scalars, taken)
-        leaves = [leaf for structure in self._structures for leaf in tree(structure, "params").leaves]
-        if not all(map(same_memory, leaves, (slot.param for slot in self._slots))) or len(leaves) != len(self._slots):
+
+    def _join_structures(self) -> None:
+        """Let the structures hold the parameters again where a pickler wrote each place of an array for itself."""
+        params = [slot.param for slot in self._slots]
+        held = [leaf for structure in self._structures for leaf in tree(structure, "params").leaves]
+        if len(held) == len(params) and all(map(same_memory, held, params)):
+            return
+        members = [[slot.param for slot in self._slots if slot.group == i] for i in range(len(self._groups))]
+        grouped = [leaf for group in self._groups for leaf in tree(group["params"], "params").leaves]
+        if _kinds(held) != _kinds(params) or _kinds(grouped) != _kinds([leaf for group in members for leaf in group]):
             raise ValueError("_structures: got other arrays than the parameters, needs the same")
+        leaves = iter(params)
+        self._structures = [fixed(rebuilt(structure, lambda _: next(leaves))) for structure in self._structures]
+        in_groups = (leaf for own in members for leaf in own)
+        for group in self._groups:
+            dict.__setitem__(group, "params", fixed(rebuilt(group["params"], lambda _: next(in_groups))))
+        warnings.warn(
+            f"{type(self).__name__}: got arrays that were written once for each place they are in (joblib.dump does), "
+            'needs one array each; this optimizer steps those of its own, param_groups[0]["params"], and reads bound '
+            "gradients of its own: take these, or write with pickle, or fusedstep.save",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         with self._model.exclusive("copy.deepcopy()"):
@@ -211,3 +233,8 @@ class Keeping(Reporting):
 
     def __copy__(self) -> Self:
         raise TypeError("two optimizers cannot share one set of states; use copy.deepcopy, or make a new one")
+
+
+def _kinds(arrays: list[Any]) -> list[Any]:
+    """What arrays that stand for each other have in common."""
+    return [(array.shape, array.dtype) for array in arrays]
