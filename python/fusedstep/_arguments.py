@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 import operator
+import os
 from collections.abc import Container
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from ._held import check_held
 
-__all__ = ["choice", "flag", "needs_entries", "no_entry", "number", "overlapping", "real", "same", "whole"]
+__all__ = ["choice", "flag", "needs_entries", "no_entry", "number", "overlapping", "path_text", "real", "same", "whole"]
 
 LARGEST_COUNT = 2**63 - 1
 """What a step count may be at most, here as in the optimizers."""
@@ -140,3 +141,13 @@ def choice(name: str, value: Any, choices: tuple[Any, ...]) -> Any:
     if not (value is None or isinstance(value, str)) or value not in choices:  # an array equals none
         raise ValueError(f"{name}: got {value!r}, needs one of {', '.join(map(repr, choices))}")
     return value
+
+
+def path_text(name: str, path: Any) -> str:
+    """The text of a path, or an error that names the argument."""
+    text = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if not isinstance(text, str):
+        raise TypeError(f"{name}: got {type(text).__name__}, needs text or a pathlib.Path")
+    if "\0" in text:
+        raise ValueError(f"{name}: got {text!r} with a null character, needs one without")
+    return text

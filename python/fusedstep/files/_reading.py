@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import formats
+from .._arguments import path_text
 from .._stored import Stored
 from . import _npz, _safetensors
 from ._arrays import DTYPES, Entry, Output, crc32, in_file_order
@@ -43,7 +44,7 @@ class Opened:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.fspath(path)
+        self.path = path_text("path", path)
         if not stat.S_ISREG(os.stat(self.path).st_mode):
             raise ValueError(f"{self.path}: got no ordinary file, needs one that was saved here")
         self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115  (this is a context manager)

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from .._arguments import flag, real, whole
+from .._arguments import flag, path_text, real, whole
 from . import _npz, _safetensors
 from ._arrays import Entry, Output, entry_of, in_file_order
 from ._reading import VERSION
@@ -123,9 +123,7 @@ def save(
     background: bool,
 ) -> Saving | None:
     """Write a file of what `tree` holds; see `_tree.Tree` for `names`, and `fusedstep.save` for the rest."""
-    path = os.fspath(path)
-    if not isinstance(path, str):
-        raise TypeError(f"path: got {type(path).__name__}, needs text or a pathlib.Path")
+    path = path_text("path", path)
     kind = KINDS.get(os.path.splitext(path)[1].lower())
     if kind is None:
         raise ValueError(f"path: got {path!r}, needs a name that ends in .safetensors or .npz")

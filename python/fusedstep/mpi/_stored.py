@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .._arguments import path_text
 from .._group_options import Structure
 from .._schedule_free import TRAIN_MODE
 from .._structures import rebuilt
@@ -193,7 +194,7 @@ class Stored:
         """
         with self._together("save()"):
             self._check_params(written=False)
-            write(self._part, self._pieces, self._params, self._ranks, self._agree, os.fspath(folder))
+            write(self._part, self._pieces, self._params, self._ranks, self._agree, path_text("folder", folder))
 
     def load(self, folder: str | os.PathLike[str]) -> None:
         """Continue from a checkpoint that `save` wrote, on any number of ranks, with the same bytes.
@@ -211,7 +212,7 @@ class Stored:
 
         def read() -> dict[str, Any]:
             self._check_params(written=True)
-            saved, values = read_part(self._part, self._pieces, self._params, os.fspath(folder))
+            saved, values = read_part(self._part, self._pieces, self._params, path_text("folder", folder))
             params.extend(values)
             return saved
 
