@@ -195,6 +195,30 @@ def test_a_formula_that_fails(fail: float, error: Any, dtype: Any) -> None:
     assert opt.step(grads) and not any(grad.any() for grad in grads)
 
 
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        ("v = 0.9 * v + grad; param -= lr * v", "v"),
+        ("v += grad; param = param - lr * v", "param"),
+        ("v, x = v + grad, 1; param -= lr * v", "v"),
+        ("lr = 2 * lr; grad = -grad; v = np.add(v, grad, out=v); param += lr * v", None),
+    ],
+)
+def test_an_assignment_in_place_of_a_change_in_place(body: str, name: str | None) -> None:
+    found: dict[str, Any] = {"np": np}
+    exec(f"def update(param, grad, v, *, step, lr=0.1): {body}", found)
+    rule = type("Assigning", (fs.NumPyOptimizer,), {"update": staticmethod(found["update"])})
+    param, grad = np.ones(3, np.float32), np.ones(3, np.float32)
+    opt = rule(param)
+    assert opt.step(0 * grad)  # says nothing
+    if name is None:
+        assert opt.step(grad) and np.allclose(param, 0.8)
+    else:
+        with pytest.raises(TypeError, match=f"^update: got an assignment to '{name}' that leaves the array as it was"):
+            opt.step(grad)
+        assert opt.steps_taken == 1 and np.all(param == 1)
+
+
 def test_bad_gradients_and_options() -> None:
     opt = Average({"W": np.ones(3, np.float32), "b": np.ones(2, np.float32)}, skip_nonfinite=True, zero_grads=True)
     before = snapshot(opt)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import inspect
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -92,18 +93,51 @@ class NumPyOptimizer(Optimizer):
         first: int = 0,
     ) -> Model:
         kind = type(self)
+        suspects = _assigned(kind.update)
 
-        def maths(*args: Any, **kwargs: Any) -> None:
-            found = kind.update(*args, **kwargs)
+        def maths(param: Any, grad: Any, *states: Any, **kwargs: Any) -> None:
+            nonlocal suspects
+            looked_at = suspects if suspects and grad.any() else ()
+            arrays = (param, *states)
+            before = {name: arrays[place].tobytes() for name, place in looked_at}
+            found = kind.update(param, grad, *states, **kwargs)
             if found is not None:
                 raise TypeError(
                     f"update: got {type(found).__name__} returned, needs None; change param in place, as in param[:] ="
                 )
+            for name, place in looked_at:
+                if arrays[place].tobytes() == before[name]:
+                    raise TypeError(
+                        f"update: got an assignment to {name!r} that leaves the array as it was, needs a change in "
+                        f"place, as in {name}[:] ="
+                    )
+            if looked_at:
+                suspects = ()
 
         maths.__name__ = self.rule
         check, cross_check = check_values(self, groups, first)
         model = NumPyModel(self.rule, maths, groups, slots, steps, first, check, cross_check)
         return cast(Model, model)
+
+
+def _assigned(update: Callable[..., None]) -> tuple[tuple[str, int], ...]:
+    """The parameter and states that a formula assigns to, as in ``param = param - step``, and their places.
+
+    ``param -= step`` does not count: for arrays it is a change in place.
+    """
+    code = getattr(update, "__code__", None)
+    if code is None:  # compiled, say
+        return ()
+    names: set[str] = set()
+    in_place = False
+    for instruction in dis.get_instructions(code):
+        if instruction.opname.startswith(("STORE_FAST", "STORE_DEREF")) and not in_place:
+            stored = instruction.argval  # two names where Python 3.13 joins two instructions
+            both = instruction.opname.count("STORE_FAST") == 2
+            names.update((stored,) if isinstance(stored, str) else stored[: 1 + both])
+        in_place = instruction.opname.startswith("INPLACE_") or instruction.argrepr.endswith("=")
+    param, _, *states = code.co_varnames[: code.co_argcount]
+    return tuple((name, place) for place, name in enumerate((param, *states)) if name in names)
 
 
 def _rule(cls: type[NumPyOptimizer]) -> Rule:
