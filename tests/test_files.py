@@ -114,6 +114,24 @@ def test_names_that_differ_only_in_type(name: str, tmp_path: pathlib.Path) -> No
         assert_same(view["exp_avg"], optimizer.state[other]["exp_avg"])
 
 
+@kinds
+def test_numbers_of_numpy_as_keys(name: str, tmp_path: pathlib.Path) -> None:
+    """They are the keys that Python's numbers are, whichever a program counts with, and whatever NumPy prints."""
+    tree = {i: {(i, "W"): np.full(2, float(i), FLOAT32)} for i in np.arange(3)}
+    optimizer = fs.Momentum(tree, lr=0.5)
+    optimizer.step(copied(tree))
+    fs.save(tmp_path / name, tree, optimizer)
+    assert optimizer.state_dict()["param_groups"][0]["param_names"][1] == "[1][(1, 'W')]"
+    plain = {i: {(i, "W"): np.zeros(2, FLOAT32)} for i in reversed(range(3))}
+    resumed = fs.Momentum(plain)
+    fs.load(tmp_path / name, plain, resumed)
+    assert_same(plain, tree)
+    older = optimizer.state_dict()
+    older["param_groups"][0]["param_names"] = [f"[np.int64({i})][(np.int64({i}), 'W')]" for i in range(3)]
+    resumed.load_state_dict(older)
+    assert_same([view["exp_avg"] for view in reversed(list(resumed.state))], [v["exp_avg"] for v in optimizer.state])
+
+
 @dataclasses.dataclass
 class Layer:
     W: Any

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,11 +23,20 @@ def needs(value: Any, kind: type | tuple[type, ...], where: str, what: str) -> N
         raise TypeError(f"{where}: got {type(value).__name__}, needs {what}")
 
 
+# NumPy's numbers as keys, which print in another way from version 2 on, and are the same keys as Python's.
+_NUMBER = re.compile(r"np\.\w+\(([^()]*)\)")
+
+
+def _plain(name: str) -> str:
+    """The name of a parameter with Python's numbers in the place of NumPy's: `[3]` for `[np.int64(3)]`."""
+    return _NUMBER.sub(r"\1", name) if "np." in name else name
+
+
 def param_names(slots: Sequence[Slot], groups: int, grouped: bool) -> list[list[str]]:
     """The parameters' names, their paths in the caller's structure, group by group."""
     names: list[list[str]] = [[] for _ in range(groups)]
     for slot in slots:
-        names[slot.group].append(slot.path.partition("]")[2] if grouped else slot.path)
+        names[slot.group].append(_plain(slot.path.partition("]")[2] if grouped else slot.path))
     return names
 
 
@@ -81,7 +91,7 @@ def positions(saved: Sequence[str], names: Sequence[str], where: str, hint: str)
         # Keys that print alike, such as two objects of one repr, count up.
         seen: Counter[str] = Counter()
         found = []
-        for name in all_names:
+        for name in map(_plain, all_names):
             found.append((name, seen[name]))
             seen[name] += 1
         return found

@@ -104,6 +104,7 @@ def _encoded_key(key: Any, name: str) -> Any:
     """A key as JSON; a list stands for a tuple."""
     if isinstance(key, tuple):
         return [_encoded_key(part, name) for part in key]
+    key = key.item() if isinstance(key, np.number) else key
     if key is None or type(key) in (bool, int, float, str):
         return key
     raise TypeError(f"{name}: got a key {key!r} ({type(key).__name__}), needs text, a number, None or a tuple of them")
