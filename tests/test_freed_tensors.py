@@ -110,3 +110,18 @@ def test_sparse_gradients(places: Any, part: str) -> None:
         ):
             optimizer.step()
         assert bool((other == 1).all()) and bool((table == 1).all())
+
+
+@pytest.mark.parametrize("name", ["SparseAdam", "Adagrad", "SGD"])
+def test_gradients_add_up_after_a_step_on_no_rows(name: str) -> None:
+    """torch then adds to the sparse gradient where it lies, and resizes its memory."""
+    results = []
+    for module in (torch.optim, ft):
+        table = torch.nn.Embedding(3, 2, sparse=True)
+        table.weight.data.fill_(1.0)
+        optimizer = getattr(module, name)(table.parameters(), lr=0.5)
+        for rows in ([], [1], [1, 2], [0], []):
+            table(torch.tensor(rows, dtype=torch.long)).sum().backward()
+            optimizer.step()
+        results.append(table.weight.detach())
+    torch.testing.assert_close(results[1], results[0])

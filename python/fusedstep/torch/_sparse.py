@@ -132,6 +132,8 @@ def _step_rows(
     rule = RULES[optimizer.rule]
     parts = slot.param.detach(), grad._values().resolve_conj().resolve_neg().contiguous()
     places = grad._indices()[0].contiguous()
+    if places.numel() == 0:  # torch resizes what it adds to then, and cannot once an array was made of it
+        parts, places = (parts[0], parts[1].clone()), places.clone()
 
     def check(index: int, rows: Any) -> Any:
         options = {name: group[name] for name in rule.hypers} | {"rounding": "nearest", "ema_decay": None}
