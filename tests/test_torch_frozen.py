@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -135,3 +136,20 @@ def test_stepping_in_backward_with_frozen_parameters() -> None:
     w.sum().backward()
     assert w.tolist() == [0.5, 0.5]
     assert optimizer.param_groups[0]["params"][0] is codes
+
+
+def test_parameters_without_a_shape_are_named() -> None:
+    model = torch.nn.LazyLinear(2)
+    message = r"\[0\]: got UninitializedParameter, needs one with a shape; call the module once before"
+    makers: list[Callable[[], object]] = [
+        lambda: ft.Muon(model.parameters()),
+        lambda: ft.apply_in_backward(model, ft.SGD),
+        lambda: ft.CPUOffload(ft.SGD, model.parameters(), free_gradients=True),
+    ]
+    for make_one in makers:
+        with pytest.raises(ValueError, match=message):
+            make_one()
+    optimizer = ft.AdamW(model.parameters())
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    assert optimizer.state[model.weight]["exp_avg"].shape == (2, 3)

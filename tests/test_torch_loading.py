@@ -588,3 +588,28 @@ def test_hooks_get_the_state_dict_that_is_returned(offload: bool) -> None:
     handle.remove()
     optimizer.register_state_dict_post_hook(lambda _, saved: {"state": saved["state"]})
     assert optimizer.state_dict().keys() == {"state"}
+
+
+@pytest.mark.parametrize("options", [{"ema_decay": 0.5}, {"state_format": "8bit", "min_quantized_size": 1}])
+def test_a_flattened_dict_that_lacks_what_the_optimizer_adds(options: dict[str, Any]) -> None:
+    """torch puts an empty dict in the place of what it lacks."""
+    checkpoint = pytest.importorskip("torch.distributed.checkpoint.state_dict")
+    flat = checkpoint.StateDictOptions(flatten_optimizer_state_dict=True)
+    results = []
+    for load in (True, False):
+        model = torch.nn.Linear(3, 2)
+        for param in model.parameters():
+            param.data.fill_(1.0)
+        other = optimizer = ft.Adam(model.parameters(), lr=0.5)
+        model(torch.ones(1, 3)).sum().backward()
+        optimizer.step()
+        if load:
+            saved = copy.deepcopy(checkpoint.get_optimizer_state_dict(model, optimizer, options=flat))
+            optimizer.zero_grad()  # or torch refuses to make states
+            other = ft.Adam(model.parameters(), lr=0.5, **options)
+            checkpoint.set_optimizer_state_dict(model, other, saved, options=flat)
+            model(torch.ones(1, 3)).sum().backward()
+        other.step()
+        assert other.state[model.weight]["step"].item() == 2
+        results.append(model.weight.detach())
+    torch.testing.assert_close(results[0], results[1], rtol=0, atol=1e-2)

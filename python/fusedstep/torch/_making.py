@@ -19,7 +19,7 @@ from ..reference._rule import PARAM
 from ._data_parallel import check_gradients_final
 from ._directions import TensorDirections
 from ._options import GROUPS, check_group, check_is_group, plain
-from ._slots import TensorSlot, make_slot
+from ._slots import TensorSlot, check_initialized, make_slot
 from ._states import States, check_states
 
 __all__ = ["Making"]
@@ -229,6 +229,8 @@ class Making(Settings, torch.optim.Optimizer):
         if not self.eager:
             return
         check_gradients_final(params)
+        for i, param in enumerate(params):
+            check_initialized(param, f"params[{i}]")
         this = self._itself  # a parameter keeps its hooks: they must not keep the optimizer in turn
         checked = False
 

@@ -87,6 +87,9 @@ def converted(optimizer: Making, param: Tensor, group: dict[str, Any], saved: An
     kinds = {state.name for state in rule.states}
     state: dict[str, Any] = {}
     coded = {f"{kind}{ending}" for kind in kinds for ending in ("_codes", "_scales")}
+    left_out = coded | {"master", "remainder", "ema"}  # torch.distributed.checkpoint puts {} for what a flat dict lacks
+    empty = {name for name in left_out & saved.keys() if isinstance(saved[name], dict) and not saved[name]}
+    saved = {name: None if name in empty else value for name, value in saved.items()}
     for name in coded & saved.keys():
         if name.endswith("_codes") and saved[name] is not None:
             saved = {**saved, name.removesuffix("_codes"): saved[name]}

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 from weakref import ref
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from .._bounds import overlaps_itself
 from .._held import check_storage
 from ._states import PARAMETERS, holds_values, is_dense, local
 
-__all__ = ["TensorSlot", "check_memory", "check_places", "make_slot"]
+__all__ = ["TensorSlot", "check_initialized", "check_memory", "check_places", "make_slot"]
 
 
 @dataclass
@@ -80,6 +82,12 @@ def make_slot(param: Tensor, name: str) -> TensorSlot:
     with torch.inference_mode(False), torch.no_grad():
         work = torch.empty_like(param.detach(), memory_format=torch.preserve_format).copy_(param.detach())
     return TensorSlot(param, work, work, name)
+
+
+def check_initialized(param: Any, name: str) -> None:
+    """Check that a parameter has a shape yet, as those of lazy modules do after a first call."""
+    if is_lazy(param):
+        raise ValueError(f"{name}: got {type(param).__name__}, needs one with a shape; call the module once before")
 
 
 def check_places(tensor: Tensor, name: str) -> None:

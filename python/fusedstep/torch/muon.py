@@ -18,7 +18,7 @@ from ._base import FusedOptimizer
 from ._directions import TensorDirections, check_matrix, make_directions, product_dtype
 from ._options import Options, plain
 from ._parts import check_placements
-from ._slots import TensorSlot
+from ._slots import TensorSlot, check_initialized
 from ._states import local
 
 if TYPE_CHECKING:
@@ -175,6 +175,7 @@ class Muon(FusedOptimizer, Base):
         matrices, others = list[Any](), list[Any]()
         for entry in params:
             param = entry[1] if isinstance(entry, tuple) and len(entry) == 2 else entry
+            check_initialized(param, f"params[{len(matrices) + len(others)}]")
             shape = tuple(param.shape) if isinstance(param, Tensor) and not param.is_complex() else ()
             (others if as_matrices(shape, reshape) is None else matrices).append(entry)
         of_matrices = {*RULES["muon"].hypers, "initial_lr"}  # which a scheduler puts beside "lr"
