@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
@@ -79,8 +80,11 @@ def allocated(memory: Memory, size: int) -> Bytes:
     except OSError as error:
         what = f"memory: got a folder where no file of {size} bytes can be made, needs one: {error.strerror}"
         raise OSError(error.errno, what, memory) from error
-    if hasattr(mmap, "MADV_SEQUENTIAL"):  # a step goes through it in order: read ahead, and let go behind
-        mapped.madvise(mmap.MADV_SEQUENTIAL)
+    # A step goes through it in order: read ahead, and let go behind. In small pages Linux reads ahead for one stream of
+    # a file only; there several states and threads reach a quarter of the disk's rate (benchmarks/disk.py).
+    for advice in ("MADV_SEQUENTIAL", "MADV_HUGEPAGE"):
+        with suppress(AttributeError, OSError):  # the system, or this kernel, has no such thing
+            mapped.madvise(getattr(mmap, advice))
     return np.frombuffer(mapped, np.uint8)
 
 
