@@ -54,6 +54,7 @@ def test_names_of_optimizers() -> None:
     [
         ("adamant", "got the optimizer 'adamant', needs one of .*adam"),
         ("adam:0.1", "got the option '0.1', needs name=value"),
+        ("adam:lr=0.1,lr=0.2", "lr: got two values, needs one"),
         ("adam:lr=fast", r"lr: got 'fast' \(str\), needs a real number"),
         ("adam:state_format=9bit", "state_format: got '9bit', needs one of 'float32', 'bfloat16', '8bit'"),
         ("adam:grads=x", "grads: got 'x', needs no value: the training gives its own"),

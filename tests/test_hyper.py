@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,8 @@ def test_values_out_of_range(name: str, value: Any, message: str) -> None:
         ("lr", "0.1", r"^lr: got '0.1' \(str\), needs a real number$"),
         ("lr", None, r"^lr: got None .*, needs a real number"),
         ("lr", True, r"^lr: got True .*, needs a real number"),
-        ("lr", 1j, r"^lr: got .*, needs a real number"),
+        ("lr", 1j, r"^lr: got .*, needs a real number$"),
+        ("lr", Decimal("0.1"), r"^lr: got .*, needs a real number; float\(\) makes one$"),
         ("lr", np.array([0.1]), r"^lr: got .*, needs a real number"),
         ("betas", 0.9, r"^betas: got 0.9 \(float\), needs a pair of real numbers$"),
         ("betas", "99", r"^betas: got .*, needs a pair"),

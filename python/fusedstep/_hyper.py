@@ -183,7 +183,9 @@ def check_number(value: Any, interval: Interval, where: str) -> float:
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
-        raise TypeError(f"{where}: got {value!r} ({type(value).__name__}), needs a real number")
+        other = hasattr(value, "__float__") and not isinstance(value, (bool, complex, np.ndarray, np.generic))
+        hint = "; float() makes one" if other else ""  # of decimals, tensors and what schedules of optax return
+        raise TypeError(f"{where}: got {value!r} ({type(value).__name__}), needs a real number{hint}")
     try:
         number = float(value)
     except OverflowError:

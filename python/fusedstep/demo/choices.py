@@ -117,6 +117,8 @@ def parse(text: str) -> Choice:
         option, equals, value = pair.partition("=")
         if not equals:
             raise ChoiceError(f"{text!r}: got the option {pair!r}, needs name=value")
+        if option.strip() in options:
+            raise ChoiceError(f"{text!r}: {option.strip()}: got two values, needs one")
         try:
             options[option.strip()] = ast.literal_eval(value.strip())
         except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):  # all that literal_eval raises
