@@ -131,6 +131,30 @@ def test_a_new_group_has_the_rules_own_default() -> None:
     assert opt.step([{"a": ones(2), "b": ones(2)}, ones(2)])
 
 
+def test_keys_in_another_order_resume() -> None:
+    """The groups that trees make come in the order of the keys; they are found by the names in them."""
+
+    def make(order: str) -> tuple[Any, Any]:
+        rates = {name: fs.schedules.reduce_on_plateau(0.1 * ord(name), patience=0) for name in order}
+        decays: Any = {name: 0.01 * ord(name) for name in order}
+        return rates, fs.AdamW({name: ones(3) for name in order}, lr=rates, weight_decay=decays)  # type: ignore[arg-type]
+
+    rates, opt = make("xyz")
+    opt.step({"x": ones(3), "y": 2 * ones(3), "z": 3 * ones(3)})
+    for metric in (1.0, 2.0):
+        rates["y"].update(metric)
+    saved = opt.state_dict()
+    for order in ("xzy", "zxy"):
+        resumed_rates, resumed = make(order)
+        resumed.load_state_dict(saved)
+        assert {name: rate(1) for name, rate in resumed_rates.items()} == {
+            name: rate(1) for name, rate in rates.items()
+        }
+        assert [group["weight_decay"] for group in resumed.param_groups] == [0.01 * ord(name) for name in order]
+        for view, name in zip(resumed.state, order, strict=True):
+            assert_same(dict(view), saved["state"]["xyz".index(name)])
+
+
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"lr": {"enc": 0.1}}, r'lr: got no entry \["head"\], needs the keys of params'),
     ({"lr": {"enc": 0.1, "head": 0.1, "tail": 1}}, r'lr: got an entry \["tail"\] that params does not have'),

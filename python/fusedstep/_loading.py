@@ -14,7 +14,7 @@ from ._arguments import needs_entries, same
 from ._bounds import bounds
 from ._floats import default_floats
 from ._making import Making
-from ._names import match, needs
+from ._names import arranged, match, needs
 from ._placing import pack_states
 from ._saved import Loaded, LoadedGroup, Write, count
 from ._settings import check_settings
@@ -36,7 +36,14 @@ def load(optimizer: Making, state_dict: Mapping[str, Any], first: Callable[[], N
     rule = RULES[optimizer.rule].name
     if not same(own.get("rule", rule), rule):
         raise ValueError(f"state_dict: got one of {own['rule']}, needs one of {rule}")
-    order = match(optimizer._slots, optimizer._names(), state_dict["param_groups"], "fusedstep" in state_dict)
+    names, saved_groups, schedules = optimizer._names(), state_dict["param_groups"], own.get("schedules", [])
+    if own:
+        places = arranged(saved_groups, names)
+        if list(places) != list(range(len(names))):
+            saved_groups = [saved_groups[i] for i in places]
+            if isinstance(schedules, (list, tuple)) and len(schedules) == len(names):
+                schedules = [schedules[i] for i in places]
+    order = match(optimizer._slots, names, saved_groups, "fusedstep" in state_dict)
     known = set(order)
     strange = [number for number in states if number not in known]
     if strange:
@@ -44,7 +51,7 @@ def load(optimizer: Making, state_dict: Mapping[str, Any], first: Callable[[], N
     if "fusedstep" in state_dict:  # torch saves nothing for a parameter that never had a gradient
         needs_entries('state_dict["state"]', states, *order, needs="one for every parameter")
 
-    groups = [LoadedGroup(optimizer, i, saved) for i, saved in enumerate(state_dict["param_groups"])]
+    groups = [LoadedGroup(optimizer, i, saved) for i, saved in enumerate(saved_groups)]
     loaded = [
         Loaded(optimizer, i, groups[slot.group], states.get(number, {}), f'state_dict["state"][{number!r}]')
         for i, (slot, number) in enumerate(zip(optimizer._slots, order, strict=True))
@@ -65,7 +72,7 @@ def load(optimizer: Making, state_dict: Mapping[str, Any], first: Callable[[], N
     copies = _copied_where_shared(writes)
 
     with contextlib.ExitStack() as undo:
-        _load_schedules(optimizer, own.get("schedules", []), undo)
+        _load_schedules(optimizer, schedules, undo)
         model = optimizer._made_model()
         for name in ("_model", "_tree", "_settings", "skipped_steps"):
             undo.callback(setattr, optimizer, name, getattr(optimizer, name))

@@ -40,6 +40,19 @@ def param_names(slots: Sequence[Slot], groups: int, grouped: bool) -> list[list[
     return names
 
 
+def arranged(saved: Any, known: Sequence[Sequence[str]]) -> Sequence[int]:
+    """The places of saved groups in the order of groups of the same names, whose order may come from a dict's keys."""
+    order: Sequence[int] = range(len(known))
+    if not isinstance(saved, (list, tuple)) or len(saved) != len(known):
+        return order
+    given: list[Any] = [entry.get("param_names") if isinstance(entry, Mapping) else None for entry in saved]
+    if not all(isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names) for names in given):
+        return order
+    places = {frozenset(map(_plain, names)): i for i, names in enumerate(given)}
+    found = [places.get(frozenset(names)) for names in known]
+    return [i for i in found if i is not None] if set(found) == set(order) else order
+
+
 def match(slots: Sequence[Slot], known: Sequence[Sequence[str]], saved: Any, own: bool) -> list[Any]:
     """The saved parameters' numbers in the order of the slots: by name where names were saved, else by position.
 
