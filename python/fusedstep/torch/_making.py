@@ -25,6 +25,9 @@ from ._states import States, check_states
 __all__ = ["Making"]
 
 
+_compiling = torch.compiler.is_dynamo_compiling  # always False in code that is not being traced
+
+
 def _number(first: float | str, group: dict[str, Any]) -> float:
     """A number, or the hyper-parameter of that name."""
     return float(plain(group[first])) if isinstance(first, str) else first
@@ -234,13 +237,18 @@ class Making(Settings, torch.optim.Optimizer):
         this = self._itself  # a parameter keeps its hooks: they must not keep the optimizer in turn
         checked = False
 
-        def hook(param: Tensor) -> None:
+        def arrived(param: Tensor) -> None:
             nonlocal checked
             if (found := this()) is not None:
                 if not checked:  # again, as the model may have been wrapped since
                     check_gradients_final([p for group in found.param_groups for p in group["params"]])
                     checked = True
                 found._arrived(param)
+
+        aside = torch._disable_dynamo(arrived)  # type: ignore[attr-defined]
+
+        def hook(param: Tensor) -> None:
+            (aside if _compiling() else arrived)(param)
 
         for param in params:
             if param.requires_grad:
