@@ -8,6 +8,7 @@ import mmap
 import os
 import pathlib
 import pickle
+from multiprocessing.shared_memory import SharedMemory
 from typing import Any
 
 import numpy as np
@@ -130,6 +131,18 @@ def closed(size: int) -> mmap.mmap:
     return made
 
 
+def shared(size: int) -> SharedMemory:
+    """Shared memory that is closed when the caller lets it go."""
+    made = SharedMemory(create=True, size=size)
+    made.unlink()
+    return made
+
+
+def in_shared(size: int) -> Any:
+    made = shared(size)
+    return np.ndarray(size, np.uint8, made.buf)
+
+
 @pytest.mark.parametrize(
     ("memory", "error", "message"),
     [
@@ -142,7 +155,9 @@ def closed(size: int) -> mmap.mmap:
         (lambda size: memoryview(bytearray(2 * size))[::2], ValueError, "a strided buffer"),
         (lambda size: SHARED, ValueError, "^memory: its function returned memory that overlaps"),
         (lambda size: np.zeros(size, "M8[s]"), TypeError, "its function returned ndarray, needs a buffer of bytes"),
-        (lambda size: closed(size), TypeError, "its function returned mmap, needs a buffer of bytes"),
+        (lambda size: closed(size), ValueError, "^memory: got memory that was closed, needs memory that stays"),
+        (lambda size: shared(size).buf, ValueError, "^memory: got memory that was closed, needs memory that stays"),
+        (lambda size: in_shared(size), ValueError, "^memory: got memory that was closed"),
         (lambda size: np.empty(size, object), TypeError, "^memory: its function returned a buffer of Python objects"),
         (lambda size: np.empty(size, [("a", "i8"), ("b", object)]), TypeError, "a buffer of Python objects"),
     ],
@@ -153,6 +168,14 @@ def test_bad_memory(memory: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         fs.Adam(params, memory=memory)
     assert_same(params, arrays())
+
+
+def test_parameters_in_shared_memory_that_is_closed() -> None:
+    """NumPy would read what is there now, or end the process."""
+    param = in_shared(36).view(np.float32)
+    for make in (fs.Adam, fs.Muon):
+        with pytest.raises(ValueError, match=r'^params\["b"\]: got memory that was closed, needs memory that stays'):
+            make({"a": np.ones(3, np.float32), "b": param})
 
 
 def test_memory_that_is_in_use() -> None:

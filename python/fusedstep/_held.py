@@ -1,11 +1,34 @@
-"""Whether the memory of a torch tensor is there: torch and NumPy read and write beyond its end."""
+"""Whether the memory of a tensor or an array is there: torch and NumPy read and write it all the same."""
 
 from __future__ import annotations
 
 import sys
 from typing import Any
 
-__all__ = ["check_held", "check_storage"]
+import numpy as np
+
+__all__ = ["check_held", "check_released", "check_storage"]
+
+
+def check_released(memory: Any, name: str) -> None:
+    """Check that what an array lies in was not closed, as `SharedMemory` is when nobody holds it.
+
+    NumPy holds a map (``numpy.ndarray(shape, dtype, shared.buf)``), which does not keep it open.
+    """
+    while isinstance(memory, np.ndarray):
+        memory = memory.base
+    mapped = getattr(sys.modules.get("mmap"), "mmap", ())  # nothing is one before it is there
+    try:
+        gone = isinstance(memory, mapped) and memory.closed
+        if isinstance(memory, memoryview):
+            memory.nbytes  # noqa: B018
+    except ValueError:
+        gone = True
+    if gone:
+        raise ValueError(
+            f"{name}: got memory that was closed, needs memory that stays; keep the object that it belongs to, such as "
+            "a SharedMemory"
+        )
 
 
 def check_held(value: Any, name: str) -> None:

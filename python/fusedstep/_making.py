@@ -20,6 +20,7 @@ from ._directions import NumPyDirections
 from ._floats import default_floats
 from ._group_options import check_group
 from ._groups import Group, Groups, unknown_option
+from ._held import check_released
 from ._hyper import check_hyper, check_hypers
 from ._memory import Memory, mapping
 from ._names import param_names
@@ -129,6 +130,7 @@ class Making(Accumulating):
     ) -> Slot:
         if not isinstance(param, np.ndarray) or hasattr(param, "mask"):
             raise TypeError(f"{where}: got {type(param).__name__}, needs a NumPy array")
+        check_released(param, where)
         if param.dtype not in PARAM_DTYPES and not formats.is_bfloat16(param.dtype):
             raise TypeError(
                 f"{where}: got dtype {param.dtype}, needs float32, float64, float16 or bfloat16 (ml_dtypes) in this "

@@ -11,6 +11,8 @@ from typing import Any, NoReturn, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ._held import check_released
+
 __all__ = ["Memory", "allocated", "check_memory", "mapping"]
 
 Bytes = NDArray[np.uint8]
@@ -111,6 +113,7 @@ if hasattr(os, "register_at_fork"):  # not on Windows
 
 
 def _given(buffer: Any, size: int) -> Bytes:
+    check_released(buffer, "memory")
     try:
         view = memoryview(buffer)
     except (BufferError, TypeError, ValueError):  # ValueError: closed, released, or of a dtype that no buffer has
