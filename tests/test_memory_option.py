@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import BFLOAT16, CLASSES, ROWS, assert_same, copied, label, snapshot
-from isolated import linux, python
+from isolated import linux, prints, python
 
 import fusedstep as fs
 
@@ -87,6 +87,23 @@ def test_files_end_with_their_optimizer(tmp_path: pathlib.Path) -> None:
     assert state[0, 0] == 0
     del state
     assert mapped_from(tmp_path) == 0
+
+
+@linux
+def test_the_first_step_touches_new_states() -> None:
+    """Not the thread that makes the optimizer: each page goes to the node of the thread that steps it."""
+    told = prints("""
+import numpy as np, fusedstep as fs
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+param, grad = np.ones(1 << 24, np.float32), np.ones(1 << 24, np.float32)
+before = resident()
+optimizer = fs.Adam(param)
+made = resident()
+optimizer.step(grad)
+print(made - before < 1 << 25, resident() - before >= 1 << 27)
+""")
+    assert told == "True True"
 
 
 @linux

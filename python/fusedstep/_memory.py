@@ -49,7 +49,7 @@ def check_memory(memory: Memory) -> Memory:
 
 
 def allocated(memory: Memory, size: int) -> Bytes:
-    """New memory of `size` bytes, writeable and with nobody else.
+    """New memory of `size` bytes, writeable and with nobody else; zeros, unless a function returned it.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def allocated(memory: Memory, size: int) -> Bytes:
         What the caller's function returned is no writeable buffer of enough bytes.
     """
     if memory is None or size == 0:
-        return np.empty(size, np.uint8)
+        return np.zeros(size, np.uint8)  # of large ones no page is touched
     if callable(memory):
         return _given(memory(size), size)
     assert isinstance(memory, str)

@@ -60,11 +60,21 @@ def pack_states(slots: Iterable[Slot], memory: Memory, near: Iterable[Any] = ())
 
     def move(array: Array) -> Array:
         moved = next(following)
-        moved[...] = array
+        if callable(memory) or not _is_zero(array):
+            moved[...] = array
         return moved
 
     for slot in slots:
         slot.move(move)
+
+
+def _is_zero(array: Array) -> bool:
+    """Whether an array is one value of zero bits everywhere, as fresh memory of the system is.
+
+    Pages of it that nobody writes are made by the thread that steps them first: on a machine of several nodes in the
+    memory of that thread's node.
+    """
+    return not any(array.strides) and array.size > 0 and not any(array[(0,) * array.ndim].tobytes())
 
 
 def _check_apart(memory: Memory, places: Iterable[Array], others: Iterable[Any]) -> None:
