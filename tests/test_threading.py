@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import shutil
 
@@ -113,6 +114,18 @@ def test_openmps_variables_change_no_bit(variables: dict[str, str]) -> None:
     expected = prints(code, FUSEDSTEP_NUM_THREADS="1")
     done = python(code, FUSEDSTEP_THREADING="openmp", **{"FUSEDSTEP_NUM_THREADS": "4"} | variables)
     assert done.returncode == 0 and done.stdout.strip() == expected, done.stderr
+
+
+@openmp
+@linux
+def test_a_process_that_openmp_binds_has_all_its_places() -> None:
+    """The runtime binds the main thread to one CPU when it is loaded, by torch or by us."""
+    cpus = len(os.sched_getaffinity(0))
+    code = "fs.set_threading('openmp'); step(); print(fs.get_num_threads(), threads())"
+    bound = {"OMP_PROC_BIND": "spread", "OMP_PLACES": "threads"}
+    counted, running = prints(STEP + code, **bound).split()
+    assert int(counted) == cpus
+    assert running == prints(STEP + code).split()[1]
 
 
 @openmp

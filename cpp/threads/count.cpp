@@ -9,6 +9,8 @@
 #include <stdexcept>
 #include <thread>
 
+#include "parallel.hpp"
+
 #if defined(__linux__)
 #include <sched.h>
 #endif
@@ -17,7 +19,8 @@ namespace fusedstep {
 namespace {
 
 std::atomic<int> chosen{0};  // 0: the default
-std::atomic<int> cpus{0};    // of the affinity mask; 0: not read yet
+std::atomic<int> cpus{0};    // that there are; 0: not counted yet
+std::atomic<int> pretended{0};
 
 // The first of the whole numbers from 1 to kMaxThreads that a text holds, spaces allowed around each: one number, or
 // with `list` several between commas. 0 if the text is anything else.
@@ -52,6 +55,11 @@ int cpus_of_affinity() {
     }
 #endif
     return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
+
+int available_cpus() {
+    const int places = openmp_cpus();
+    return places > 0 ? places : cpus_of_affinity();
 }
 
 // CPUs' worth of time the control groups of this process allow, 0 without a limit. Every group up to the root counts;
@@ -98,7 +106,7 @@ ThreadDefault find_default() {
     // OpenMP's own variable: a list has a number for each level of nested regions, and other values are ignored.
     if (const char* text = std::getenv("OMP_NUM_THREADS"))
         if (const int n = read_count(text, true)) return {n, "OMP_NUM_THREADS"};
-    const int present = cpus_of_affinity();
+    const int present = available_cpus();
     const double quota = cgroup_quota();
     const int allowed = std::max(1, static_cast<int>(std::ceil(quota)));
     if (quota > 0 && allowed < present) return {allowed, "cgroup CPU quota"};
@@ -108,6 +116,10 @@ ThreadDefault find_default() {
 }  // namespace
 
 const ThreadDefault& default_threads() {
+    if (openmp_cpus() > 0) {
+        static const ThreadDefault with_openmp = find_default();
+        return with_openmp;
+    }
     static const ThreadDefault found = find_default();
     return found;
 }
@@ -121,20 +133,23 @@ void set_num_threads(int n) {
     default_threads();  // an error in the environment is not hidden by a choice
     if (n < 1 || n > kMaxThreads)
         throw std::invalid_argument("n: got " + std::to_string(n) + ", needs 1 to " + std::to_string(kMaxThreads));
-    cpus = 0;
+    cpus = pretended = 0;
     chosen = n;
 }
 
 int team_size(std::uint64_t worth) {
     if (worth < 2) return 1;
-    int present = cpus.load(std::memory_order_relaxed);
+    int present = pretended.load(std::memory_order_relaxed);
+    if (present == 0) present = cpus.load(std::memory_order_relaxed);
     if (present == 0) {
-        present = cpus_of_affinity();
+        present = available_cpus();
         cpus.store(present, std::memory_order_relaxed);
     }
     return static_cast<int>(std::min(worth, static_cast<std::uint64_t>(std::min(present, num_threads()))));
 }
 
-void pretend_cpus(int n) { cpus = n; }
+void forget_cpus() { cpus = 0; }
+
+void pretend_cpus(int n) { pretended = n; }
 
 }  // namespace fusedstep

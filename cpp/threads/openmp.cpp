@@ -20,6 +20,7 @@ const char* runtime() noexcept {
 }
 
 int max_threads() noexcept { return omp_get_max_threads(); }
+int cpus() noexcept { return omp_get_num_procs(); }
 
 // The runtime may give fewer threads than asked for (OMP_DYNAMIC, OMP_THREAD_LIMIT, a region around this one): those
 // that come do the shares of the others.
@@ -43,6 +44,7 @@ void run(std::size_t chunks, int threads, Body body, void* context) noexcept {
 }  // namespace fusedstep
 
 const fusedstep::OpenMP* fusedstep_openmp() noexcept {
-    static constexpr fusedstep::OpenMP team{_OPENMP, fusedstep::runtime, fusedstep::max_threads, fusedstep::run};
+    static constexpr fusedstep::OpenMP team{_OPENMP, fusedstep::runtime, fusedstep::max_threads, fusedstep::cpus,
+                                            fusedstep::run};
     return &team;
 }

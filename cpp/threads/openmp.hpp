@@ -14,6 +14,10 @@ struct OpenMP {
     // Threads of a team by OpenMP's own settings: OMP_NUM_THREADS, omp_set_num_threads, threadpoolctl.
     int (*max_threads)() noexcept;
 
+    // CPUs of its places. It binds the main thread to one of them when it is loaded, whose affinity mask then holds
+    // one.
+    int (*cpus)() noexcept;
+
     // See parallel_for.
     void (*run)(std::size_t chunks, int threads, Body body, void* context) noexcept;
 };

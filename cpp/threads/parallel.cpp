@@ -6,6 +6,7 @@
 #include <new>
 #include <stdexcept>
 
+#include "count.hpp"
 #include "openmp.hpp"
 #include "pool.hpp"
 
@@ -156,6 +157,10 @@ void parallel_for(std::size_t chunks, int threads, Body body, void* context) noe
     for (std::size_t chunk = 0; chunk < chunks; ++chunk) body(context, chunk);
 }
 
+int openmp_cpus() {
+    return current() == Team::openmp ? std::max(1, openmp.load(std::memory_order_acquire)->cpus()) : 0;
+}
+
 const char* threading() { return current() == Team::openmp ? "openmp" : "pool"; }
 
 void set_threading(const std::string& name) {
@@ -165,6 +170,7 @@ void set_threading(const std::string& name) {
         throw std::invalid_argument(
             "threading: got 'openmp', needs 'pool' in a forked process; OpenMP's threads stay behind in its parent");
     team = chosen;
+    forget_cpus();
 }
 
 const OpenMPFound& find_openmp() {

@@ -20,6 +20,9 @@ const char* threading();
 // std::invalid_argument for another name, and where there is no OpenMP.
 void set_threading(const std::string& name);
 
+// The CPUs that OpenMP's threads may have, if they run the loops; 0 if the pool does.
+int openmp_cpus();
+
 // What set_threading("openmp") would use: "OpenMP 4.5 (libgomp.so.1)"; or "" and why there is none.
 struct OpenMPFound {
     std::string description, reason;
