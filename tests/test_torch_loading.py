@@ -533,10 +533,11 @@ def test_a_first_value_that_is_no_number(value: Any) -> None:
     assert optimizer.param_groups[0]["initial_accumulator_value"] == 0
 
 
-@pytest.mark.parametrize("name", ["NovoGrad", "Prodigy", "ScheduleFreeSGD"])
+@pytest.mark.parametrize("name", ["ASGD", "NAdam", "NovoGrad", "Prodigy", "ScheduleFreeSGD"])
 def test_numbers_of_a_tensor_come_back_whole(name: str) -> None:
     """A run that goes on from a dict leaves the same bits: what is kept per tensor is float64."""
-    one = [torch.nn.Parameter(torch.linspace(-1, 1, 300)), torch.nn.Parameter(torch.ones(7))]
+    wide = torch.ones(7, dtype=torch.float64)
+    one = [torch.nn.Parameter(torch.linspace(-1, 1, 300)), torch.nn.Parameter(wide)]
     optimizer = getattr(ft, name)(one)
 
     def step(params: list[Any], stepped: Any, number: int) -> None:

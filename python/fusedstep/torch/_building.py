@@ -228,7 +228,8 @@ def complete(optimizer: Making, state: dict[str, Any], like: Tensor, group: dict
         value = state.get(scalar)
         if not _is_number(value):
             first_one = start if value is None else one_number(f"{name} {scalar}", value)
-            state[scalar] = new_step().to(optimizer.scalar_dtype).fill_(first_one)
+            # In float64, as the step computes it: torch's float32 would resume with other bits.
+            state[scalar] = torch.tensor(first_one, dtype=torch.float64, device="cpu")
     _complete_copies(state, param, group, name)
 
 

@@ -48,9 +48,6 @@ class Making(Settings, torch.optim.Optimizer):
     kept_options: ClassVar[tuple[str, ...]] = STORAGE
     """Options of the groups that loading a state dict leaves as they are."""
 
-    scalar_dtype: ClassVar[torch.dtype] = torch.float32
-    """Of the tensors that hold scalar states: float32 as in torch, or float64 to resume with the same bits."""
-
     eager: bool
     """Whether each parameter is stepped, and gets its state, as its gradient arrives."""
 

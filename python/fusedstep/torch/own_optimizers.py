@@ -36,9 +36,7 @@ __all__ = [
 
 
 class OwnOptimizer(FusedOptimizer):
-    """An optimizer without a class of torch's behind it, so without one that says how scalars are kept."""
-
-    scalar_dtype = torch.float64
+    """An optimizer without a class of torch's behind it."""
 
     @classmethod
     def _arguments(cls) -> tuple[list[inspect.Parameter], str]:
@@ -124,14 +122,12 @@ class NovoGrad(OwnOptimizer):
     """NovoGrad, momentum of gradients divided by an average of their tensor's norm (see `fusedstep.NovoGrad`)."""
 
     rule = "novograd"
-    scalar_dtype = torch.float64
 
 
 class Prodigy(OwnOptimizer):
     """Prodigy, Adam that estimates its step size from the whole model (see `fusedstep.Prodigy`)."""
 
     rule = "prodigy"
-    scalar_dtype = torch.float64
 
 
 class AdamMini(OwnOptimizer):
