@@ -566,7 +566,8 @@ def turns() -> None:
     for name in ("state_dict()", "load_state_dict()", "save()", "load()"):
         refused(KeyError if last else RankError, "broken", uses[name])
     rate.broken = False
-    refused((TypeError, RankError), "PathLike", lambda: opt.save(3 if last else folder))  # type: ignore[arg-type]
+    needed = "folder: got int, needs text or a pathlib.Path"
+    refused((TypeError, RankError), needed, lambda: opt.save(3 if last else folder))  # type: ignore[arg-type]
     refused((ValueError, RankError), "timeout", lambda: Sharded(fs.Adam, model(5), timeout=0 if last else 9))
     if SIZE > 1:
         for name, use in uses.items():
