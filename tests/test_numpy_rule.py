@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import gc
 import pickle
 import warnings
@@ -217,6 +218,25 @@ def test_an_assignment_in_place_of_a_change_in_place(body: str, name: str | None
         with pytest.raises(TypeError, match=f"^update: got an assignment to '{name}' that leaves the array as it was"):
             opt.step(grad)
         assert opt.steps_taken == 1 and np.all(param == 1)
+
+
+def test_no_mistake_is_seen_where_a_formula_is_right() -> None:
+    """A function that passes its arguments on, and another name for a parameter that stands still at rate 0."""
+
+    def flat(param: Any, grad: Any, *, step: Any, lr: float = 0.1) -> None:
+        param = param.reshape(-1)
+        param -= lr * grad.reshape(-1)
+
+    @functools.wraps(flat)
+    def passing(*arrays: Any, **options: Any) -> None:
+        flat(*arrays, **options)
+
+    for update in (flat, passing):
+        param, grad = np.ones((2, 3), np.float32), np.ones((2, 3), np.float32)
+        opt = type("Right", (fs.NumPyOptimizer,), {"update": staticmethod(update)})(param, lr=0.0)
+        assert opt.step(grad) and np.all(param == 1)
+        opt.lr = 0.5
+        assert opt.step(grad) and np.all(param == 0.5)
 
 
 def test_bad_gradients_and_options() -> None:

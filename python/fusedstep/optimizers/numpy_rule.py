@@ -97,7 +97,7 @@ class NumPyOptimizer(Optimizer):
 
         def maths(param: Any, grad: Any, *states: Any, **kwargs: Any) -> None:
             nonlocal suspects
-            looked_at = suspects if suspects and grad.any() else ()
+            looked_at = suspects if suspects and kwargs.get("lr") != 0 and grad.any() else ()
             arrays = (param, *states)
             before = {name: arrays[place].tobytes() for name, place in looked_at}
             found = kind.update(param, grad, *states, **kwargs)
@@ -126,7 +126,7 @@ def _assigned(update: Callable[..., None]) -> tuple[tuple[str, int], ...]:
     ``param -= step`` does not count: for arrays it is a change in place.
     """
     code = getattr(update, "__code__", None)
-    if code is None:  # compiled, say
+    if code is None or code.co_argcount < 2:  # compiled, say, or what passes its arguments on
         return ()
     names: set[str] = set()
     in_place = False
