@@ -211,6 +211,16 @@ def test_states_that_lie_otherwise() -> None:
         assert torch.equal(straight, turned_one)
 
 
+def test_codes_with_gaps_between_them() -> None:
+    param, optimizer = made(state_format="8bit")
+    twin, same = made(state_format="8bit")
+    state = optimizer.state[param]
+    state["exp_avg"] = torch.stack((state["exp_avg"], state["exp_avg_sq"]), 1)[:, 0]
+    optimizer.step()
+    same.step()
+    assert torch.equal(param, twin)
+
+
 @pytest.mark.parametrize("name", ["step", "d", "d_max", "d_numerator"])
 @pytest.mark.parametrize("other", ["another's", "param", "s"])
 def test_a_number_in_other_memory(name: str, other: str) -> None:

@@ -213,6 +213,8 @@ def convert(
     if scales is None and not isinstance(out, tuple):
         out.copy_(value)
         return out
+    if not is_dense(local(value)):
+        value = value.clone()  # `_in_pieces` reads codes as they lie
     mine, its = local(param), local(value)
     same_order = all(size == 1 or a == b for a, b, size in zip(its.stride(), mine.stride(), mine.shape, strict=True))
     if scales is not None and same_order and isinstance(out, tuple):
