@@ -147,6 +147,16 @@ except OSError as error:
     assert prints(code, *mount) == f"{errno.ENOSPC} old ['run.safetensors']"
 
 
+def test_a_timeout_of_a_signal_handler_stays_one(tmp_path: pathlib.Path, monkeypatch: Any) -> None:
+    def late(descriptor: int) -> None:
+        raise TimeoutError("too late")  # an OSError, but not the system's
+
+    monkeypatch.setattr(os, "fsync", late)
+    with pytest.raises(TimeoutError, match=r"^too late$"):
+        fs.save(tmp_path / "run.npz", numbers(3))
+    assert names(tmp_path) == []
+
+
 @posix
 @kinds
 def test_folders_that_take_no_file(name: str, tmp_path: pathlib.Path) -> None:

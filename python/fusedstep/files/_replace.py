@@ -167,7 +167,9 @@ def _explained(path: str, folder: str, size: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        number = error.errno or errno.EIO
+        number = error.errno
+        if number is None:  # not the system's: a handler of signals may raise TimeoutError
+            raise
         if number in (errno.ENOENT, errno.ENOTDIR) and not os.path.isdir(folder):
             what = f"got a folder {folder!r} that is not there, needs one; os.makedirs makes it"
         elif number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
