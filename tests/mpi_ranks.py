@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -593,6 +594,26 @@ def turns() -> None:
     opt.load(folder)
     assert_same(params, before, "parameters")
     assert_same(opt.state_dict()["state"], states["state"], "states")
+
+    if SIZE > 1:
+        child = os.fork()
+        if not child:
+            for name in uses:
+                refused(RuntimeError, f"{name}: got a process that was forked", uses[name])
+            os._exit(3)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+
+    array = np.zeros(20000, np.float32)
+    odd = np.zeros_like(array)
+    odd[-1] = np.nan
+    narrow = Sharded(fs.Lion, array, state_format="8bit", timeout=60)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        if last:
+            refused(RuntimeWarning, "1 block", lambda: narrow.step(odd))
+        else:
+            assert narrow.step(odd)
+    assert narrow.step(np.zeros_like(array)) and narrow.steps_taken == 2
 
     table = np.zeros((50, 64), np.float32)
     rows = Sharded(fs.SGD, table, lr=1.0, timeout=60)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import pickle
 import time
 from collections.abc import Sequence
@@ -21,6 +22,8 @@ _SLEEP: Final = 1e-4  # seconds
 _CALL: Final = 77  # tag of the messages that find out who is still there
 
 _LEFT: Final[list[object]] = []  # messages that never ended: MPI may still write into their memory
+
+_PROCESS: Final = os.getpid()
 
 _OWN = MPI.Comm.Create_keyval()  # under which a communicator keeps its duplicate for this package
 
@@ -110,6 +113,11 @@ class Ranks:
             answered = [done or call.Test() for done, call in zip(answered, calls, strict=True)]
             time.sleep(_SLEEP)
         return [rank for rank, done in zip(others, answered, strict=True) if not done]
+
+    def check_process(self, name: str) -> None:
+        """Refuse a child, which would write into the messages of its parent."""
+        if self.size > 1 and os.getpid() != _PROCESS:
+            raise RuntimeError(f"{name}: got a process that was forked, needs the one that MPI started")
 
     # ------------------------------------------------------------------------------------------------------ talking
 

@@ -111,7 +111,13 @@ class Stepping(Growing):
                 given = [[next(leaf) for _ in range(length)] for length in self._lengths]
             if self._summing:
                 self._exchange()
-            taken = part.step(given, grad_scale=grad_scale)
+            counted, warned = part.steps_taken, None
+            try:
+                taken = part.step(given, grad_scale=grad_scale)
+            except Warning as warning:  # an error by `-W error`
+                if part.steps_taken == counted:
+                    raise
+                taken, warned = True, warning
             if not self._agreed:  # there was no native step, as gradients are still being summed up
                 self._agree(None, lambda: [])
             if taken:
@@ -129,6 +135,9 @@ class Stepping(Growing):
             for grad_ in every:
                 if grad_ is not None:
                     (grad_.values if isinstance(grad_, SparseRows) else grad_)[...] = 0
+        if warned is not None:
+            self._told = warned  # the step is taken on all ranks, so this one goes on with them
+            raise warned
         return taken
 
     def _check_rows(self, tensor: int, grad: SparseRows) -> None:

@@ -83,8 +83,9 @@ class Stored:
             A rank did not answer before.
         RuntimeError
             This rank is in such a method: called by another thread, or by the code of a gradient or a schedule. A rank
-            that does more than the others would answer for another.
+            that does more than the others would answer for another. Or this process was forked.
         """
+        self._ranks.check_process(name)
         with self._one:
             inside, self._inside = self._inside, self._inside or name
         if inside:
