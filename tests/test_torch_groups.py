@@ -261,6 +261,24 @@ def test_stepping_in_backward_after_groups_changed() -> None:
     assert mine.tolist() == [-0.5, -0.5] and b.tolist() == [0.0, 0.0]
 
 
+@pytest.mark.parametrize("offload", [False, True])
+def test_parameters_taken_out_of_the_groups_keep_their_gradients(offload: bool) -> None:
+    a, b = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
+    groups: Any = [{"params": [a]}, {"params": [b]}]
+    if offload:
+        optimizer: Any = ft.CPUOffload(ft.SGD, groups, lr=0.5, free_gradients=True)
+    else:
+        optimizer = ft.apply_in_backward(groups, ft.SGD, lr=0.5)
+    found = []
+    for _ in range(3):
+        (a.sum() + b.sum()).backward()
+        optimizer.step()
+        found.append(None if a.grad is None else a.grad.tolist())
+        optimizer.param_groups = optimizer.param_groups[-1:]
+    assert found == [None, [1.0, 1.0], [2.0, 2.0]]
+    assert a.tolist() == [0.5, 0.5] and b.tolist() == [-0.5, -0.5] and b.grad is None
+
+
 # ---- first steps ----
 
 

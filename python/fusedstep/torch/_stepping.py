@@ -106,7 +106,8 @@ class Stepping(Making):
 
     def _arrived(self, param: Tensor) -> None:
         self._step(param)
-        param.grad = None
+        if self._number(param) < len(self._slots):  # not taken out of the groups
+            param.grad = None
 
     def _number(self, param: Tensor) -> int:
         """The number of a parameter in the native model; beyond all if it has none."""

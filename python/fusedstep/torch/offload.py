@@ -116,6 +116,8 @@ class CPUOffload(FusedOptimizer):
         grad = param.grad
         if grad is None or grad.layout is not torch.strided or grad.is_meta:
             return
+        if param not in self._hosts and not self._in_groups(param):
+            return
         with torch.no_grad():
             if (before := self._pending.get(param)) is None:
                 self._pending[param] = self._to_host(grad, self._buffer(param, grad))
@@ -126,6 +128,9 @@ class CPUOffload(FusedOptimizer):
         param.grad = None
         if param not in self._hosts:
             self._stale()
+
+    def _in_groups(self, param: Tensor) -> bool:
+        return any(param is p for group in self.param_groups for p in group["params"])
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients, those on the host as well."""
@@ -156,6 +161,8 @@ class CPUOffload(FusedOptimizer):
         super()._build()
         self._hosts = {slot.param: slot.work for slot in self._slots if slot.work is not None}
         self._buffers = {param: buffer for param, buffer in self._buffers.items() if param in self._hosts}
+        for param in [p for p in self._pending if p not in self._hosts and not self._in_groups(p)]:
+            param.grad = self._pending.pop(param).to(param.device)
 
     def _buffer(self, param: Tensor, grad: Tensor) -> Tensor:
         """Host memory for a gradient."""
