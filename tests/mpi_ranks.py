@@ -127,6 +127,21 @@ def traffic() -> None:
             single.step({k: mean([grads[k] for grads in sent], total).astype(np.float32) for k in SHAPES})
             assert_same(mine, alone, f"{sum_dtype}, {grad_dtype}, step {step}")
 
+    # more buckets than are on their way at a time
+    size = 20 * 2048 * SIZE + 5
+    whole = [numbers((size,), np.float32, 60 + rank) for rank in range(SIZE)]
+    for ahead, most in ((2, None), (8, None), (8, 0.5)):
+        mine, alone = {"W": whole[0].copy()}, {"W": whole[0].copy()}
+        sharded = Sharded(fs.AdamW, mine, bucket_bytes=1, max_grad_norm=most, timeout=60)
+        assert sharded._traffic.ahead == 8 and len(sharded._traffic.buckets) > 2 * 8
+        sharded._traffic.ahead = ahead
+        single = fs.AdamW(alone, max_grad_norm=most)
+        for _ in range(2):
+            sharded.step({"W": whole[RANK]})
+            single.step({"W": mean(whole).astype(np.float32)})
+            assert_same(mine, alone, f"{ahead} buckets ahead, {most}")
+    assert Sharded(fs.AdamW, mine, timeout=60)._traffic.ahead == 2
+
     grads = model(9)
     mine, alone = model(5), model(5)
     bound = Sharded(fs.SGD, mine, lr=0.5, grads=grads, zero_grads=True, timeout=60)

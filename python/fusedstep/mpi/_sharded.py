@@ -62,8 +62,8 @@ class Sharded(Stepping):
     comm
         The processes; by default ``MPI.COMM_WORLD``.
     bucket_bytes
-        Gradients travel in buckets of about this many bytes. While one bucket is stepped, the next one's gradients and
-        the last one's parameters are on their way.
+        Gradients travel in buckets of about this many bytes. While one bucket is stepped, the next ones' gradients and
+        the last ones' parameters are on their way: 16 MiB of them, but at least two and at most eight buckets.
     grad_dtype
         None sends gradients as they are; ``"bfloat16"`` rounds float32 gradients to bfloat16 first, for half the bytes.
     sum_dtype

@@ -20,7 +20,9 @@ __all__ = ["Traffic"]
 Array = NDArray[Any]
 Bytes = NDArray[np.uint8]
 
-_AHEAD: Final = 2  # buckets on their way at a time, in each direction
+_LEAST_AHEAD: Final = 2
+_MOST_AHEAD: Final = 8
+_AHEAD_BYTES: Final = 1 << 24
 _ALIGNED: Final = 8  # bytes: every run of a message begins at a multiple
 
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
@@ -57,6 +59,8 @@ class Traffic:
     ----------
     buckets
         The runs of each rank in each bucket.
+    ahead
+        Buckets on their way at a time, in each direction: small ones would wait for the latency of two.
     reduced
         The averaged gradients of this rank's pieces, in the compute type.
     """
@@ -76,6 +80,7 @@ class Traffic:
         self._items = [param.itemsize for param in params]
         self._grad_dtype = grad_dtype
         self._sum_dtype = np.dtype(sum_dtype)
+        self.ahead = min(max(_AHEAD_BYTES // bucket_bytes, _LEAST_AHEAD), _MOST_AHEAD)
         self.buckets = cut.buckets(bucket_bytes // (FLOAT32.itemsize * ranks.size))
         self._begins = [cut.piece(ranks.rank, tensor)[0] for tensor in range(len(params))]
         self.reduced = []
@@ -97,7 +102,7 @@ class Traffic:
         self._grads = [None if grad is None else grad.reshape(-1) for grad in grads]
         self._stepped = stepped
         self._ranks.traffic = self
-        for bucket in range(min(_AHEAD, len(self.buckets))):
+        for bucket in range(min(self.ahead, len(self.buckets))):
             self._send_gradients(bucket)
 
     @default_floats()
@@ -121,8 +126,8 @@ class Traffic:
             self._average(parts, self.reduced[run.tensor][begin : begin + run.end - run.begin])
             offset += _whole(size)
         self._spare += [flight.sent, flight.received]
-        if bucket + _AHEAD < len(self.buckets):
-            self._send_gradients(bucket + _AHEAD)
+        if bucket + self.ahead < len(self.buckets):
+            self._send_gradients(bucket + self.ahead)
 
     def _active(self, bucket: int, rank: int) -> list[Run]:
         """The runs that have a gradient in this step."""
@@ -183,7 +188,7 @@ class Traffic:
         """Send this rank's stepped parameters of a bucket to all others."""
         if self._ranks.size == 1:
             return
-        while len(self._leaving) >= _AHEAD:
+        while len(self._leaving) >= self.ahead:
             self._take(min(self._leaving))
         sizes = [sum(map(self._size, self._changed(bucket, rank))) for rank in range(self._ranks.size)]
         sent, received = self._buffer(sizes[self._ranks.rank]), self._buffer(sum(sizes))
