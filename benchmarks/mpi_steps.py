@@ -1,7 +1,8 @@
 """How long a step of several processes takes, beside a model of it.
 
 Run with ``mpiexec -n 2 python -m mpi4py benchmarks/mpi_steps.py``. Every rank prints nothing but rank 0. With
-``--link 1000`` the time on the network is that of links of 1,000 Mbit/s, instead of being measured.
+``--link 1000`` the time on the network is that of links of 1,000 Mbit/s, instead of being measured; ``links.py`` makes
+such links.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import fusedstep as fs
 from fusedstep.mpi import Sharded
 
 COMM = MPI.COMM_WORLD
-PAYLOAD = 0.94  # of a link's bits, with TCP and Ethernet frames of 1,500 bytes
 
 
 def seconds(work: Callable[[], object], runs: int) -> list[float]:
@@ -39,6 +39,12 @@ def main() -> None:
     parser.add_argument("--buckets", type=int, nargs="+", default=[1 << 20, 1 << 23])
     parser.add_argument("--runs", type=int, default=9)
     parser.add_argument("--link", type=float, help="Mbit/s of every rank's link, in each direction")
+    parser.add_argument(
+        "--payload",
+        type=float,
+        default=0.94,
+        help="share of a link's bits: 0.94 in frames of 1,500 bytes, 0.99 of 9,000",
+    )
     args = parser.parse_args()
     n, ranks = args.elements, COMM.size
     show = print if COMM.rank == 0 else lambda *_: None
@@ -48,7 +54,7 @@ def main() -> None:
     if args.link is None:
         way = statistics.median(seconds(lambda: COMM.Allgather(share, every), args.runs)) if ranks > 1 else 0.0
     else:
-        way = share.size * (ranks - 1) / (args.link * 1e6 / 8 * PAYLOAD)
+        way = share.size * (ranks - 1) / (args.link * 1e6 / 8 * args.payload)
     small = np.zeros(3, np.int64)
     latency = statistics.median(seconds(lambda: COMM.Allreduce(MPI.IN_PLACE, small, MPI.MAX), 200))
     other = np.zeros_like(every)
@@ -80,7 +86,8 @@ def main() -> None:
         times = seconds(lambda opt=opt: opt.step(grads), args.runs)  # type: ignore[misc]
         buckets = len(opt._traffic.buckets)
         moved = 2 * copy * (ranks - 1) / ranks  # packed and unpacked, each way
-        model = max(2 * way + 2 * moved + averaging + step, buckets * latency) + 3 * latency
+        work = 2 * way + 2 * moved + averaging + step
+        model = max(work, (work + buckets * latency) / opt._traffic.ahead) + 3 * latency
         show(
             f"bucket {bucket >> 10} KiB, {buckets} buckets: {1e3 * times[0]:.1f} to {1e3 * times[-1]:.1f}, median "
             f"{1e3 * statistics.median(times):.1f} ms; the model says {1e3 * model:.1f}"
