@@ -261,6 +261,17 @@ def test_stepping_in_backward_after_groups_changed() -> None:
     assert mine.tolist() == [-0.5, -0.5] and b.tolist() == [0.0, 0.0]
 
 
+@pytest.mark.skipif(TORCH < (2, 6), reason="needs torch 2.6, the first with param_names")
+def test_names_without_utf8() -> None:
+    (p,) = ones()
+    optimizer = ft.Adam([("\ud800", p)], lr=0.5)
+    optimizer.step()
+    assert p.tolist() == [0.5, 0.5] and optimizer.state_dict()["param_groups"][0]["param_names"] == ["\ud800"]
+    p.data = torch.ones(2, 2)
+    with pytest.raises(ValueError, match=r'params\["\\ud800"\]'):
+        optimizer.step()
+
+
 @pytest.mark.parametrize("offload", [False, True])
 def test_parameters_taken_out_of_the_groups_keep_their_gradients(offload: bool) -> None:
     a, b = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))

@@ -127,7 +127,8 @@ def named(group: dict[str, Any], number: int) -> Iterator[tuple[Tensor, str]]:
     if len(names) != len(group["params"]):  # parameters were put in or taken out by hand
         names = [None] * len(group["params"])
     for i, (param, called) in enumerate(zip(group["params"], names, strict=True)):
-        yield param, f"params[{number}][{i}]" if called is None else f'params["{called}"]'
+        text = f"params[{number}][{i}]" if called is None else f'params["{called}"]'
+        yield param, text.encode("utf-8", "backslashreplace").decode()  # lone surrogates
 
 
 def _used_slot(
