@@ -811,6 +811,14 @@ def test_a_step_beyond_float16() -> None:
         jax.block_until_ready(optimizer.step(params, {"W": jnp.full(3, -1000.0, jnp.float16)}, optimizer.init(params)))
 
 
+def test_names_without_utf8() -> None:
+    optimizer, params, grads = fj.sgd(lr=0.5), {"\ud800": jnp.ones(3)}, {"\ud800": jnp.ones(3)}
+    params, state = optimizer.step(params, grads, optimizer.init(params))
+    assert params["\ud800"].tolist() == [0.5, 0.5, 0.5]
+    with pytest.raises(TypeError, match=r'params\["\\ud800"\]'):
+        optimizer.step({"\ud800": jnp.ones(3, jnp.int32)}, grads, state)
+
+
 def test_a_count_that_is_full() -> None:
     optimizer, params = fj.sgd(), one()
     for step in (2**31 - 1, -1):

@@ -90,6 +90,14 @@ def test_gradients_of_a_kind_that_no_step_takes(grad: Any, message: str) -> None
     assert (variable.value.detach().numpy() == 1).all()
 
 
+def test_names_without_utf8() -> None:
+    variable, optimizer = keras.Variable(np.ones(3, np.float32), name="\ud800"), fk.SGD(0.5)
+    optimizer.apply([torch.ones(3)], [variable])
+    assert variable.value.tolist() == [0.5, 0.5, 0.5]
+    with pytest.raises(ValueError, match=r'^grads\["\\ud800"\]: got shape'):
+        optimizer.apply([torch.ones(4)], [variable])
+
+
 def test_what_is_no_variable() -> None:
     for wrong in (3, np.ones(3), torch.ones(3)):
         with pytest.raises(TypeError, match=r"^variables: got \w+ among them, needs keras.Variable"):

@@ -106,7 +106,7 @@ def path_text(keys: Sequence[Any]) -> str:
             text += f"[{key.idx}]"
         else:
             text += f".{key.name}" if isinstance(key, GetAttrKey) else keystr((key,))
-    return text.replace("\n", "\\n")
+    return text.replace("\n", "\\n").encode("utf-8", "backslashreplace").decode()  # lone surrogates
 
 
 def _flags(name: str, mask: Any, params: Any, count: int) -> list[bool]:

@@ -55,6 +55,12 @@ def check_variable(variable: Any) -> None:
         raise TypeError(f"{name}: got {value.dtype}, needs {', '.join(NAMES.values())}")
 
 
+def _path(variable: Any) -> str:
+    """As messages and the native code have it: lone surrogates are no UTF-8."""
+    path: str = variable.path
+    return path.encode("utf-8", "backslashreplace").decode()
+
+
 def _is_plain(tensor: Tensor) -> bool:
     """Whether a tensor's elements are what lies in its memory, with nothing else."""
     return tensor.layout == torch.strided and not tensor.is_nested and not tensor.is_quantized
@@ -97,7 +103,7 @@ class Stepper:
     ) -> None:
         self.groups, self._inference = groups, inference
         self.numbers = {id(row.variable): i for i, row in enumerate(rows)}
-        self.paths = [row.variable.path for row in rows]
+        self.paths = [_path(row.variable) for row in rows]
         self._step: int | None = 0  # the native count of every row; None when they differ
         self._seen: list[tuple[Any, Tensor, int, torch.dtype, int]] = []
         self.model = Model(rule)
@@ -111,7 +117,7 @@ class Stepper:
                 row.group,
                 self._memory(row.variable),
                 [None if state is None else self._memory(state) for state in row.states],
-                path=f'["{row.variable.path}"]',
+                path=f'["{_path(row.variable)}"]',
                 ema=None if row.average is None else self._memory(row.average),
             )
         self._params = [row.variable.value for row in rows]
@@ -124,7 +130,7 @@ class Stepper:
         if _is_plain(value) and not value.is_contiguous():
             value.data = value.contiguous()
         self._seen.append((variable, value, value.data_ptr(), value.dtype, value.nbytes))
-        return memory(value, f'variables["{variable.path}"]')
+        return memory(value, f'variables["{_path(variable)}"]')
 
     def moved(self) -> bool:
         """Whether a variable has another tensor, or its tensor other elements, than when this was made."""
