@@ -6,6 +6,7 @@ import collections
 import copy
 import io
 import pickle
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -368,3 +369,20 @@ def test_a_gradient_that_is_assigned_replaces_the_one_that_arrived() -> None:
     p.grad = torch.ones(2)
     optimizer.step()
     assert p.tolist() == [-1.0, -1.0]
+
+
+def test_arriving_gradients_do_not_each_go_over_the_groups() -> None:
+    class Counted(list[Any]):
+        looks = 0
+
+        def __iter__(self) -> Iterator[Any]:
+            Counted.looks += 1
+            return super().__iter__()
+
+    params = [torch.nn.Parameter(torch.ones(2)) for _ in range(20)]
+    optimizer = ft.CPUOffload(ft.SGD, params, lr=0.5, free_gradients=True)
+    optimizer.param_groups[0]["params"] = Counted(params)
+    torch.stack(params).sum().backward()
+    assert 0 < Counted.looks < 5
+    optimizer.step()
+    assert all(param.tolist() == [0.5, 0.5] for param in params)

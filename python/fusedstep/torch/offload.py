@@ -67,6 +67,7 @@ class CPUOffload(FusedOptimizer):
     _pending: dict[Tensor, Tensor]
     _hosts: dict[Tensor, Tensor]
     _buffers: dict[Tensor, Tensor]
+    _grouped: set[int]
     _streams: dict[torch.device, Any]
 
     def __new__(cls, optimizer_class: type[FusedOptimizer], *args: Any, **kwargs: Any) -> Self:
@@ -91,6 +92,7 @@ class CPUOffload(FusedOptimizer):
         this["_pending"] = {}  # gradients that have arrived
         this["_hosts"] = {}  # the parameters' copies
         this["_buffers"] = {}  # host memory for gradients
+        this["_grouped"] = set()  # identities of the groups' parameters, since the last step
         this["_streams"] = {}
         this["eager"] = self.free_gradients
 
@@ -130,12 +132,15 @@ class CPUOffload(FusedOptimizer):
             self._stale()
 
     def _in_groups(self, param: Tensor) -> bool:
-        return any(param is p for group in self.param_groups for p in group["params"])
+        if not self._grouped:
+            self._grouped = {id(p) for group in self.param_groups for p in group["params"]}
+        return id(param) in self._grouped
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients, those on the host as well."""
         super().zero_grad(set_to_none)
         self._pending.clear()
+        self._grouped.clear()
 
     # ---- the copies ----
 
@@ -161,6 +166,7 @@ class CPUOffload(FusedOptimizer):
         super()._build()
         self._hosts = {slot.param: slot.work for slot in self._slots if slot.work is not None}
         self._buffers = {param: buffer for param, buffer in self._buffers.items() if param in self._hosts}
+        self._grouped.clear()  # groups may have changed since the first gradient arrived
         for param in [p for p in self._pending if p not in self._hosts and not self._in_groups(p)]:
             param.grad = self._pending.pop(param).to(param.device)
 
@@ -221,6 +227,7 @@ class CPUOffload(FusedOptimizer):
     def _finish(self, tensors: _core.TorchModel | None, taken: bool, substitutes: dict[int, Tensor | None]) -> None:
         super()._finish(tensors, taken, substitutes)
         self._pending.clear()
+        self._grouped.clear()
 
 
 def _offloaded(base: type[Any], optimizer_class: type[Any]) -> type[Any]:
