@@ -69,9 +69,8 @@ def carry(links: Sequence[int], rate: float, delay: float) -> None:
     ranks = range(len(links))
     rank_of = {here: rank for rank, here in enumerate(links)}
     network = bytes(int(part) for part in NETWORK.split("."))
-    waiting: list[dict[int, deque[bytes]]] = [
-        {} for _ in ranks
-    ]  # of each source, by target: in turn, as fair queues do
+    # Packets of each source by target: these take turns, as in fair queues.
+    waiting: list[dict[int, deque[bytes]]] = [{} for _ in ranks]
     sent, received = [0.0] * len(links), [0.0] * len(links)  # when each link is free
     due: list[tuple[float, int, int, bytes]] = []
     numbers = count()

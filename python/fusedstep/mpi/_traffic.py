@@ -20,9 +20,9 @@ __all__ = ["Traffic"]
 Array = NDArray[Any]
 Bytes = NDArray[np.uint8]
 
-_LEAST_AHEAD: Final = 2
+_AHEAD_BYTES: Final = 1 << 24  # on their way at a time, in each direction
+_LEAST_AHEAD: Final = 2  # buckets
 _MOST_AHEAD: Final = 8
-_AHEAD_BYTES: Final = 1 << 24
 _ALIGNED: Final = 8  # bytes: every run of a message begins at a multiple
 
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
