@@ -13,7 +13,19 @@ import numpy as np
 
 from ._held import check_held
 
-__all__ = ["choice", "flag", "needs_entries", "no_entry", "number", "overlapping", "path_text", "real", "same", "whole"]
+__all__ = [
+    "choice",
+    "escaped",
+    "flag",
+    "needs_entries",
+    "no_entry",
+    "number",
+    "overlapping",
+    "path_text",
+    "real",
+    "same",
+    "whole",
+]
 
 LARGEST_COUNT = 2**63 - 1
 """What a step count may be at most, here as in the optimizers."""
@@ -141,6 +153,11 @@ def choice(name: str, value: Any, choices: tuple[Any, ...]) -> Any:
     if not (value is None or isinstance(value, str)) or value not in choices:  # an array equals none
         raise ValueError(f"{name}: got {value!r}, needs one of {', '.join(map(repr, choices))}")
     return value
+
+
+def escaped(text: str) -> str:
+    """A name as the native code and files take it: lone surrogates, as of the names of files, have no UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def path_text(name: str, path: Any) -> str:

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .._arguments import escaped
+
 __all__ = ["Tree", "dumps", "loads", "rebuilt"]
 
 DEEPEST = 100
@@ -78,8 +80,7 @@ class Tree:
                 f"{name}: got {type(value).__name__}, needs an array, or None, a bool, a number, text, or a dict, list "
                 "or tuple of them"
             )
-        # Keys may print alike, and text may hold what has no UTF-8: lone surrogates, as of the names of files.
-        name = name.encode("utf-8", "backslashreplace").decode()
+        name = escaped(name)  # keys may print alike
         self._taken[name] += 1
         while (again := self._taken[name]) > 1:
             name = f"{name}#{again}"

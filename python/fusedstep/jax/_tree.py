@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import DictKey, GetAttrKey, SequenceKey, keystr
 
+from .._arguments import escaped
 from ._layout import Leaf
 
 __all__ = ["Tree", "path_text"]
@@ -106,7 +107,7 @@ def path_text(keys: Sequence[Any]) -> str:
             text += f"[{key.idx}]"
         else:
             text += f".{key.name}" if isinstance(key, GetAttrKey) else keystr((key,))
-    return text.replace("\n", "\\n").encode("utf-8", "backslashreplace").decode()  # lone surrogates
+    return escaped(text.replace("\n", "\\n"))
 
 
 def _flags(name: str, mask: Any, params: Any, count: int) -> list[bool]:

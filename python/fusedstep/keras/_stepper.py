@@ -10,6 +10,7 @@ import torch
 from keras import Variable, ops
 from torch import Tensor
 
+from .._arguments import escaped
 from .._core import Memory, Model
 from .._held import check_storage
 from ..torch._reading import memory, quiet
@@ -55,12 +56,6 @@ def check_variable(variable: Any) -> None:
         raise TypeError(f"{name}: got {value.dtype}, needs {', '.join(NAMES.values())}")
 
 
-def _path(variable: Any) -> str:
-    """As messages and the native code have it: lone surrogates are no UTF-8."""
-    path: str = variable.path
-    return path.encode("utf-8", "backslashreplace").decode()
-
-
 def _is_plain(tensor: Tensor) -> bool:
     """Whether a tensor's elements are what lies in its memory, with nothing else."""
     return tensor.layout == torch.strided and not tensor.is_nested and not tensor.is_quantized
@@ -103,7 +98,7 @@ class Stepper:
     ) -> None:
         self.groups, self._inference = groups, inference
         self.numbers = {id(row.variable): i for i, row in enumerate(rows)}
-        self.paths = [_path(row.variable) for row in rows]
+        self.paths = [escaped(row.variable.path) for row in rows]
         self._step: int | None = 0  # the native count of every row; None when they differ
         self._seen: list[tuple[Any, Tensor, int, torch.dtype, int]] = []
         self.model = Model(rule)
@@ -117,7 +112,7 @@ class Stepper:
                 row.group,
                 self._memory(row.variable),
                 [None if state is None else self._memory(state) for state in row.states],
-                path=f'["{_path(row.variable)}"]',
+                path=f'["{escaped(row.variable.path)}"]',
                 ema=None if row.average is None else self._memory(row.average),
             )
         self._params = [row.variable.value for row in rows]
@@ -130,7 +125,7 @@ class Stepper:
         if _is_plain(value) and not value.is_contiguous():
             value.data = value.contiguous()
         self._seen.append((variable, value, value.data_ptr(), value.dtype, value.nbytes))
-        return memory(value, f'variables["{_path(variable)}"]')
+        return memory(value, f'variables["{escaped(variable.path)}"]')
 
     def moved(self) -> bool:
         """Whether a variable has another tensor, or its tensor other elements, than when this was made."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import _core
+from .._arguments import escaped
 from .._arguments import number as one_number
 from .._hyper import check_hyper, check_hypers
 from ..reference import RULES, State
@@ -127,8 +128,7 @@ def named(group: dict[str, Any], number: int) -> Iterator[tuple[Tensor, str]]:
     if len(names) != len(group["params"]):  # parameters were put in or taken out by hand
         names = [None] * len(group["params"])
     for i, (param, called) in enumerate(zip(group["params"], names, strict=True)):
-        text = f"params[{number}][{i}]" if called is None else f'params["{called}"]'
-        yield param, text.encode("utf-8", "backslashreplace").decode()  # lone surrogates
+        yield param, f"params[{number}][{i}]" if called is None else escaped(f'params["{called}"]')
 
 
 def _used_slot(
