@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import fusedstep as fs
-from fusedstep import __main__
+from fusedstep import __main__, _core
 from fusedstep._table import Table
 from fusedstep.bench import arrays, cli, main, steps
 from fusedstep.bench.timing import Timing, alternate, runner
@@ -56,6 +56,22 @@ def test_a_wrong_step_is_not_timed(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     monkeypatch.setattr(fs.Adam, "step", wrong)
     assert main(["--rules", "adam", "--sizes", "1e3", "--repeats", "1"]) == 1
     assert "WRONG" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rule", ["adam", "novograd", "lamb", "prodigy", "adammini", "adafactor"])
+def test_the_limit_takes_every_byte_from_memory_once_a_pass(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    streamed, runs, right = 0, 0, _core.stream
+
+    def recorded(written: list[Any], read: list[Any]) -> None:
+        nonlocal streamed, runs
+        assert len({id(array) for array in [*written, *read]}) == len(written) + len(read)  # else a cache has it
+        streamed += sum(array.nbytes for array in [*written, *written, *read])
+        runs += bool(written)  # the last pass of a step
+        right(written, read)
+
+    monkeypatch.setattr(_core, "stream", recorded)
+    _, moved = steps.measure(steps.Case(rule, "float32", "plain", 10_000), repeats=1, reference=False)
+    assert streamed / runs == pytest.approx(moved, rel=0.02)
 
 
 @pytest.mark.parametrize(

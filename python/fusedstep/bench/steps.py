@@ -7,7 +7,7 @@ leave the same bytes; at the timed size every element must hold the bytes of a s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -227,21 +227,20 @@ def check_timed(case: Case, params: list[Array]) -> None:
         raise WrongResult(f"{case}: {wrong} elements or bytes differ from the second computation")
 
 
-def stream(written: int, read: int, before: int = 0) -> Callable[[], object]:
+def stream(written: int, read: int, before: Sequence[int] = ()) -> Callable[[], object]:
     """Return a pass over float32 arrays that reads and writes ``written`` bytes and reads ``read`` more, after
-    one that reads ``before`` bytes of these.
+    passes that read ``before`` bytes of these, one after the other.
 
     The written bytes lie in one array for each as long as the read one, as a step's do.
     """
     pieces = max(1, round(written / max(read, 1)))
     writes = [arrays.fill((max(16, written // pieces // 4),), "param", np.float32) for _ in range(pieces)]
     reads = [arrays.fill((max(16, read // 4),), "grad", np.float32)]
-    passed = [*reads, *writes]
-    first = [passed[i % len(passed)] for i in range(round(before / max(read, 1)))]
+    first = [[*reads, *writes][: round(count / max(read, 1))] for count in before]
 
     def run() -> None:
-        if first:
-            _core.stream([], first)
+        for passed in first:
+            _core.stream([], passed)
         _core.stream(writes, reads)
 
     return run
@@ -270,12 +269,12 @@ def measure(case: Case, *, repeats: int = 9, reference: bool = True) -> tuple[di
     written = sum(array.nbytes for array in [*params, *held(optimizer)])
     read = sum(array.nbytes for array in grads)
     rule = RULES[optimizer.rule]
-    first = rule.norms  # read a first time, for sums over whole tensors
-    before = read * (rule.needs_shape + ("grad" in first))  # the sums of rows come before those of tensors
-    before += sum(array.nbytes for array in params) * ("param" in first)
-    before += sum(array.nbytes for name in first for array in held(optimizer, name))
+    before = [read] * rule.needs_shape  # the sums of rows, before those of tensors
+    if first := rule.norms:
+        summed = read * ("grad" in first) + sum(array.nbytes for array in params) * ("param" in first)
+        before.append(summed + sum(array.nbytes for name in first for array in held(optimizer, name)))
     runs = {"native": runner(optimizer.step), "limit": runner(stream(written, read, before))}
     if reference and case.elements <= REFERENCE_MOST:
         other, wanted, given = prepare(case)
         runs["reference"] = runner(_reference_step(case, other, wanted, given))
-    return alternate(runs, repeats=repeats), before + 2 * written + read
+    return alternate(runs, repeats=repeats), sum(before) + 2 * written + read
