@@ -179,8 +179,9 @@ struct RuleEntry {
     int n_states;
     const char* const* scalars;  // per-tensor values that derive() advances, or trust()
     int n_scalars;
-    bool norms;            // the update needs two norms of the whole tensor first
-    unsigned norm_states;  // bit mask over the states that these are made of
+    bool norms;            // the update needs norms of the whole tensor first
+    bool norm_param;       // whether these are made of the parameter too
+    unsigned norm_states;  // bit mask over the states that they are made of
     bool whole;    // these are plain sums over all tensors of the rule, whose scalars are one: see Engine::agree
     bool product;  // the caller changes every tensor's direction before the update: see Engine::start
     unsigned (*variant)(const double* h, std::uint64_t step);

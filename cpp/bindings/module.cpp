@@ -47,12 +47,16 @@ py::list rules() {
     const KernelTable& kernels = active_kernels();
     for (int r = 0; r < kernels.n_rules; ++r) {
         const RuleEntry& rule = kernels.rules[r];
-        py::list hypers, states, scalars;
+        py::list hypers, states, scalars, norms;
         for (int i = 0; i < rule.n_hypers; ++i) hypers.append(rule.hypers[i]);
         for (int i = 0; i < rule.n_states; ++i)
             states.append(py::make_tuple(rule.states[i].name, kinds[rule.states[i].kind]));
         for (int i = 0; i < rule.n_scalars; ++i) scalars.append(rule.scalars[i]);
-        all.append(py::make_tuple(rule.name, hypers, states, scalars, rule.norms, rule.decay[kFloat] != nullptr));
+        if (rule.norms && rule.norm_param) norms.append("param");
+        if (rule.norms) norms.append("grad");
+        for (int i = 0; rule.norms && i < rule.n_states; ++i)
+            if (rule.norm_states >> i & 1u) norms.append(rule.states[i].name);
+        all.append(py::make_tuple(rule.name, hypers, states, scalars, norms, rule.decay[kFloat] != nullptr));
     }
     return all;
 }

@@ -106,7 +106,7 @@ bool Engine::trust() {
         rule.trust[x.compute](constants_[constants_of_[t]].bytes, hypers, x.step, scalars.data(),
                               static_cast<double>(x.size), sum.first, sum.second);
         std::copy_n(scalars.begin(), n_scalars, x.scalars.begin());
-        if (rule.product) x.direction_norm = std::sqrt(sum.second);
+        if (rule.product) x.direction_norm = std::sqrt(sum.first);
     }
     if (whole_) agree(true);
     return true;

@@ -66,7 +66,7 @@ void Engine::sum_directions(std::size_t t, std::size_t begin, std::size_t end) {
     Staging<kBlock> staging(*kernels_, x.compute);
     for (std::size_t i = begin; i < end; i += kBlock) {
         const std::size_t n = std::min(kBlock, end - i);
-        Run run{staging.load(x.param, i, n, 0), nullptr, {}, n};
+        Run run{rule.norm_param ? staging.load(x.param, i, n, 0) : nullptr, nullptr, {}, n};
         const double multiplier = load_gradient(staging, *kernels_, x, group, c.multiplier, i, n, run);
         PairLanes lanes{};
         run.lanes = &lanes;

@@ -96,6 +96,7 @@ constexpr RuleEntry entry() {
             Rule::kScalarNames,
             Rule::kScalars,
             Rule::kNorms,
+            Rule::kNormParam,
             Rule::kNormStates,
             Rule::kWhole,
             Rule::kProduct,

@@ -79,22 +79,24 @@ PairSum direction(const void* constants, double multiplier, const Run& run) {
     }
     const auto one = [&](std::size_t i, std::size_t j) {
         constexpr int states = kStatesOf<Rule>;
-        T a = 0, b = 0, d = 0, e = 0, x = 0, y = 0;
+        T p = 0, a = 0, b = 0, d = 0, e = 0, x = 0, y = 0;
+        if constexpr (Rule::kNormParam) p = param[i];
         if constexpr (used & 1u) a = s0[i];
         if constexpr (used & 2u) b = s1[i];
         if constexpr (used & 4u) d = s2[i];
         if constexpr (made & 4u) d = factor * d;
         if constexpr (used & 8u) e = s3[i];
-        if constexpr (states == 1) Rule::template direction<T, V>(c, param[i], scale * grad[i], a, x, y);
-        if constexpr (states == 2) Rule::template direction<T, V>(c, param[i], scale * grad[i], a, b, x, y);
-        if constexpr (states == 3) Rule::template direction<T, V>(c, param[i], scale * grad[i], a, b, d, x, y);
-        if constexpr (states == 4) Rule::template direction<T, V>(c, param[i], scale * grad[i], a, b, d, e, x, y);
+        if constexpr (states == 1) Rule::template direction<T, V>(c, p, scale * grad[i], a, x, y);
+        if constexpr (states == 2) Rule::template direction<T, V>(c, p, scale * grad[i], a, b, x, y);
+        if constexpr (states == 3) Rule::template direction<T, V>(c, p, scale * grad[i], a, b, d, x, y);
+        if constexpr (states == 4) Rule::template direction<T, V>(c, p, scale * grad[i], a, b, d, e, x, y);
         first[j] = Rule::kWhole ? first[j] + static_cast<double>(x) : plus_square(first[j], x);
-        second[j] = Rule::kWhole ? second[j] + static_cast<double>(y) : plus_square(second[j], y);
+        if constexpr (Rule::kSums == 2)
+            second[j] = Rule::kWhole ? second[j] + static_cast<double>(y) : plus_square(second[j], y);
     };
     const std::size_t whole = run.n / kLanes * kLanes;
     for (std::size_t i = 0; i < whole; i += kLanes) {
-        fetch_ahead(param + i);
+        if constexpr (Rule::kNormParam) fetch_ahead(param + i);
         fetch_ahead(grad + i);
         if constexpr (used & 1u) fetch_ahead(s0 + i);
         if constexpr (used & 2u) fetch_ahead(s1 + i);
@@ -108,7 +110,7 @@ PairSum direction(const void* constants, double multiplier, const Run& run) {
         std::memcpy(run.lanes->first, first, sizeof first);
         std::memcpy(run.lanes->second, second, sizeof second);
     }
-    return {combined(first), combined(second)};
+    return {combined(first), Rule::kSums == 2 ? combined(second) : static_cast<double>(run.n)};
 }
 
 template <class T>

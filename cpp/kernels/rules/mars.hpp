@@ -2,6 +2,8 @@
 // of the step before is zero at first, as in the authors' code.
 struct MarsClipping : Elementwise {
     static constexpr bool kNorms = true;
+    static constexpr bool kNormParam = false;
+    static constexpr int kSums = 1;
     static constexpr bool kCautious = true;
 
     static double shrinkage(double clipping, double sum) {
@@ -48,9 +50,8 @@ struct Mars : MarsClipping {
 
     // First pass: the corrected gradient, whose squares are summed.
     template <class T, unsigned V>
-    static void direction(const Constants<T>& c, T, T g, T, T, T last, T& a, T& b) {
+    static void direction(const Constants<T>& c, T, T g, T, T, T last, T& a, T&) {
         a = corrected<T, V>(c, g, last);
-        b = T{};
     }
     template <class T>
     static void trust(Constants<T>& c, const double* h, double sum, double) {
@@ -95,9 +96,8 @@ struct MarsLion : MarsClipping {
     }
 
     template <class T, unsigned V>
-    static void direction(const Constants<T>& c, T, T g, T, T last, T& a, T& b) {
+    static void direction(const Constants<T>& c, T, T g, T, T last, T& a, T&) {
         a = g + c.correction * (g - last);
-        b = T{};
     }
     template <class T>
     static void trust(Constants<T>& c, const double* h, double sum, double) {

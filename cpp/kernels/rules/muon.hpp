@@ -10,6 +10,8 @@ struct Muon : Elementwise {
     enum { kLr, kWeightDecay, kMomentum, kNesterov, kEps };
     static constexpr State kStates[] = {{"momentum_buffer", kSigned}};
     static constexpr bool kNorms = true;
+    static constexpr bool kNormParam = false;
+    static constexpr int kSums = 1;
     static constexpr bool kProduct = true;
 
     enum : unsigned { kWithNesterov = 1 };
@@ -34,12 +36,11 @@ struct Muon : Elementwise {
 
     // First pass: what is squared and summed over the tensor. The momentum stays as it is.
     template <class T, unsigned V>
-    static void direction(const Constants<T>& c, T, T g, T m, T& a, T& b) {
-        a = T{};
-        b = advance<T, V>(c, g, m);
+    static void direction(const Constants<T>& c, T, T g, T m, T& a, T&) {
+        a = advance<T, V>(c, g, m);
     }
     template <class T>
-    static void trust(Constants<T>& c, const double* h, double, double sum) {
+    static void trust(Constants<T>& c, const double* h, double sum, double) {
         const double norm = std::sqrt(sum);
         const T divisor = T(norm > h[kEps] ? norm : norm <= h[kEps] ? h[kEps] : norm);  // NaN stays NaN
         c.norm = divisor == T{} ? T(1.0) : divisor;

@@ -8,7 +8,9 @@ struct NovoGrad : Elementwise {
     static constexpr int kScalars = 1;
     static constexpr const char* kScalarNames[] = {"exp_avg_sq"};
     static constexpr bool kNorms = true;
+    static constexpr bool kNormParam = false;
     static constexpr unsigned kNormStates = 0;
+    static constexpr int kSums = 1;
 
     template <class T>
     struct Constants {
@@ -22,9 +24,8 @@ struct NovoGrad : Elementwise {
 
     // First pass: the gradient, whose squares are summed.
     template <class T, unsigned V>
-    static void direction(const Constants<T>&, T, T g, T, T& a, T& b) {
+    static void direction(const Constants<T>&, T, T g, T, T& a, T&) {
         a = g;
-        b = T{};
     }
     template <class T>
     static void trust(Constants<T>& c, const double* h, std::uint64_t step, double* scalars, double sum, double) {

@@ -6,7 +6,9 @@ struct StableAdamW : DecayOfParameter {
     enum { kLr, kBeta1, kBeta2, kEps, kWeightDecay };
     static constexpr State kStates[] = {{"exp_avg", kSigned}, {"exp_avg_sq", kUnsigned}};
     static constexpr bool kNorms = true;
+    static constexpr bool kNormParam = false;
     static constexpr unsigned kNormStates = 2;
+    static constexpr int kSums = 1;
 
     // The weight that makes an average that began with 0 one without bias.
     static double unbiased(double beta, std::uint64_t step) {
@@ -23,11 +25,10 @@ struct StableAdamW : DecayOfParameter {
         return {T(1.0), T(keep1), T(1.0 - keep1), T(keep2), T(1.0 - keep2), T(h[kEps]), T(h[kLr])};
     }
 
-    // First pass: the gradient in units of the new second moment's root, and 1 to count elements.
+    // First pass: the gradient in units of the new second moment's root.
     template <class T, unsigned V>
-    static void direction(const Constants<T>& c, T, T g, T, T v, T& a, T& b) {
+    static void direction(const Constants<T>& c, T, T g, T, T v, T& a, T&) {
         a = g / larger(root(c.keep2 * v + c.take2 * (g * g)), c.eps);
-        b = T{} + 1;
     }
     template <class T>
     static void trust(Constants<T>& c, const double* h, double sum, double count) {
