@@ -39,6 +39,11 @@ bool has_avx2() {
     const int fma = 1 << 12, f16c = 1 << 29;
     return saves_registers(0x6) && (r7[1] & (1 << 5)) != 0 && (r1[2] & fma) != 0 && (r1[2] & f16c) != 0;
 }
+bool is_amd() {
+    int r[4];
+    __cpuid(r, 0);
+    return r[1] == 0x68747541;  // "Auth"
+}
 bool has_avx512() {
     int r[4];
     __cpuidex(r, 7, 0);
@@ -53,12 +58,25 @@ bool has_avx2() {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __get_cpuid(1, &a, &b, &c, &d) != 0 &&
            (c & (1u << 29)) != 0;
 }
+bool is_amd() { return __builtin_cpu_is("amd") != 0; }
 bool has_avx512() {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
 }
 #endif
 #endif
+
+// Over 1e8 elements (Zen 4, two threads), relative to asking for 2 KB ahead in passes that sum and 512 bytes in steps:
+// Adam takes 0.9 times as long without, Adafactor 0.93. Relative to not asking, on an Intel Xeon: Adam 0.89, LAMB 0.95.
+std::size_t best_ahead() {
+#if defined(FUSEDSTEP_X86)
+#if !defined(_MSC_VER)
+    __builtin_cpu_init();
+#endif
+    if (is_amd() && has_avx512()) return 0;
+#endif
+    return 2048;
+}
 
 const Isa* find(const std::string& name) {
     for (const Isa& isa : built_isas())
@@ -95,6 +113,8 @@ std::atomic<const KernelTable*>& active() {
 }
 
 }  // namespace
+
+const std::size_t bytes_ahead = best_ahead();
 
 const std::vector<Isa>& built_isas() {
     static const std::vector<Isa> all = {

@@ -56,7 +56,7 @@ void Engine::prepare() {
         whole_ = whole_ || rule.whole;
         products_ = products_ || rule.product;
     }
-    from_memory_ = bytes > kFromMemory;
+    from_memory_ = bytes > kFromMemory && bytes_ahead != 0;
     grad_sums_.assign(blocks, {});
     pair_sums_.assign(norms_ ? blocks : 0, {});
     exchanged_.assign(peers == nullptr ? 0 : std::max(tensors.size(), norms_ ? 2 * blocks : blocks + 1), 0);

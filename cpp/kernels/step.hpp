@@ -72,6 +72,7 @@ PairSum direction(const void* constants, double multiplier, const Run& run) {
     const T* const s1 = static_cast<const T*>(run.states[1]);
     const T* const s2 = static_cast<const T*>(run.states[2]);
     const T* const s3 = static_cast<const T*>(run.states[3]);
+    const std::size_t ahead = bytes_ahead;
     double first[kLanes] = {}, second[kLanes] = {};
     if constexpr (made != 0) {
         load_lanes(run.lanes->first, first);
@@ -96,12 +97,12 @@ PairSum direction(const void* constants, double multiplier, const Run& run) {
     };
     const std::size_t whole = run.n / kLanes * kLanes;
     for (std::size_t i = 0; i < whole; i += kLanes) {
-        if constexpr (Rule::kNormParam) fetch_ahead(param + i);
-        fetch_ahead(grad + i);
-        if constexpr (used & 1u) fetch_ahead(s0 + i);
-        if constexpr (used & 2u) fetch_ahead(s1 + i);
-        if constexpr ((used & ~made) & 4u) fetch_ahead(s2 + i);
-        if constexpr (used & 8u) fetch_ahead(s3 + i);
+        if constexpr (Rule::kNormParam) fetch_ahead(param + i, ahead);
+        fetch_ahead(grad + i, ahead);
+        if constexpr (used & 1u) fetch_ahead(s0 + i, ahead);
+        if constexpr (used & 2u) fetch_ahead(s1 + i, ahead);
+        if constexpr ((used & ~made) & 4u) fetch_ahead(s2 + i, ahead);
+        if constexpr (used & 8u) fetch_ahead(s3 + i, ahead);
 #pragma omp simd
         for (std::size_t j = 0; j < kLanes; ++j) one(i + j, j);
     }
