@@ -167,6 +167,10 @@ struct NarrowRun {
     float* ema;                 // may be null
     double ema_decay, clip_value;
     bool zero_grads;
+    // Of a second moment of rows alone: what the elements of every row are multiplied by, from the run's first row on,
+    // how many elements a row has, and how many are left of the first.
+    const float* row_factors;
+    std::size_t row_size, left_in_row;
     // Not null: a dry run of a float16 parameter, which writes only this, the bits of the largest magnitude among the
     // new parameters (those of an infinity or NaN are larger than any number's).
     std::uint32_t* largest;

@@ -76,13 +76,14 @@ def test_functions_are_equal(options: dict[str, Any], dtype: Any, isa: str, mome
     assert_same(left[0], left[1])
 
 
+@pytest.mark.parametrize("moments", ["float32", "bfloat16", "8bit"])
 @pytest.mark.parametrize("blocks", [1, 2, 12, 60, 2100, 4200])
-def test_numbers_of_blocks(blocks: int) -> None:
+def test_numbers_of_blocks(blocks: int, moments: str) -> None:
     """From one block to one for every element, along rows and across them."""
     left: list[Any] = []
     for module in (fs.functional, fs.reference):
         params = arrays(FLOAT32, 0, [(4200,), (42, 100), (2, 2100), (0, 3)])
-        kept = states(params, blocks=blocks)
+        kept = states(params, moments, blocks)
         for step in (1, 2, 3):
             module.adam_mini(
                 params, arrays(FLOAT32, 100 * step, [p.shape for p in params]), **kept, step=step, blocks=blocks

@@ -17,7 +17,9 @@ constexpr std::uint32_t kLargestHalf = 0x477FE000;  // the bits of 65504
 // The kernel for a tensor whose moments are all narrow in one way, and null for others.
 NarrowFn narrow_kernel(const RuleEntry& rule, unsigned variant, const Tensor& x, const Group& group,
                        const StepOptions& options) {
-    if (x.compute != kFloat || x.rows != nullptr || group.cautious || x.factors.any()) return nullptr;
+    if (x.compute != kFloat || x.rows != nullptr || group.cautious ||
+        (x.factors.any() && x.factors.states.columns >= 0))
+        return nullptr;
     const unsigned used = rule.used_states(variant);
     const auto moments_are = [&](Format is_signed, Format is_unsigned) {
         bool all = true;
@@ -54,6 +56,13 @@ NarrowRun narrow_run(const Tensor& x, const Group& group, unsigned used, std::si
     run.grad = from(x.grad);
     for (std::size_t s = 0; s < x.states.size(); ++s)
         if (used >> s & 1u) run.states[s] = from(x.states[s]);
+    if (const Factors& f = x.factors; f.any()) {
+        const std::size_t row = element / f.columns;
+        run.row_factors = static_cast<const float*>(f.inverse_rows) + row;
+        run.row_size = f.columns;
+        run.left_in_row = (row + 1) * f.columns - element;
+        run.states[f.states.elements] = {};
+    }
     run.ema = x.ema == nullptr ? nullptr : static_cast<float*>(x.ema) + element;
     run.ema_decay = group.ema_decay;
     run.clip_value = group.clip_value;

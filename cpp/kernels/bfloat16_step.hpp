@@ -222,8 +222,8 @@ std::size_t step_pairs(const void* constants, double multiplier, const NarrowRun
     alignas(64) float room[2][3][kQuantBlock];
     StateOf<true> one;
     StateOf<false> two;
-    one.start(run.states[0], room[0], false);
-    two.start(run.states[1], room[1], false);
+    one.start(run, 0, room[0]);
+    two.start(run, 1, room[1]);
     VecU count{};
     for (int j = 0; j < kVecLanes; ++j) count[j] = static_cast<std::uint32_t>(j);
     NoiseBlock block{};

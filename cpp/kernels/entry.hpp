@@ -73,8 +73,6 @@ template <class Rule>
 NarrowFn narrow([[maybe_unused]] unsigned variant, [[maybe_unused]] Format moments, [[maybe_unused]] Format param) {
 #if defined(FUSEDSTEP_VEC)
     if constexpr (Rule::kProduct) return nullptr;  // most of its time is the product's
-    if constexpr (Rule::kFactors.rows >= 0 && Rule::kFactors.columns < 0)
-        return nullptr;  // a state is always in factors
     if constexpr (Rule::kBfloat16Step)
         if (variant == 0 && param != Format::float32) return choose_pairs<Rule, 0>(moments, param);
     return narrow_of<Rule>(variant, moments, typename Count<Rule::kVariants>::type{});

@@ -14,7 +14,7 @@
 // is called as often as `store`, for the block before.
 
 struct UnusedState {
-    VEC_INLINE void start(const Stream&, float (*)[kQuantBlock], bool) {}
+    VEC_INLINE void start(const NarrowRun&, int, float (*)[kQuantBlock]) {}
     VEC_INLINE void begin(std::size_t) {}
     VEC_INLINE Vec load(std::size_t) const { return Vec{}; }
     VEC_INLINE void store(std::size_t, const Vec&) {}
@@ -29,9 +29,9 @@ struct PlainState : UnusedState {
     T* at;
     T* to;
     T* spare;  // null: it is not a dry run
-    VEC_INLINE void start(const Stream& stream, float (*room)[kQuantBlock], bool dry) {
-        all = static_cast<T*>(stream.data);
-        spare = dry ? reinterpret_cast<T*>(room[0]) : nullptr;
+    VEC_INLINE void start(const NarrowRun& run, int state, float (*room)[kQuantBlock]) {
+        all = static_cast<T*>(run.states[state].data);
+        spare = run.largest != nullptr ? reinterpret_cast<T*>(room[0]) : nullptr;
     }
     VEC_INLINE void begin(std::size_t first) {
         at = all + first;
@@ -70,11 +70,11 @@ struct QuantState {
     bool dry;
 
     // room: for two blocks of elements, and for those codes.
-    VEC_INLINE void start(const Stream& stream, float (*room)[kQuantBlock], bool is_dry) {
-        dry = is_dry;
+    VEC_INLINE void start(const NarrowRun& run, int state, float (*room)[kQuantBlock]) {
+        dry = run.largest != nullptr;
         std::memset(room[1], 0, sizeof room[1]);
-        all = static_cast<std::uint8_t*>(stream.data);
-        scales = static_cast<float*>(stream.extra);
+        all = static_cast<std::uint8_t*>(run.states[state].data);
+        scales = static_cast<float*>(run.states[state].extra);
         values = room[0];
         late_values = room[1];
         late_codes = spare = reinterpret_cast<std::uint8_t*>(room[2]);
@@ -110,6 +110,29 @@ struct QuantState {
     }
 };
 
+// In the place of a state that has one number for every row: what the row's elements are multiplied by.
+struct RowState : UnusedState {
+    const float* factor;
+    std::size_t size, left;  // elements of a row, and what is left of this one
+    float* values;
+    VEC_INLINE void start(const NarrowRun& run, int, float (*room)[kQuantBlock]) {
+        factor = run.row_factors;
+        size = run.row_size;
+        left = run.left_in_row;
+        values = room[0];
+    }
+    VEC_NOINLINE void begin(std::size_t) {
+        for (std::size_t i = 0; i < kQuantBlock;) {
+            const std::size_t n = left < kQuantBlock - i ? left : kQuantBlock - i;
+            for (std::size_t j = i; j < i + n; ++j) values[j] = *factor;
+            i += n;
+            left -= n;
+            if (left == 0) ++factor, left = size;
+        }
+    }
+    VEC_INLINE Vec load(std::size_t i) const { return get(values + i, Vec{}); }
+};
+
 // What keeps a state of a rule's variant.
 template <bool kUsed, StateKind kKind, template <bool> class Moment>
 struct KeptIn {
@@ -125,8 +148,12 @@ struct KeptIn<true, kExact, Moment> {
 };
 template <class Rule, unsigned V, int s>
 constexpr bool kUses = s < kStatesOf<Rule> && (used_states<Rule>(V) >> s & 1u) != 0;
+template <class Rule, int s>
+constexpr bool kOfRows = Rule::kFactors.rows >= 0 && Rule::kFactors.columns < 0 && Rule::kFactors.elements == s;
 template <class Rule, unsigned V, template <bool> class Moment, int s>
-using KeptState = typename KeptIn<kUses<Rule, V, s>, Rule::kStates[kUses<Rule, V, s> ? s : 0].kind, Moment>::type;
+using KeptState =
+    std::conditional_t<kOfRows<Rule, s>, RowState,
+                       typename KeptIn<kUses<Rule, V, s>, Rule::kStates[kUses<Rule, V, s> ? s : 0].kind, Moment>::type>;
 
 // The arrays of a run, to ask for elements of the next block while the step is in this one. The processor's own
 // prefetching goes by the misses that it sees, and with this much to do for each element it sees them late.
@@ -243,17 +270,16 @@ std::size_t step_narrow(const void* constants, double multiplier, const NarrowRu
     const bool bare = blocks.bare();
     const Vec scale = broadcast(blocks.clips() ? 1.0f : static_cast<float>(multiplier));
     const NextBlock next(run);
-    const bool dry = run.largest != nullptr;
     constexpr int n_states = kStatesOf<Rule>;
     alignas(64) float room[n_states][3][kQuantBlock];
     KeptState<Rule, V, Moment, 0> s0;
     KeptState<Rule, V, Moment, 1> s1;
     KeptState<Rule, V, Moment, 2> s2;
     KeptState<Rule, V, Moment, 3> s3;
-    s0.start(run.states[0], room[0], dry);
-    s1.start(run.states[1], room[1 % n_states], dry);
-    s2.start(run.states[2], room[2 % n_states], dry);
-    s3.start(run.states[3], room[3 % n_states], dry);
+    s0.start(run, 0, room[0]);
+    s1.start(run, 1, room[1 % n_states]);
+    s2.start(run, 2, room[2 % n_states]);
+    s3.start(run, 3, room[3 % n_states]);
     std::size_t nonfinite = 0;
     for (std::size_t first = 0; first < run.n; first += kQuantBlock) {
         float* const param = bare ? static_cast<float*>(run.param.data) + first : blocks.param(first);
