@@ -103,16 +103,26 @@ def measure_case(
     return [common | {"peer": name, **t.as_dict(moved)} for name, t in timings.items()], failures
 
 
+def listed(option: str, given: str, known: Sequence[str]) -> list[str]:
+    """Return the names that an option asks for, or end with those that there are."""
+    names = list(known) if given == "all" else given.split(",")
+    for name in names:
+        if name not in known:
+            raise SystemExit(f"{option}: got {name}, needs all, or some of {', '.join(known)}, between commas")
+    return names
+
+
 def measure(chosen: argparse.Namespace, document: dict[str, Any]) -> int:
     """Run the cases asked for into ``document``; return the number of wrong results."""
     import models
     from adapters import RULES
     from fusedstep.bench import report
 
+    rules, cases = listed("--rules", chosen.rules, list(RULES)), listed("--cases", chosen.cases, list(models.CASES))
     peers = contestants(chosen)
     failures = 0
-    for rule in list(RULES) if chosen.rules == "all" else chosen.rules.split(","):
-        for case in list(models.CASES) if chosen.cases == "all" else chosen.cases.split(","):
+    for rule in rules:
+        for case in cases:
             rows, wrong = measure_case(chosen, peers, rule, case)
             failures += wrong
             for row in rows:
