@@ -69,11 +69,6 @@ static inline void prefetch([[maybe_unused]] const void* address) {
 #endif
 }
 
-// Bytes that a pass which sums asks for ahead; 0: those at hand. Most processors follow a stream by themselves no
-// further than to the end of its page. Zen 4 follows it better than it can be asked to: passes that ask for 512 bytes
-// ahead or more take 1.05 to 1.15 times as long there (see dispatch.cpp).
-extern const std::size_t bytes_ahead;
-
 constexpr std::size_t kLanes = 16;  // sums over a block are of as many numbers, each of every 16th element
 
 // What has been gathered of a block's two sums so far.
@@ -90,6 +85,7 @@ struct Run {
     void* direction = nullptr;   // only of a rule with a product
     double factor = 1;           // what a second moment in factors is multiplied by: the row's part
     PairLanes* lanes = nullptr;  // of a first pass: read and written where a second moment is in factors
+    std::size_t ahead = 0;       // of a first pass: bytes that it asks for ahead
 };
 
 // The sum of squares of one block, and whether every element was finite.
@@ -223,7 +219,7 @@ struct KernelTable {
     int n_rules;
     DecodeFn decode[kFormats][kComputes];
     EncodeFn encode[kFormats][kComputes];
-    BlockSum (*sum_squares[kComputes])(const void* x, std::size_t n);  // n <= kBlock
+    BlockSum (*sum_squares[kComputes])(const void* x, std::size_t n, std::size_t ahead);  // n <= kBlock
     void (*prepare[kComputes])(const void* grad, double multiplier, double clip, void* out, std::size_t n);
     void (*average[kComputes])(double decay, const void* param, void* ema, std::size_t n);
     // Cautious steps (Engine::caution()): grad += l2 * param; how many steps go against their gradient; and
@@ -235,7 +231,7 @@ struct KernelTable {
     // Second moments in factors (Engine::sum_factors()): of `count` rows of n elements, `stride` elements apart, adds
     // the squares to `columns` and their sums to `rows`, each as sum_squares has it; and out = factor * x.
     void (*add_squares[kComputes])(const void* x, std::size_t stride, std::size_t count, double* columns, double* rows,
-                                   std::size_t n);
+                                   std::size_t n, std::size_t ahead);
     void (*multiply[kComputes])(double factor, const void* x, void* out, std::size_t n);
     // The bits of the largest magnitude; those of an infinity or NaN are larger than any number's.
     std::uint32_t (*largest)(const float* x, std::size_t n);

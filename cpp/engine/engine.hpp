@@ -226,7 +226,7 @@ private:
 
     const KernelTable* kernels_ = nullptr;
     std::size_t elements_ = 0;
-    bool from_memory_ = false;  // a step's data are more than caches hold
+    bool from_memory_ = false;  // a step's data are more than caches hold, and memory is asked for ahead
     bool single_ = false;       // some tensor is computed in float32
     bool norms_ = false;        // some rule has a trust ratio
     bool factors_ = false;      // some second moment is in factors

@@ -16,6 +16,7 @@
 #include <cstring>
 #include <limits>
 
+#include "../dispatch.hpp"
 #include "staging.hpp"
 
 namespace fusedstep {
@@ -246,7 +247,7 @@ void Engine::sum_rows(std::size_t t, std::size_t begin, std::size_t end) {
             const void* values =
                 scaled_gradient(staging, *kernels_, x, group, scale, row * f.columns, several * f.columns);
             for (std::size_t k = 0; k < several; ++k) {
-                sums[k] = kernels_->sum_squares[x.compute](values, f.columns).sum;
+                sums[k] = kernels_->sum_squares[x.compute](values, f.columns, bytes_ahead).sum;
                 values = advanced(values, f.columns * width(native(x.compute)));
             }
             advance_rows(x, w, sums, row, several);
@@ -259,7 +260,7 @@ void Engine::sum_rows(std::size_t t, std::size_t begin, std::size_t end) {
         if (at >= end) break;
         const std::size_t n = std::min(kBlock, f.columns - block * kBlock);
         const void* const values = scaled_gradient(staging, *kernels_, x, group, scale, at, n);
-        f.sums[row * blocks + block] = kernels_->sum_squares[x.compute](values, n).sum;
+        f.sums[row * blocks + block] = kernels_->sum_squares[x.compute](values, n, bytes_ahead).sum;
     }
 }
 
@@ -283,7 +284,8 @@ void Engine::sum_factors(std::size_t t, std::size_t begin, std::size_t end) {
     // Of rows of n elements, `stride` elements apart: their sums, and those by columns.
     const auto add_rows = [&](const void* values, std::size_t stride, std::size_t count, double* by_column,
                               double* by_row, std::size_t n) {
-        if (n > kLanes) return kernels_->add_squares[x.compute](values, stride, count, by_column, by_row, n);
+        if (n > kLanes)
+            return kernels_->add_squares[x.compute](values, stride, count, by_column, by_row, n, bytes_ahead);
         in_type(x, [&](auto zero) {
             const auto* const from = static_cast<const decltype(zero)*>(values);
             for (std::size_t r = 0; r < count; ++r) by_row[r] += add_short_row(from + r * stride, by_column, n);

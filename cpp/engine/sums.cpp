@@ -37,6 +37,7 @@ PairSum sum_row_by_row(Staging<kLength>& staging, const KernelTable& kernels, co
             multiply_factors(kernels, x, element + done, run.n, run.states[s] = staging.scratch(2 + s));
         }
         run.lanes = block.lanes;
+        run.ahead = block.ahead;
         sum = kernel(constants, multiplier, run);
         done += run.n;
     }
@@ -51,7 +52,7 @@ void Engine::sum_gradients(std::size_t t, std::size_t begin, std::size_t end) {
     for (std::size_t i = begin; i < end; i += kBlock) {
         const std::size_t n = std::min(kBlock, end - i);
         grad_sums_[first_block_[t] + (x.before + i) / kBlock] =
-            kernels_->sum_squares[x.compute](staging.load(x.grad, i, n, 0), n);
+            kernels_->sum_squares[x.compute](staging.load(x.grad, i, n, 0), n, bytes_ahead);
     }
 }
 
@@ -70,6 +71,7 @@ void Engine::sum_directions(std::size_t t, std::size_t begin, std::size_t end) {
         const double multiplier = load_gradient(staging, *kernels_, x, group, c.multiplier, i, n, run);
         PairLanes lanes{};
         run.lanes = &lanes;
+        run.ahead = bytes_ahead;
         PairSum& sum = pair_sums_[first_block_[t] + (x.before + i) / kBlock];
         const DirectionFn kernel = rule.direction[x.compute][c.variant];
         if (sums_row_by_row(x)) {

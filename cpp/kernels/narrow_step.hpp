@@ -133,27 +133,30 @@ struct RowState : UnusedState {
     VEC_INLINE Vec load(std::size_t i) const { return get(values + i, Vec{}); }
 };
 
-// What keeps a state of a rule's variant.
-template <bool kUsed, StateKind kKind, template <bool> class Moment>
+// What keeps a state of a rule's variant. Moments are kept in the format of the step, and exact states in float32.
+template <class Rule, int s>
+constexpr bool kOfRows = Rule::kFactors.rows >= 0 && Rule::kFactors.columns < 0 && Rule::kFactors.elements == s;
+template <bool kUsed, bool kMade, StateKind kKind, template <bool> class Moment>
 struct KeptIn {
     using type = Moment<kKind == kSigned>;
 };
-template <StateKind kKind, template <bool> class Moment>
-struct KeptIn<false, kKind, Moment> {
+template <bool kMade, StateKind kKind, template <bool> class Moment>
+struct KeptIn<false, kMade, kKind, Moment> {
     using type = UnusedState;
 };
+template <StateKind kKind, template <bool> class Moment>
+struct KeptIn<true, true, kKind, Moment> {
+    using type = RowState;
+};
 template <template <bool> class Moment>
-struct KeptIn<true, kExact, Moment> {
+struct KeptIn<true, false, kExact, Moment> {
     using type = ExactState;
 };
 template <class Rule, unsigned V, int s>
 constexpr bool kUses = s < kStatesOf<Rule> && (used_states<Rule>(V) >> s & 1u) != 0;
-template <class Rule, int s>
-constexpr bool kOfRows = Rule::kFactors.rows >= 0 && Rule::kFactors.columns < 0 && Rule::kFactors.elements == s;
 template <class Rule, unsigned V, template <bool> class Moment, int s>
 using KeptState =
-    std::conditional_t<kOfRows<Rule, s>, RowState,
-                       typename KeptIn<kUses<Rule, V, s>, Rule::kStates[kUses<Rule, V, s> ? s : 0].kind, Moment>::type>;
+    typename KeptIn<kUses<Rule, V, s>, kOfRows<Rule, s>, Rule::kStates[kUses<Rule, V, s> ? s : 0].kind, Moment>::type;
 
 // The arrays of a run, to ask for elements of the next block while the step is in this one. The processor's own
 // prefetching goes by the misses that it sees, and with this much to do for each element it sees them late.

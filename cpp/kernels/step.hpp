@@ -72,7 +72,7 @@ PairSum direction(const void* constants, double multiplier, const Run& run) {
     const T* const s1 = static_cast<const T*>(run.states[1]);
     const T* const s2 = static_cast<const T*>(run.states[2]);
     const T* const s3 = static_cast<const T*>(run.states[3]);
-    const std::size_t ahead = bytes_ahead;
+    const std::size_t ahead = run.ahead;
     double first[kLanes] = {}, second[kLanes] = {};
     if constexpr (made != 0) {
         load_lanes(run.lanes->first, first);

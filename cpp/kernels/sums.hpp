@@ -40,9 +40,8 @@ void fetch_ahead(const T* lanes, std::size_t ahead) {
 }
 
 template <class T>
-BlockSum sum_squares(const void* data, std::size_t n) {
+BlockSum sum_squares(const void* data, std::size_t n, std::size_t ahead) {
     const T* const x = static_cast<const T*>(data);
-    const std::size_t ahead = bytes_ahead;
     double lane[kLanes] = {};
     double zero[kLanes] = {};  // stays zero unless an element is infinite or NaN
     const auto add = [&](std::size_t i, std::size_t j) {
@@ -65,9 +64,9 @@ BlockSum sum_squares(const void* data, std::size_t n) {
 // What a second moment in factors is made of: squares of rows and by columns, and its elements. Several rows at a time,
 // and the next ones are asked for: the sums by columns are read and written once for all of them.
 template <class T, std::size_t kRows>
-void add_squares_of(const T* x, std::size_t stride, double* columns, double* rows, std::size_t n) {
+void add_squares_of(const T* x, std::size_t stride, double* columns, double* rows, std::size_t n, bool asks) {
     double* const __restrict s = columns;
-    const std::size_t next = bytes_ahead == 0 ? 0 : kRows * stride;
+    const std::size_t next = asks ? kRows * stride : 0;
     double lane[kRows][kLanes] = {};
     const auto add = [&](std::size_t i, std::size_t j) {
         double sum = s[i];
@@ -87,17 +86,19 @@ void add_squares_of(const T* x, std::size_t stride, double* columns, double* row
     for (std::size_t r = 0; r < kRows; ++r) rows[r] += combined(lane[r]);
 }
 template <class T>
-void add_squares(const void* x, std::size_t stride, std::size_t count, double* columns, double* rows, std::size_t n) {
+void add_squares(const void* x, std::size_t stride, std::size_t count, double* columns, double* rows, std::size_t n,
+                 std::size_t ahead) {
     constexpr std::size_t kRows = 4;
+    const bool asks = ahead != 0;
     const T* values = static_cast<const T*>(x);
     std::size_t row = 0;
 #if defined(__AVX512F__)
     // As many as registers hold. With what is asked for ahead they would be more than fits into an L1 cache.
     constexpr std::size_t kMostRows = 8;
-    for (; bytes_ahead == 0 && row + kMostRows <= count; row += kMostRows)
-        add_squares_of<T, kMostRows>(values + row * stride, stride, columns, rows + row, n);
+    for (; !asks && row + kMostRows <= count; row += kMostRows)
+        add_squares_of<T, kMostRows>(values + row * stride, stride, columns, rows + row, n, asks);
 #endif
     for (; row + kRows <= count; row += kRows)
-        add_squares_of<T, kRows>(values + row * stride, stride, columns, rows + row, n);
-    for (; row < count; ++row) add_squares_of<T, 1>(values + row * stride, stride, columns, rows + row, n);
+        add_squares_of<T, kRows>(values + row * stride, stride, columns, rows + row, n, asks);
+    for (; row < count; ++row) add_squares_of<T, 1>(values + row * stride, stride, columns, rows + row, n, asks);
 }

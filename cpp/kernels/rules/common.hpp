@@ -12,7 +12,7 @@ struct Elementwise {
     static constexpr bool kNorms = false;                        // true: a first pass sums squares per tensor
     static constexpr bool kNormParam = true;                     // whether it reads the parameter beside the gradient
     static constexpr unsigned kNormStates = ~0u;                 // the states that it reads
-    static constexpr int kSums = 2;                              // of what; where it is 1, elements are counted beside
+    static constexpr int kSums = 2;                              // that it makes; 1: the second counts the elements
     static constexpr bool kWhole = false;                        // true: it sums over the model, without squares
     static constexpr bool kProduct = false;                      // true: the caller changes the direction in between
     static constexpr FactorStates kFactors{};                    // not empty: factors() says how they are advanced
