@@ -168,8 +168,9 @@ class Accumulating(Attributes, Settings):
         summed = self._summed
         if summed.unclear:
             self._clear_sums()
+        earlier: BaseException | None = None
         if summed.count >= number:  # an interrupt came before the step with these
-            self._step_with_sums()
+            _, earlier = self._step_with_sums()
         count, received = summed.count, summed.received
         last = count + 1 == number
         kept: list[tuple[Any, Any]] = []
@@ -183,6 +184,7 @@ class Accumulating(Attributes, Settings):
                 kept = [(array, cast(Any, array).copy()) for array in arrays]
         both = received | {i for i, grad in enumerate(flat) if grad is not None}
         _, interrupt = _completed(adder, lambda: adder.step_list(list(flat), grad_scale, zero_grads))
+        interrupt = earlier or interrupt
         summed.count, summed.received = count + 1, both
         if not last:
             return True, interrupt
