@@ -254,6 +254,20 @@ def test_a_step_that_is_due() -> None:
     assert_same(snapshot(due), snapshot(twin))
 
 
+def test_an_interrupt_during_a_step_that_is_due_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step that an interrupt put off is interrupted itself: the call ends as every interrupted one does."""
+    opt = fs.Adam(parameters(FLOAT32), accumulate_steps=3)
+    opt.step(gradients(0))
+    opt.step(gradients(1))
+    due = fs.Adam(parameters(FLOAT32), accumulate_steps=2)
+    due.load_state_dict(opt.state_dict())
+    right = fs.Adam._step_with_sums
+    monkeypatch.setattr(fs.Adam, "_step_with_sums", lambda self: (right(self)[0], KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        due.step(gradients(2))
+    assert (due.accumulated, due.steps_taken) == (1, 1)
+
+
 INTERRUPTED = """
 import signal, threading, time
 
